@@ -1,0 +1,3 @@
+//! `results-projector`: kanade's result streams, projected from NATS JetStream into SQLite.
+
+pub mod wire;

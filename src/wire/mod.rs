@@ -1,0 +1,2 @@
+//! Bytes and types: what agents put on the wire and what it means. Pure, never panics on outside data.
+//! May touch: `serde_json`, `chrono`, `bytes`. May not: NATS, SQLite, the clock, the file system.

@@ -1,2 +1,10 @@
 //! Bytes and types: what agents put on the wire and what it means. Pure, never panics on outside data.
 //! May touch: `serde_json`, `chrono`, `bytes`. May not: NATS, SQLite, the clock, the file system.
+
+pub mod kv;
+pub mod object;
+pub mod output;
+pub mod result;
+pub mod sequence;
+pub mod subject;
+pub mod time;

@@ -1,0 +1,295 @@
+//! Between reader and writer: decode, and follow pointers. Work goes on concurrently and leaves in stream order: each
+//! result takes its place in the queue at once and fills it when its objects arrive or their time is up.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use async_nats::HeaderMap;
+use bytestring::ByteString;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+
+use super::writer::{Cargo, Entry, Message, Work};
+use crate::projection::output::Output;
+use crate::projection::result::ResultMessage;
+use crate::source::fetch::{Fetcher, Found, Looked};
+use crate::source::reader::{Delivery, Item, Read};
+use crate::wire::kv::StreamName;
+use crate::wire::output::Attempt;
+use crate::wire::result::{ExecResult, decode_shared};
+use crate::wire::time::Timestamp;
+use crate::wire::{object, subject};
+
+/// Results whose objects are under way at once; more wait in the channel behind, bounded by their permits.
+const PENDING_MAX: usize = 1024;
+
+/// The budget for objects in flight (I6), a budget of its own: messages must not hold what an object waits for.
+#[derive(Clone, Debug)]
+pub struct ObjectBudget {
+    permits: Arc<Semaphore>,
+    bytes_max: u32,
+}
+
+impl ObjectBudget {
+    /// A budget of so many bytes.
+    #[must_use]
+    pub fn new(bytes: u64) -> Self {
+        let bytes_max = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Self { permits: Arc::new(Semaphore::new(usize::try_from(bytes_max).unwrap_or(usize::MAX >> 4))), bytes_max }
+    }
+
+    /// Reserves bytes, clamped to the whole budget: what is larger passes alone. First come, first served.
+    pub async fn reserve(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes_max);
+        self.permits.clone().acquire_many_owned(bytes).await.ok()
+    }
+}
+
+/// One stream's stage.
+#[derive(Debug)]
+pub struct Resolver {
+    /// From the reader.
+    pub items: mpsc::UnboundedReceiver<Item>,
+    /// To the writer.
+    pub works: Sender<Work>,
+    /// The reader's current generation: what belongs to an older one is dropped.
+    pub generation: watch::Receiver<u64>,
+    /// Reads objects.
+    pub fetcher: Fetcher,
+    /// Bytes of objects in flight.
+    pub budget: ObjectBudget,
+}
+
+/// A place in the queue.
+struct Place {
+    entry: Entry,
+    /// `None`: ready.
+    waits: Option<Wait>,
+}
+
+struct Wait {
+    outputs: oneshot::Receiver<Outputs>,
+    task: AbortHandle,
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What became of a result's two pointers, and the bytes they hold.
+struct Outputs {
+    stdout: Option<Output>,
+    stderr: Option<Output>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Resolver {
+    /// Runs until the reader is gone or the writer is.
+    pub async fn run(mut self) {
+        let mut queue: VecDeque<Place> = VecDeque::new();
+        // Reservations are taken in stream order: each result passes the turn on once it has its bytes.
+        let mut turn: Option<oneshot::Receiver<()>> = None;
+        let mut generation = self.generation.clone();
+        loop {
+            let outcome = tokio::select! {
+                biased;
+                changed = generation.changed() => {
+                    let current = *generation.borrow_and_update();
+                    queue.retain(|place| place.entry.generation >= current);
+                    if changed.is_err() { None } else { Some(()) }
+                }
+                outputs = head(&mut queue) => {
+                    self.leave(&mut queue, outputs)
+                }
+                item = self.items.recv(), if queue.len() < PENDING_MAX => match item {
+                    None => None,
+                    Some(item) => {
+                        let place = self.place(item, &mut turn);
+                        if place.waits.is_none() && queue.is_empty() {
+                            self.works.send(Work::Entry(place.entry)).ok()
+                        } else {
+                            queue.push_back(place);
+                            Some(())
+                        }
+                    }
+                },
+            };
+            if outcome.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// The head has what it waited for: it leaves, and all that were ready behind it.
+    fn leave(&self, queue: &mut VecDeque<Place>, outputs: Option<Outputs>) -> Option<()> {
+        let mut head = queue.pop_front()?;
+        if let (Some(Outputs { stdout, stderr, permit }), Cargo::Message(message)) = (outputs, &mut head.entry.cargo)
+            && let Message::Result { result, .. } = &mut message.content
+        {
+            result.stdout = stdout;
+            result.stderr = stderr;
+            message.object_permit = permit;
+        }
+        self.works.send(Work::Entry(head.entry)).ok()?;
+        while let Some(next) = queue.pop_front() {
+            if next.waits.is_some() {
+                queue.push_front(next);
+                break;
+            }
+            self.works.send(Work::Entry(next.entry)).ok()?;
+        }
+        Some(())
+    }
+
+    fn place(&self, item: Item, turn: &mut Option<oneshot::Receiver<()>>) -> Place {
+        let Item { stream, generation, read } = item;
+        let stale = generation < *self.generation.borrow();
+        let mut waits = None;
+        let cargo = match read {
+            Read::Incarnation(incarnation) => Cargo::Incarnation(incarnation),
+            Read::Gap { first, last, reason } => Cargo::Gap { first, last, reason },
+            Read::Rest(reply) => Cargo::Rest(reply),
+            Read::Delivery(delivery) => {
+                let content = decode(stream, &delivery);
+                if let Message::Result { result, .. } = &content
+                    && !stale
+                    && (result.result.stdout_object.is_some() || result.result.stderr_object.is_some())
+                {
+                    waits = Some(self.fetch(&result.result, delivery.published, turn));
+                }
+                Cargo::Message(Box::new(super::writer::Envelope { delivery, content, object_permit: None }))
+            }
+        };
+        Place { entry: Entry { stream, generation, cargo }, waits }
+    }
+
+    /// Starts fetching both outputs of a result.
+    fn fetch(
+        &self,
+        result: &ExecResult<ByteString>,
+        published: Timestamp,
+        turn: &mut Option<oneshot::Receiver<()>>,
+    ) -> Wait {
+        let (pass_on, next_turn) = oneshot::channel();
+        let my_turn = turn.replace(next_turn);
+        let (done, outputs) = oneshot::channel();
+        let (fetcher, budget) = (self.fetcher.clone(), self.budget.clone());
+        let pointers = [result.stdout_object.clone(), result.stderr_object.clone()];
+        let request_id = result.request_id.clone();
+        let task = tokio::spawn(async move {
+            let [stdout, stderr] = pointers;
+            let (stdout, stderr) = tokio::join!(
+                look(&fetcher, stdout, &request_id, published),
+                look(&fetcher, stderr, &request_id, published)
+            );
+            if let Some(turn) = my_turn {
+                // An error is a predecessor that was dropped: its turn is over too.
+                let _passed = turn.await;
+            }
+            let bytes = stdout.as_ref().map_or(0, Pointer::bytes) + stderr.as_ref().map_or(0, Pointer::bytes);
+            let permit = if bytes > 0 { budget.reserve(bytes).await } else { None };
+            drop(pass_on);
+            let (stdout, stderr) = tokio::join!(read(&fetcher, stdout), read(&fetcher, stderr));
+            // An error means that nobody waits any more.
+            let _sent = done.send(Outputs { stdout, stderr, permit });
+        });
+        Wait { outputs, task: task.abort_handle() }
+    }
+}
+
+/// Waits until the head of the queue has its outputs; for ever while there is no head that waits.
+async fn head(queue: &mut VecDeque<Place>) -> Option<Outputs> {
+    match queue.front_mut().map(|place| place.waits.as_mut()) {
+        Some(Some(wait)) => (&mut wait.outputs).await.ok(),
+        Some(None) => None,
+        None => std::future::pending().await,
+    }
+}
+
+/// A pointer after the look.
+struct Pointer {
+    object: ByteString,
+    looked: Looked,
+}
+
+impl Pointer {
+    fn bytes(&self) -> u64 {
+        match &self.looked {
+            Looked::Found(found) => Found::size(found),
+            Looked::Ended(_) => 0,
+        }
+    }
+}
+
+async fn look(
+    fetcher: &Fetcher,
+    object: Option<ByteString>,
+    request_id: &str,
+    published: Timestamp,
+) -> Option<Pointer> {
+    let object = object?;
+    let looked = match prejudge(&object, request_id) {
+        Some(attempt) => Looked::Ended(attempt),
+        None => fetcher.look(&object, published).await,
+    };
+    Some(Pointer { object, looked })
+}
+
+async fn read(fetcher: &Fetcher, pointer: Option<Pointer>) -> Option<Output> {
+    let Pointer { object, looked } = pointer?;
+    let attempt = match looked {
+        Looked::Ended(attempt) => attempt,
+        Looked::Found(found) => fetcher.read(found).await,
+    };
+    Some(Output { object, attempt })
+}
+
+/// Pointers that are not asked for: an empty name is no object (contract §9), and one outside the result's own folder
+/// is not read (D18).
+fn prejudge(object: &str, request_id: &str) -> Option<Attempt> {
+    if object.is_empty() {
+        Some(Attempt::Gone("the pointer is an empty text".to_owned()))
+    } else if object::belongs_to(object, request_id) {
+        None
+    } else {
+        Some(Attempt::Refused)
+    }
+}
+
+/// Bytes into a message, or the reason why not (contract §7.9).
+fn decode(stream: StreamName, delivery: &Delivery) -> Message {
+    let subject = delivery.subject.as_str();
+    if !subject::belongs_to(stream, subject) {
+        let shown: String = subject.escape_debug().take(200).collect();
+        return Message::Dead(format!("subject \"{shown}\" is not one of the stream {stream}"));
+    }
+    match decode_shared(&delivery.payload) {
+        Ok(result) => Message::Result { result: Box::new(ResultMessage { result, stdout: None, stderr: None }) },
+        Err(error) => Message::Dead(error.to_string()),
+    }
+}
+
+/// Headers as the dead-letter book keeps them: JSON, name to list of values.
+pub(super) fn headers_json(headers: Option<&HeaderMap>) -> Option<String> {
+    let headers = headers.filter(|headers| !headers.is_empty())?;
+    let map: std::collections::BTreeMap<String, Vec<&str>> = headers
+        .iter()
+        .map(|(name, values)| (name.to_string(), values.iter().map(|value| value.as_str()).collect()))
+        .collect();
+    serde_json::to_string(&map).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pointer_outside_its_own_folder_is_not_asked_for() {
+        assert!(prejudge("q-1/PC-1/stdout", "q-1").is_none());
+        assert!(matches!(prejudge("q-10/PC-1/stdout", "q-1"), Some(Attempt::Refused)));
+        assert!(matches!(prejudge("", "q-1"), Some(Attempt::Gone(_))));
+    }
+}

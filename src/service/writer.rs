@@ -1,0 +1,645 @@
+//! The writer's thread (DESIGN §6): gathers what waits into a group, projects it in one transaction, commits, and
+//! hands the positions back. Two kinds of failure, never mixed up: the environment's is waited out, whatever it
+//! takes; a message's own makes that message a dead letter and nothing else.
+
+mod attempt;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use thiserror::Error;
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot, watch};
+use tracing::{error, info, warn};
+
+use crate::projection::result::ResultMessage;
+use crate::source::reader::{Ack, Delivery, Feedback, Standing as ReaderStanding};
+use crate::source::reconcile::Incarnation;
+use crate::store::output_book::{Owed, Repair};
+use crate::store::{Class, Standing, Store, StoreError};
+use crate::wire::kv::StreamName;
+use crate::wire::sequence::StreamSeq;
+use crate::wire::time::Timestamp;
+
+/// Between two attempts while the environment does not allow a commit.
+const RETRY_PAUSES_MS: [u64; 6] = [20, 100, 500, 1_000, 2_000, 5_000];
+/// Quiet for so long, the log is copied into the database.
+const IDLE_AFTER: Duration = Duration::from_millis(250);
+/// Lone commits between two checkpoints when quiet moments are short: a few hundred pages each.
+const COMMITS_PER_CHECKPOINT: u32 = 64;
+/// Quiet for so long, the last commits are copied too.
+const QUIET_AFTER: Duration = Duration::from_secs(3);
+/// A quiet log larger than this is cut to nothing.
+const QUIET_WAL_BYTES: u64 = 64 << 20;
+/// In a backlog the log is copied when it has grown by so much: large checkpoints write a page once that twenty
+/// groups have changed.
+const BACKLOG_WAL_BYTES: u64 = 400 << 20;
+/// Messages over which the share of dead letters is watched.
+const WATCHED_MESSAGES: usize = 1_000;
+
+/// What the writer is asked to do.
+#[derive(Debug)]
+pub enum Work {
+    /// An item of a stream, in its place in the order.
+    Entry(Entry),
+    /// A late attempt at an owed output.
+    Repair(Box<RepairWork>),
+    /// Which outputs are owed?
+    Owed {
+        /// Past their time only, or all that are pending, after this one.
+        ask: OwedQuestion,
+        /// The answer.
+        reply: oneshot::Sender<Vec<Owed>>,
+    },
+    /// Finish the group in hand and end.
+    Shutdown,
+}
+
+/// Which owed outputs are asked for.
+#[derive(Clone, Debug)]
+pub enum OwedQuestion {
+    /// Those whose next attempt is due.
+    Due,
+    /// All that are pending, in key order, after this key.
+    PendingAfter(Option<(String, crate::wire::result::Field)>),
+}
+
+/// One attempt at an owed output, and what it holds.
+#[derive(Debug)]
+pub struct RepairWork {
+    /// For the store.
+    pub repair: Repair,
+    /// Bytes of the object.
+    pub permit: Option<OwnedSemaphorePermit>,
+    /// Told when it is committed.
+    pub done: oneshot::Sender<()>,
+}
+
+/// An item with its opening.
+#[derive(Debug)]
+pub struct Entry {
+    /// The stream.
+    pub stream: StreamName,
+    /// The opening.
+    pub generation: u64,
+    /// What it carries.
+    pub cargo: Cargo,
+}
+
+/// What an entry carries.
+#[derive(Debug)]
+pub enum Cargo {
+    /// A new life of the stream's sequences, or its first.
+    Incarnation(Incarnation),
+    /// Sequences that no longer exist.
+    Gap {
+        /// First missing sequence.
+        first: StreamSeq,
+        /// Last missing sequence.
+        last: StreamSeq,
+        /// How it was found.
+        reason: &'static str,
+    },
+    /// A message.
+    Message(Box<Envelope>),
+    /// The reader rests and asks where the stream stands.
+    Rest(oneshot::Sender<Option<ReaderStanding>>),
+}
+
+/// A message with what was made of it.
+#[derive(Debug)]
+pub struct Envelope {
+    /// As received.
+    pub delivery: Delivery,
+    /// Decoded.
+    pub content: Message,
+    /// Bytes of its objects.
+    pub object_permit: Option<OwnedSemaphorePermit>,
+}
+
+/// What a message turned out to be.
+#[derive(Debug)]
+pub enum Message {
+    /// A result, its pointers followed.
+    Result {
+        /// For the rules.
+        result: Box<ResultMessage>,
+    },
+    /// It cannot be projected: why.
+    Dead(String),
+}
+
+/// Limits of a group and of the file.
+#[derive(Clone, Copy, Debug)]
+pub struct WriterLimits {
+    /// Items in one transaction.
+    pub group_rows_max: usize,
+    /// Payload bytes in one transaction.
+    pub group_bytes_max: usize,
+    /// Size that the log may reach before it is cut back.
+    pub wal_bytes_max: u64,
+    /// Below so many free bytes on the disk nothing is written.
+    pub disk_reserve_bytes: u64,
+}
+
+/// What the writer is doing, for people and for `--until-caught-up`.
+#[derive(Clone, Debug, Default)]
+pub struct WriterState {
+    /// Committed positions.
+    pub positions: BTreeMap<StreamName, StreamSeq>,
+    /// Why it is not writing; `None` while it does.
+    pub not_writing: Option<String>,
+    /// Groups committed.
+    pub groups: u64,
+    /// Items committed.
+    pub items: u64,
+    /// More than half of the last thousand messages became dead letters.
+    pub mostly_dead: bool,
+}
+
+/// The writer cannot go on, and the process with it.
+#[derive(Debug, Error)]
+#[error("{reason}")]
+pub struct WriterStopped {
+    /// One line with the way out.
+    pub reason: String,
+    /// DESIGN §8.
+    pub exit_code: u8,
+}
+
+impl From<StoreError> for WriterStopped {
+    fn from(error: StoreError) -> Self {
+        Self { reason: error.to_string(), exit_code: error.exit_code() }
+    }
+}
+
+/// One stream, as the writer sees it.
+#[derive(Debug)]
+pub struct Lane {
+    /// The reader's current opening.
+    pub generation: watch::Receiver<u64>,
+    /// Back to the reader.
+    pub feedback: watch::Sender<Feedback>,
+    standing: Option<Standing>,
+}
+
+impl Lane {
+    /// A lane whose standing is read when its reader first rests.
+    #[must_use]
+    pub fn new(generation: watch::Receiver<u64>, feedback: watch::Sender<Feedback>) -> Self {
+        Self { generation, feedback, standing: None }
+    }
+}
+
+/// One item of a group.
+#[derive(Debug)]
+enum Unit {
+    Entry(Entry),
+    Repair(Box<RepairWork>),
+}
+
+impl Unit {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Entry(Entry { cargo: Cargo::Message(envelope), .. }) => {
+                let objects = match &envelope.content {
+                    Message::Result { result } => [&result.stdout, &result.stderr]
+                        .into_iter()
+                        .flatten()
+                        .map(|output| match &output.attempt {
+                            crate::wire::output::Attempt::Fetched { content, .. } => content.len(),
+                            _ => 0,
+                        })
+                        .sum(),
+                    Message::Dead(_) => 0,
+                };
+                envelope.delivery.payload.len() + objects
+            }
+            Self::Entry(_) => 0,
+            Self::Repair(work) => match &work.repair.output.attempt {
+                crate::wire::output::Attempt::Fetched { content, .. } => content.len(),
+                _ => 0,
+            },
+        }
+    }
+}
+
+/// The channel, and what was taken from it while a group was being closed.
+#[derive(Debug)]
+struct Intake {
+    works: Receiver<Work>,
+    put_back: Option<Work>,
+}
+
+impl Intake {
+    /// Adds what waits in the channel, up to the limits. What is no part of a group ends it.
+    fn add_waiting(&mut self, limits: &WriterLimits, group: &mut Vec<Unit>, bytes: &mut usize) {
+        while self.put_back.is_none() && group.len() < limits.group_rows_max && *bytes < limits.group_bytes_max {
+            let unit = match self.works.try_recv() {
+                Err(_) => return,
+                Ok(Work::Entry(entry)) if !matches!(entry.cargo, Cargo::Rest(_)) => Unit::Entry(entry),
+                Ok(Work::Repair(repair)) => Unit::Repair(repair),
+                Ok(other) => {
+                    self.put_back = Some(other);
+                    return;
+                }
+            };
+            *bytes += unit.bytes();
+            group.push(unit);
+        }
+    }
+}
+
+/// See the module's words.
+#[derive(Debug)]
+pub struct Writer {
+    store: Store,
+    intake: Intake,
+    lanes: BTreeMap<StreamName, Lane>,
+    limits: WriterLimits,
+    state: watch::Sender<WriterState>,
+    /// Told when a commit has left outputs owed.
+    owed: Arc<Notify>,
+    shutdown: watch::Receiver<bool>,
+    /// Of the last messages: which became dead letters.
+    recent_dead: VecDeque<bool>,
+    commits_since_checkpoint: u32,
+    wal_at_checkpoint: u64,
+    last_commit: Instant,
+}
+
+impl Writer {
+    /// A writer on an open store.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        works: Receiver<Work>,
+        lanes: BTreeMap<StreamName, Lane>,
+        limits: WriterLimits,
+        state: watch::Sender<WriterState>,
+        owed: Arc<Notify>,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            store,
+            intake: Intake { works, put_back: None },
+            lanes,
+            limits,
+            state,
+            owed,
+            shutdown,
+            recent_dead: VecDeque::with_capacity(WATCHED_MESSAGES),
+            commits_since_checkpoint: 0,
+            wal_at_checkpoint: 0,
+            last_commit: Instant::now(),
+        }
+    }
+
+    /// Writes until shutdown, then closes the database.
+    ///
+    /// # Errors
+    /// [`WriterStopped`] when waiting cannot help.
+    pub fn run(mut self) -> Result<(), WriterStopped> {
+        for (stream, lane) in &mut self.lanes {
+            lane.standing = self.store.standing(*stream)?;
+            if let Some(standing) = &lane.standing {
+                let position = standing.position;
+                self.state.send_modify(|state| drop(state.positions.insert(*stream, position)));
+            }
+        }
+        let outcome = self.work();
+        self.store.close();
+        outcome
+    }
+
+    fn work(&mut self) -> Result<(), WriterStopped> {
+        loop {
+            let Some(work) = self.next_work()? else { return Ok(()) };
+            match work {
+                Work::Shutdown => return Ok(()),
+                Work::Owed { ask, reply } => {
+                    // An error is somebody who no longer waits.
+                    let _sent = reply.send(self.owed(&ask));
+                }
+                Work::Entry(Entry { stream, cargo: Cargo::Rest(reply), .. }) => self.rest(stream, reply)?,
+                Work::Entry(entry) => self.gather(Unit::Entry(entry))?,
+                Work::Repair(repair) => self.gather(Unit::Repair(repair))?,
+            }
+        }
+    }
+
+    /// Waits for work; copies the log while there is none. `None`: everybody who could send any is gone.
+    fn next_work(&mut self) -> Result<Option<Work>, WriterStopped> {
+        if let Some(work) = self.intake.put_back.take() {
+            return Ok(Some(work));
+        }
+        loop {
+            if self.commits_since_checkpoint == 0 {
+                return Ok(self.intake.works.recv().ok());
+            }
+            match self.intake.works.recv_timeout(IDLE_AFTER) {
+                Ok(work) => return Ok(Some(work)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => self.idle(),
+            }
+        }
+    }
+
+    /// Starts a group with what came first, adds what waits, and sees it through.
+    fn gather(&mut self, first: Unit) -> Result<(), WriterStopped> {
+        let mut group = Vec::new();
+        let mut bytes = first.bytes();
+        group.push(first);
+        self.intake.add_waiting(&self.limits, &mut group, &mut bytes);
+        self.see_through(group, bytes)
+    }
+
+    /// Tries a group until it is committed, however long the environment takes.
+    fn see_through(&mut self, mut group: Vec<Unit>, mut bytes: usize) -> Result<(), WriterStopped> {
+        let mut isolated = false;
+        let mut failures = 0;
+        loop {
+            if *self.shutdown.borrow() && failures > 0 {
+                // Nothing is acked: the stream brings it again.
+                return Ok(());
+            }
+            self.drop_stale(&mut group);
+            if group.is_empty() {
+                return Ok(());
+            }
+            let outcome = match self.disk_is_short() {
+                Some(reason) => Err(Failed::Environment { reason, reopen: false }),
+                None => self.attempt(&mut group, &mut bytes, isolated),
+            };
+            match outcome {
+                Ok(done) => {
+                    if failures > 0 {
+                        info!(attempts = failures, "writing again");
+                    }
+                    self.committed(group, done);
+                    return Ok(());
+                }
+                Err(Failed::Data { .. }) if !isolated => isolated = true,
+                Err(Failed::Data { reason }) => {
+                    // Only the commit itself can still object: then the culprit is sought by halving.
+                    return self.halve(group, reason);
+                }
+                Err(Failed::Refused { reason }) => {
+                    warn!(reason, "the position in the database is not the expected one; opening anew");
+                    return self.open_anew(&group);
+                }
+                Err(Failed::Stop(stopped)) => return Err(stopped),
+                Err(Failed::Environment { reason, reopen }) => {
+                    if failures == 0 {
+                        error!(reason, "cannot write; nothing is lost or acked, the service tries again by itself");
+                    }
+                    self.state.send_modify(|state| state.not_writing = Some(reason.clone()));
+                    let pause = RETRY_PAUSES_MS.get(failures).or(RETRY_PAUSES_MS.last()).copied().unwrap_or(5_000);
+                    failures += 1;
+                    self.pause(Duration::from_millis(pause));
+                    if reopen && !self.reopen(&group)? {
+                        return self.open_anew(&group);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sleeps, but not through a shutdown.
+    fn pause(&self, length: Duration) {
+        let until = Instant::now() + length;
+        while Instant::now() < until && !*self.shutdown.borrow() {
+            std::thread::sleep(Duration::from_millis(20).min(length));
+        }
+    }
+
+    /// A new connection; the position read anew decides whether an unknown commit had succeeded. Returns false when
+    /// the database stands somewhere else than this writer thought.
+    fn reopen(&mut self, group: &[Unit]) -> Result<bool, WriterStopped> {
+        if let Err(error) = self.store.reopen() {
+            return match error.class() {
+                Class::Stop(_) => Err(error.into()),
+                _ => Ok(true),
+            };
+        }
+        for stream in streams_of(group) {
+            let Ok(found) = self.store.standing(stream) else { return Ok(true) };
+            let known = self.lanes.get(&stream).and_then(|lane| lane.standing.as_ref());
+            let place = |standing: Option<&Standing>| standing.map(|standing| (standing.incarnation, standing.position));
+            if place(found.as_ref()) != place(known) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Gives a group back to its streams: the readers come to rest and read on from where the database stands.
+    fn open_anew(&mut self, group: &[Unit]) -> Result<(), WriterStopped> {
+        for stream in streams_of(group) {
+            if let Some(lane) = self.lanes.get_mut(&stream) {
+                let generation = *lane.generation.borrow();
+                lane.feedback.send_modify(|feedback| feedback.reopen = Some(generation));
+            }
+        }
+        Ok(())
+    }
+
+    fn halve(&mut self, mut group: Vec<Unit>, reason: String) -> Result<(), WriterStopped> {
+        if let [unit] = group.as_mut_slice() {
+            match unit {
+                Unit::Entry(Entry { cargo: Cargo::Message(envelope), .. }) => {
+                    envelope.content = Message::Dead(reason);
+                }
+                // A gap or an attempt that cannot be committed alone is no message's fault.
+                _ => return Err(WriterStopped { reason, exit_code: 2 }),
+            }
+            return self.see_through(group, 0);
+        }
+        let second = group.split_off(group.len() / 2);
+        self.see_through(group, 0)?;
+        self.see_through(second, 0)
+    }
+
+    /// Items of openings that are over: the reader reads them again.
+    fn drop_stale(&self, group: &mut Vec<Unit>) {
+        group.retain(|unit| match unit {
+            Unit::Repair(_) => true,
+            Unit::Entry(entry) => {
+                self.lanes.get(&entry.stream).is_some_and(|lane| entry.generation >= *lane.generation.borrow())
+            }
+        });
+    }
+
+    fn committed(&mut self, group: Vec<Unit>, done: attempt::Done) {
+        let backlog = self.intake.put_back.is_some() || group.len() >= self.limits.group_rows_max / 4;
+        let items = group.len() as u64;
+        for (stream, standing) in done.standings {
+            if let Some(lane) = self.lanes.get_mut(&stream) {
+                lane.standing = Some(standing);
+            }
+        }
+        for committed in &done.committed {
+            let Some(lane) = self.lanes.get(&committed.stream()) else { continue };
+            // I2: the ack is made of the commit's own proof.
+            let reply = done.replies.get(&committed.stream()).cloned().flatten();
+            let generation = done.generations.get(&committed.stream()).copied().unwrap_or_default();
+            let ack = Ack { generation, seq: committed.last(), reply };
+            lane.feedback.send_modify(|feedback| feedback.ack = Some(ack));
+        }
+        self.watch_dead(&done.dead);
+        let mostly_dead = self.is_mostly_dead();
+        self.state.send_modify(|state| {
+            for committed in &done.committed {
+                state.positions.insert(committed.stream(), committed.last());
+            }
+            state.groups += 1;
+            state.items += items;
+            state.not_writing = None;
+            if mostly_dead && !state.mostly_dead {
+                error!("more than half of the last thousand messages became dead letters; they are kept and can be \
+                        retried: look at `dead-letters list`, a newer wire version needs a newer results-projector");
+            }
+            state.mostly_dead = mostly_dead;
+        });
+        for unit in group {
+            if let Unit::Repair(work) = unit {
+                // An error is a repairer that no longer waits.
+                let _told = work.done.send(());
+            }
+        }
+        if done.owes_outputs {
+            self.owed.notify_one();
+        }
+        self.commits_since_checkpoint += 1;
+        self.last_commit = Instant::now();
+        self.bound_log(backlog);
+    }
+
+    fn watch_dead(&mut self, dead: &[bool]) {
+        for dead in dead {
+            if self.recent_dead.len() == WATCHED_MESSAGES {
+                self.recent_dead.pop_front();
+            }
+            self.recent_dead.push_back(*dead);
+        }
+    }
+
+    fn is_mostly_dead(&self) -> bool {
+        self.recent_dead.len() == WATCHED_MESSAGES
+            && self.recent_dead.iter().filter(|dead| **dead).count() > WATCHED_MESSAGES / 2
+    }
+
+    /// After a commit: copies the log when it has grown enough, cuts it back past its limit.
+    fn bound_log(&mut self, backlog: bool) {
+        let wal = self.store.wal_bytes();
+        let step = if backlog { BACKLOG_WAL_BYTES.min(self.limits.wal_bytes_max) } else { QUIET_WAL_BYTES };
+        if wal >= self.limits.wal_bytes_max {
+            self.checkpoint(true);
+        } else if wal.saturating_sub(self.wal_at_checkpoint) >= step || (wal >= step && self.wal_at_checkpoint >= step) {
+            self.checkpoint(true);
+        }
+    }
+
+    /// Nothing to do for a moment: copy the log while nobody waits for us.
+    fn idle(&mut self) {
+        let quiet = self.last_commit.elapsed() >= QUIET_AFTER;
+        if self.commits_since_checkpoint >= COMMITS_PER_CHECKPOINT || quiet {
+            self.checkpoint(quiet && self.store.wal_bytes() > QUIET_WAL_BYTES);
+        }
+    }
+
+    fn checkpoint(&mut self, truncate: bool) {
+        self.commits_since_checkpoint = 0;
+        match self.store.checkpoint(truncate) {
+            Ok(_) => self.wal_at_checkpoint = self.store.wal_bytes(),
+            // A full disk fails here too; the commits stay in the log, which the next start reads.
+            Err(error) => warn!(%error, "the log could not be copied into the database"),
+        }
+    }
+
+    fn disk_is_short(&self) -> Option<String> {
+        if self.limits.disk_reserve_bytes == 0 {
+            return None;
+        }
+        let disk = rustix::fs::statvfs(self.store.path()).ok()?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        (free < self.limits.disk_reserve_bytes).then(|| {
+            format!(
+                "{free} bytes are free on the disk of {}, the reserve (store.disk_reserve) is {}: free some space",
+                self.store.path().display(),
+                self.limits.disk_reserve_bytes
+            )
+        })
+    }
+
+    /// The reader rests: everything older is committed or dropped by now. Tell it where the database stands.
+    fn rest(
+        &mut self,
+        stream: StreamName,
+        reply: oneshot::Sender<Option<ReaderStanding>>,
+    ) -> Result<(), WriterStopped> {
+        let standing = loop {
+            match self.store.standing(stream) {
+                Ok(standing) => break standing,
+                Err(error) if matches!(error.class(), Class::Stop(_)) => return Err(error.into()),
+                Err(error) => {
+                    warn!(%error, "cannot read the position; trying again");
+                    if *self.shutdown.borrow() {
+                        return Ok(());
+                    }
+                    self.pause(Duration::from_secs(1));
+                    // An error here shows again with the next look.
+                    let _reopened = self.store.reopen();
+                }
+            }
+        };
+        let answer = standing.as_ref().map(|standing| ReaderStanding {
+            position: standing.position,
+            marks: standing.marks().copied().collect(),
+        });
+        if let Some(lane) = self.lanes.get_mut(&stream) {
+            lane.standing = standing;
+        }
+        // An error is a reader that no longer waits.
+        let _told = reply.send(answer);
+        Ok(())
+    }
+
+    fn owed(&self, ask: &OwedQuestion) -> Vec<Owed> {
+        const OWED_MAX: usize = 256;
+        let owed = match ask {
+            OwedQuestion::Due => self.store.owed(now(), OWED_MAX),
+            OwedQuestion::PendingAfter(key) => self.store.pending_after(key.as_ref(), OWED_MAX),
+        };
+        owed.unwrap_or_else(|error| {
+            warn!(%error, "cannot read which outputs are owed");
+            Vec::new()
+        })
+    }
+}
+
+/// The wall clock, for `_wall` columns only.
+fn now() -> Timestamp {
+    Timestamp::from(Utc::now())
+}
+
+fn streams_of(group: &[Unit]) -> std::collections::BTreeSet<StreamName> {
+    group
+        .iter()
+        .filter_map(|unit| match unit {
+            Unit::Entry(entry) => Some(entry.stream),
+            Unit::Repair(_) => None,
+        })
+        .collect()
+}
+
+/// Why an attempt at a group failed, and what that asks for.
+#[derive(Debug)]
+enum Failed {
+    Data { reason: String },
+    Environment { reason: String, reopen: bool },
+    Refused { reason: String },
+    Stop(WriterStopped),
+}

@@ -1,0 +1,296 @@
+//! One attempt at a group: every item in one transaction, in order, then the positions, then the commit.
+
+use std::collections::BTreeMap;
+
+use async_nats::Subject;
+
+use super::super::resolve::headers_json;
+use super::{Cargo, Entry, Envelope, Failed, Message, RepairWork, Unit, Writer, now};
+use crate::source::reader::Delivery;
+use crate::source::reconcile::Incarnation;
+use crate::store::dead_letters::DeadLetter;
+use crate::store::output_book::Repair;
+use crate::store::{Advance, Class, Committed, Counts, Gap, Group, Standing, StoreError};
+use crate::wire::kv::StreamName;
+use crate::wire::output::Attempt;
+use crate::wire::result::Field;
+use crate::wire::sequence::StreamSeq;
+
+/// What a committed group leaves to be told.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    pub(super) committed: Vec<Committed>,
+    pub(super) standings: BTreeMap<StreamName, Standing>,
+    pub(super) replies: BTreeMap<StreamName, Option<Subject>>,
+    pub(super) generations: BTreeMap<StreamName, u64>,
+    /// For each message: whether it became a dead letter.
+    pub(super) dead: Vec<bool>,
+    pub(super) owes_outputs: bool,
+}
+
+/// Where a stream will stand once the group is committed.
+#[derive(Debug)]
+struct Course {
+    /// As stored now.
+    from: Standing,
+    to: StreamSeq,
+    /// The delivery at `to`, by its place in the group; `None` where no message stands.
+    at: Option<usize>,
+    counts: Counts,
+}
+
+impl Course {
+    fn new(from: Standing) -> Self {
+        Self { to: from.position, at: None, counts: from.counts, from }
+    }
+
+    /// Whether sequence `seq` is the next one. Anything else would be a silent skip (I3).
+    fn expects(&self, seq: StreamSeq) -> bool {
+        seq == self.to.next()
+    }
+
+    fn write(self, stream: StreamName, group: &[Unit], tx: &mut Group<'_>) -> Result<Standing, StoreError> {
+        let Self { from, to, at, counts } = self;
+        if to == from.position {
+            return Ok(from);
+        }
+        let mark = delivery_at(group, at).map(Delivery::mark);
+        let position = from.position;
+        let mut standing = from;
+        standing.advance(to, mark, counts);
+        tx.advance(&Advance { stream, from: position, to: standing.clone() })?;
+        Ok(standing)
+    }
+}
+
+fn delivery_at(group: &[Unit], at: Option<usize>) -> Option<&Delivery> {
+    match group.get(at?) {
+        Some(Unit::Entry(Entry { cargo: Cargo::Message(envelope), .. })) => Some(&envelope.delivery),
+        _ => None,
+    }
+}
+
+impl Writer {
+    /// Projects and commits a group; while that goes on well it takes in what has come meanwhile. `isolated`: an item
+    /// whose data cannot be stored is undone alone and becomes a dead letter.
+    pub(super) fn attempt(
+        &mut self,
+        group: &mut Vec<Unit>,
+        bytes: &mut usize,
+        isolated: bool,
+    ) -> Result<Done, Failed> {
+        let mut courses: BTreeMap<StreamName, Course> = BTreeMap::new();
+        for (stream, lane) in &self.lanes {
+            if let Some(standing) = &lane.standing {
+                courses.insert(*stream, Course::new(standing.clone()));
+            }
+        }
+        let mut done = Done::default();
+        // The store is lent out while the group grows from the channel.
+        let begun = self.store.begin(now());
+        let mut tx = match begun {
+            Ok(tx) => tx,
+            Err(error) => return Err(failed(&error)),
+        };
+        let mut next = 0;
+        loop {
+            while next < group.len() {
+                if let Err(error) = apply(&mut tx, group, next, &mut courses, &mut done, isolated) {
+                    let lost = tx.is_lost();
+                    drop(tx);
+                    return Err(self.class_of(error, lost));
+                }
+                next += 1;
+            }
+            if isolated {
+                break;
+            }
+            let before = group.len();
+            self.intake.add_waiting(&self.limits, group, bytes);
+            if group.len() == before {
+                break;
+            }
+        }
+        let finish = |mut tx: Group<'_>, done: &mut Done| -> Result<Vec<Committed>, StoreError> {
+            for (stream, course) in std::mem::take(&mut courses) {
+                done.replies.insert(stream, delivery_at(group, course.at).map(|delivery| delivery.reply.clone()));
+                done.standings.insert(stream, course.write(stream, group, &mut tx)?);
+            }
+            tx.commit()
+        };
+        match finish(tx, &mut done) {
+            Ok(committed) => {
+                done.committed = committed;
+                Ok(done)
+            }
+            Err(error) => Err(self.class_of(error.into(), false)),
+        }
+    }
+
+    fn class_of(&self, trouble: Trouble, lost: bool) -> Failed {
+        let error = match trouble {
+            Trouble::OutOfOrder(reason) => return Failed::Refused { reason },
+            Trouble::Store(error) => error,
+        };
+        match error.class() {
+            // SQLite has rolled back by itself: whatever the code says, the disk is behind it.
+            Class::Data if lost => Failed::Environment { reason: error.to_string(), reopen: true },
+            Class::Schema => match self.store.check_schema() {
+                Err(changed) if matches!(changed.class(), Class::Stop(_)) => Failed::Stop(changed.into()),
+                _ => Failed::Environment { reason: error.to_string(), reopen: true },
+            },
+            _ => failed(&error),
+        }
+    }
+}
+
+/// Why an item could not be applied.
+enum Trouble {
+    Store(StoreError),
+    OutOfOrder(String),
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+fn failed(error: &StoreError) -> Failed {
+    let reason = error.to_string();
+    match (error, error.class()) {
+        (StoreError::RefusedAdvance { .. }, _) => Failed::Refused { reason },
+        (_, Class::Data) => Failed::Data { reason },
+        (_, Class::Environment { reopen }) => Failed::Environment { reason, reopen },
+        (_, Class::Schema) => Failed::Environment { reason, reopen: true },
+        (_, Class::Stop(exit_code)) => Failed::Stop(super::WriterStopped { reason, exit_code }),
+    }
+}
+
+fn apply(
+    tx: &mut Group<'_>,
+    group: &[Unit],
+    index: usize,
+    courses: &mut BTreeMap<StreamName, Course>,
+    done: &mut Done,
+    isolated: bool,
+) -> Result<(), Trouble> {
+    let Entry { stream, generation, cargo } = match group.get(index) {
+        None => return Ok(()),
+        Some(Unit::Repair(work)) => return apply_repair(tx, work, isolated),
+        Some(Unit::Entry(entry)) => entry,
+    };
+    let stream = *stream;
+    done.generations.insert(stream, *generation);
+    match cargo {
+        Cargo::Rest(_) => Ok(()),
+        Cargo::Incarnation(incarnation) => begin_incarnation(tx, stream, *incarnation, group, courses),
+        Cargo::Gap { first, last, reason } => {
+            let course = course(courses, stream)?;
+            if !course.expects(*first) || last < first {
+                return Err(out_of_order(stream, *first, course));
+            }
+            let gap = Gap { stream, first: *first, last: *last, reason: (*reason).to_owned() };
+            tx.gap(course.from.incarnation, &gap)?;
+            course.counts.gap += last.0 - first.0 + 1;
+            course.to = *last;
+            course.at = None;
+            Ok(())
+        }
+        Cargo::Message(envelope) => {
+            let course = course(courses, stream)?;
+            let Envelope { delivery, content, .. } = &**envelope;
+            if !course.expects(delivery.seq) {
+                return Err(out_of_order(stream, delivery.seq, course));
+            }
+            let incarnation = course.from.incarnation;
+            let dead = match content {
+                Message::Dead(reason) => Some(reason.clone()),
+                Message::Result { result } => {
+                    let project = |tx: &mut Group<'_>| tx.result(incarnation, delivery.seq, delivery.published, result);
+                    let outcome = if isolated { tx.isolated(project) } else { project(tx) };
+                    match outcome {
+                        Ok(()) => {
+                            done.owes_outputs |= [&result.stdout, &result.stderr]
+                                .into_iter()
+                                .flatten()
+                                .any(|output| matches!(output.attempt, Attempt::Pending(_)));
+                            None
+                        }
+                        Err(error) if isolated && error.class() == Class::Data && !tx.is_lost() => {
+                            Some(error.to_string())
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            };
+            match &dead {
+                None => course.counts.projected += 1,
+                Some(reason) => {
+                    tx.dead_letter(
+                        incarnation,
+                        &DeadLetter {
+                            stream,
+                            seq: delivery.seq,
+                            subject: delivery.subject.to_string(),
+                            published: delivery.published,
+                            reason: reason.clone(),
+                            headers: headers_json(delivery.headers.as_ref()),
+                            payload: delivery.payload.clone(),
+                        },
+                    )?;
+                    course.counts.dead += 1;
+                }
+            }
+            done.dead.push(dead.is_some());
+            course.to = delivery.seq;
+            course.at = Some(index);
+            Ok(())
+        }
+    }
+}
+
+fn apply_repair(tx: &mut Group<'_>, work: &RepairWork, isolated: bool) -> Result<(), Trouble> {
+    if !isolated {
+        return Ok(tx.repair(&work.repair)?);
+    }
+    match tx.isolated(|tx| tx.repair(&work.repair)) {
+        Err(error) if error.class() == Class::Data && !tx.is_lost() => {
+            // The text cannot be stored: owed still, with the reason.
+            let Repair { result_id, field, output } = &work.repair;
+            let output = crate::projection::output::Output {
+                object: output.object.clone(),
+                attempt: Attempt::Pending(error.to_string()),
+            };
+            let (result_id, field): (String, Field) = (result_id.clone(), *field);
+            Ok(tx.repair(&Repair { result_id, field, output })?)
+        }
+        outcome => Ok(outcome?),
+    }
+}
+
+fn begin_incarnation(
+    tx: &mut Group<'_>,
+    stream: StreamName,
+    incarnation: Incarnation,
+    group: &[Unit],
+    courses: &mut BTreeMap<StreamName, Course>,
+) -> Result<(), Trouble> {
+    let standing = match courses.remove(&stream) {
+        None => Standing::new(1, incarnation.first),
+        Some(course) => course.write(stream, group, tx)?.succeed(incarnation.common, incarnation.first),
+    };
+    tx.begin_incarnation(stream, &standing)?;
+    courses.insert(stream, Course::new(standing));
+    Ok(())
+}
+
+fn course(courses: &mut BTreeMap<StreamName, Course>, stream: StreamName) -> Result<&mut Course, Trouble> {
+    courses
+        .get_mut(&stream)
+        .ok_or_else(|| Trouble::OutOfOrder(format!("a message of {stream} came before the stream had a beginning")))
+}
+
+fn out_of_order(stream: StreamName, seq: StreamSeq, course: &Course) -> Trouble {
+    Trouble::OutOfOrder(format!("{stream} {seq} came where {} was expected", course.to.next()))
+}

@@ -1,0 +1,152 @@
+//! The questions that the object store's stream is asked: metadata by name, chunks in order, the time.
+//!
+//! Direct gets, one message a question: the client's own `get` leaves a consumer on the server for each object, and
+//! the server allows a thousand. Where nobody answers direct gets (the bucket forbids them) the leader is asked.
+
+use async_nats::StatusCode;
+use async_nats::jetstream::stream::{DirectGetError, DirectGetErrorKind, RawMessageErrorKind, Stream};
+use async_nats::jetstream::{self, response::Response};
+use bytes::Bytes;
+use serde::Deserialize;
+
+use crate::wire::kv;
+use crate::wire::object;
+use crate::wire::time::Timestamp;
+
+/// Who is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Via {
+    /// Any replica.
+    Anybody,
+    /// The stream's leader.
+    Leader,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum AskFailed {
+    /// The one that was asked has no such message.
+    NotFound,
+    /// Time-out, no responders, no such store, nonsense.
+    Unreachable(String),
+}
+
+/// An object's metadata, as far as a reader needs it. Fields that are zero are not sent.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Meta {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) nuid: String,
+    #[serde(default)]
+    pub(super) size: u64,
+    #[serde(default)]
+    pub(super) chunks: u64,
+    #[serde(default)]
+    pub(super) digest: Option<String>,
+    #[serde(default)]
+    pub(super) deleted: bool,
+    #[serde(default)]
+    options: Option<Options>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Options {
+    #[serde(default)]
+    link: Option<serde::de::IgnoredAny>,
+}
+
+impl Meta {
+    pub(super) fn is_link(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| options.link.is_some())
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Bucket {
+    js: jetstream::Context,
+    handle: Stream<()>,
+    stream: String,
+}
+
+/// The part of `STREAM.INFO` that tells the server's time.
+#[derive(Deserialize)]
+struct Clock {
+    ts: Timestamp,
+}
+
+impl Bucket {
+    pub(super) async fn new(js: jetstream::Context) -> Result<Self, String> {
+        let stream = object::stream_name(kv::OBJECT_RESULT_OUTPUT);
+        let handle = js.get_stream_no_info(&stream).await.map_err(|error| error.to_string())?;
+        Ok(Self { js, handle, stream })
+    }
+
+    /// The newest metadata under a name.
+    pub(super) async fn meta(&self, name: &str, via: Via) -> Result<Meta, AskFailed> {
+        let subject = object::meta_subject(kv::OBJECT_RESULT_OUTPUT, name);
+        let direct = match via {
+            Via::Leader => None,
+            Via::Anybody => match self.handle.direct_get_last_for_subject(&subject).await {
+                Ok(message) => Some(message),
+                Err(error) if nobody_answers_direct_gets(&error) => None,
+                Err(error) => return Err(direct_failed(error)),
+            },
+        };
+        let message = match direct {
+            Some(message) => message,
+            None => self.handle.get_last_raw_message_by_subject(&subject).await.map_err(raw_failed)?,
+        };
+        let meta: Meta = serde_json::from_slice(&message.payload)
+            .map_err(|error| AskFailed::Unreachable(format!("its metadata cannot be read: {error}")))?;
+        if meta.name != name {
+            return Err(AskFailed::Unreachable("its metadata carries another name".to_owned()));
+        }
+        Ok(meta)
+    }
+
+    /// The first chunk of an object after a sequence of the bucket's stream: that chunk's sequence and bytes.
+    pub(super) async fn chunk_after(&self, nuid: &str, after: u64, via: Via) -> Result<(u64, Bytes), AskFailed> {
+        let subject = object::chunk_subject(kv::OBJECT_RESULT_OUTPUT, nuid);
+        if via == Via::Anybody {
+            match self.handle.direct_get_next_for_subject(&subject, Some(after + 1)).await {
+                Ok(message) => return Ok((message.sequence, message.payload)),
+                Err(error) if nobody_answers_direct_gets(&error) => {}
+                Err(error) => return Err(direct_failed(error)),
+            }
+        }
+        let message =
+            self.handle.get_next_raw_message_by_subject(&subject, after + 1).await.map_err(raw_failed)?;
+        Ok((message.sequence, message.payload))
+    }
+
+    /// The time by the clock of the bucket's leader.
+    pub(super) async fn server_time(&self) -> Result<Timestamp, AskFailed> {
+        let response: Response<Clock> = self
+            .js
+            .request(format!("STREAM.INFO.{}", self.stream), &())
+            .await
+            .map_err(|error| AskFailed::Unreachable(format!("the object store does not answer: {error}")))?;
+        match response {
+            Response::Ok(clock) => Ok(clock.ts),
+            Response::Err { error } => Err(AskFailed::Unreachable(format!("the object store is missing: {error}"))),
+        }
+    }
+}
+
+fn nobody_answers_direct_gets(error: &DirectGetError) -> bool {
+    matches!(error.kind(), DirectGetErrorKind::ErrorResponse(StatusCode::NO_RESPONDERS, _))
+}
+
+fn direct_failed(error: DirectGetError) -> AskFailed {
+    match error.kind() {
+        DirectGetErrorKind::NotFound => AskFailed::NotFound,
+        _ => AskFailed::Unreachable(format!("the object store does not answer: {error}")),
+    }
+}
+
+fn raw_failed(error: jetstream::stream::RawMessageError) -> AskFailed {
+    match error.kind() {
+        RawMessageErrorKind::NoMessageFound => AskFailed::NotFound,
+        _ => AskFailed::Unreachable(format!("the object store does not answer: {error}")),
+    }
+}

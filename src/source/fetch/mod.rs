@@ -1,0 +1,294 @@
+//! Reading objects by name (DESIGN §4): direct gets, bounded in time, checked for length, chunks and SHA-256.
+//!
+//! Two steps, so that the caller can reserve bytes in stream order in between: [`Fetcher::look`] finds the metadata,
+//! [`Fetcher::read`] the bytes. What is not certain is never called gone: a fresh object may not be seen yet by the
+//! follower that answers, so the leader is asked, and only about messages old enough (contract §7.1).
+
+mod breaker;
+mod bucket;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use self::breaker::Breaker;
+use self::bucket::{AskFailed, Bucket, Meta, Via};
+use crate::wire::output::{Attempt, Content};
+use crate::wire::time::Timestamp;
+
+/// A missing object is certain only when its message is older than this by the server's clock (contract §7.1).
+const CERTAIN_AFTER: Duration = Duration::from_secs(120);
+/// A fresh object that is not seen yet is asked for again after these: all of them were there within 17 ms.
+const FRESH_PAUSES_MS: [u64; 3] = [10, 50, 250];
+
+/// Limits of one fetch.
+#[derive(Clone, Copy, Debug)]
+pub struct FetchLimits {
+    /// Longest object, bytes.
+    pub max_bytes: u64,
+    /// Longest silence of the store.
+    pub idle: Duration,
+    /// Longest fetch of nothing; both tries together.
+    pub base: Duration,
+    /// Bytes a second that lengthen the limit by an object's size.
+    pub min_rate: u64,
+    /// Looks, and reads, under way at once.
+    pub concurrency: usize,
+}
+
+/// What a look found.
+#[derive(Debug)]
+pub enum Looked {
+    /// The object is there; reserve its bytes, then read it.
+    Found(Found),
+    /// There is nothing to read: how the attempt ended.
+    Ended(Attempt),
+}
+
+/// An object that a look has found.
+#[derive(Debug)]
+pub struct Found {
+    meta: Meta,
+    via: Via,
+    published: Timestamp,
+    spent: Duration,
+}
+
+impl Found {
+    /// Its size in bytes, as its metadata says.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.meta.size
+    }
+}
+
+/// Reads objects of `result_output`. Clones share the breaker and the limits.
+#[derive(Clone, Debug)]
+pub struct Fetcher {
+    bucket: Bucket,
+    limits: FetchLimits,
+    breaker: Arc<Breaker>,
+    looks: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+}
+
+/// Why a look or a read gave nothing.
+enum Trouble {
+    /// Not there, or not whole, as far as this answer goes.
+    Missing(String),
+    /// No usable answer.
+    Unreachable(String),
+}
+
+impl From<AskFailed> for Trouble {
+    fn from(failed: AskFailed) -> Self {
+        match failed {
+            AskFailed::NotFound => Self::Missing("no such object".to_owned()),
+            AskFailed::Unreachable(reason) => Self::Unreachable(reason),
+        }
+    }
+}
+
+impl Fetcher {
+    /// A fetcher on the bucket of outputs.
+    ///
+    /// # Errors
+    /// When the client refuses the bucket's name, which it does not for that of the contract.
+    pub async fn new(client: async_nats::Client, js_domain: Option<&str>, limits: FetchLimits) -> Result<Self, String> {
+        let bucket = Bucket::new(super::opening::context(client, js_domain)).await?;
+        let permits = limits.concurrency.clamp(1, Semaphore::MAX_PERMITS);
+        Ok(Self {
+            bucket,
+            limits,
+            breaker: Arc::new(Breaker::default()),
+            looks: Arc::new(Semaphore::new(permits)),
+            reads: Arc::new(Semaphore::new(permits)),
+        })
+    }
+
+    /// Whether the breaker lets nothing through: the store did not answer several times in a row.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.breaker.is_open()
+    }
+
+    /// Finds an object's metadata. `published`: when the message that points to it was stored.
+    pub async fn look(&self, name: &str, published: Timestamp) -> Looked {
+        let Ok(_permit) = self.looks.acquire().await else {
+            return Looked::Ended(Attempt::Pending("shutting down".to_owned()));
+        };
+        if !self.breaker.may_try() {
+            return Looked::Ended(Attempt::Pending("the object store did not answer; it is asked again soon".to_owned()));
+        }
+        let started = Instant::now();
+        let outcome = timeout(self.limits.base, self.look_twice(name, published)).await;
+        self.breaker.record(outcome.is_ok());
+        let (meta, via) = match outcome {
+            Err(_) => return Looked::Ended(Attempt::Pending(self.late("did not answer", self.limits.base))),
+            Ok(Err(attempt)) => return Looked::Ended(attempt),
+            Ok(Ok(found)) => found,
+        };
+        if meta.size > self.limits.max_bytes {
+            return Looked::Ended(Attempt::TooLarge { size: meta.size, limit: self.limits.max_bytes });
+        }
+        Looked::Found(Found { meta, via, published, spent: started.elapsed() })
+    }
+
+    /// Reads an object that [`Fetcher::look`] has found.
+    pub async fn read(&self, found: Found) -> Attempt {
+        let Ok(_permit) = self.reads.acquire().await else {
+            return Attempt::Pending("shutting down".to_owned());
+        };
+        let Found { meta, via, published, spent } = found;
+        let for_size = Duration::from_secs_f64(meta.size as f64 / self.limits.min_rate.max(1) as f64);
+        let total = (self.limits.base + for_size).saturating_sub(spent);
+        let outcome = timeout_at(Instant::now() + total, async {
+            match self.chunks(&meta, via).await {
+                Ok(attempt) => attempt,
+                Err(Trouble::Unreachable(reason)) => Attempt::Pending(reason),
+                Err(Trouble::Missing(reason)) => self.judge(&meta, via, published, reason).await,
+            }
+        })
+        .await;
+        self.breaker.record(outcome.is_ok());
+        outcome.unwrap_or_else(|_| Attempt::Pending(self.late("did not deliver it all", total)))
+    }
+
+    fn late(&self, what: &str, after: Duration) -> String {
+        format!("the object store {what} within {:.1} s", after.as_secs_f64())
+    }
+
+    /// Asks whoever answers, again after short pauses while the object may be fresh, then the leader.
+    async fn look_twice(&self, name: &str, published: Timestamp) -> Result<(Meta, Via), Attempt> {
+        let mut reason = match self.meta(name, Via::Anybody).await {
+            Ok(meta) => return Ok((meta, Via::Anybody)),
+            Err(Trouble::Unreachable(reason)) => return Err(Attempt::Pending(reason)),
+            Err(Trouble::Missing(reason)) => reason,
+        };
+        if !self.old_enough(published).await? {
+            for pause in FRESH_PAUSES_MS {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+                match self.meta(name, Via::Anybody).await {
+                    Ok(meta) => return Ok((meta, Via::Anybody)),
+                    Err(Trouble::Unreachable(reason)) => return Err(Attempt::Pending(reason)),
+                    Err(Trouble::Missing(again)) => reason = again,
+                }
+            }
+            return Err(Attempt::Pending(format!("{reason}; not certain yet, its message is fresh")));
+        }
+        match self.meta(name, Via::Leader).await {
+            Ok(meta) => Ok((meta, Via::Leader)),
+            Err(Trouble::Unreachable(reason)) => Err(Attempt::Pending(reason)),
+            Err(Trouble::Missing(reason)) => Err(Attempt::Gone(reason)),
+        }
+    }
+
+    /// An object that is there but not whole: certain only when the leader's copy is no better.
+    async fn judge(&self, meta: &Meta, via: Via, published: Timestamp, reason: String) -> Attempt {
+        match self.old_enough(published).await {
+            Err(pending) => return pending,
+            Ok(false) => return Attempt::Pending(format!("{reason}; not certain yet, its message is fresh")),
+            Ok(true) if via == Via::Leader => return Attempt::Gone(reason),
+            Ok(true) => {}
+        }
+        let again = match self.meta(&meta.name, Via::Leader).await {
+            Ok(again) if again.size > meta.size => {
+                return Attempt::Pending("it was replaced while it was read".to_owned());
+            }
+            Ok(again) => self.chunks(&again, Via::Leader).await,
+            Err(trouble) => Err(trouble),
+        };
+        match again {
+            Ok(attempt) => attempt,
+            Err(Trouble::Unreachable(reason)) => Attempt::Pending(reason),
+            Err(Trouble::Missing(reason)) => Attempt::Gone(reason),
+        }
+    }
+
+    async fn old_enough(&self, published: Timestamp) -> Result<bool, Attempt> {
+        let now = timeout(self.limits.idle, self.bucket.server_time())
+            .await
+            .map_err(|_| Attempt::Pending(self.late("did not tell its time", self.limits.idle)))?
+            .map_err(|failed| match Trouble::from(failed) {
+                Trouble::Missing(reason) | Trouble::Unreachable(reason) => Attempt::Pending(reason),
+            })?;
+        Ok(match (now.unix_nanos(), published.unix_nanos()) {
+            (Some(now), Some(published)) => i128::from(now) - i128::from(published) > CERTAIN_AFTER.as_nanos() as i128,
+            _ => false,
+        })
+    }
+
+    async fn meta(&self, name: &str, via: Via) -> Result<Meta, Trouble> {
+        let meta = timeout(self.limits.idle, self.bucket.meta(name, via))
+            .await
+            .map_err(|_| Trouble::Unreachable(self.late("did not answer", self.limits.idle)))??;
+        match meta {
+            meta if meta.deleted => Err(Trouble::Missing("the object was deleted".to_owned())),
+            meta if meta.is_link() => Err(Trouble::Missing("the object is a link, which agents never make".to_owned())),
+            meta => Ok(meta),
+        }
+    }
+
+    /// Reads and checks all chunks: the number, the length, the digest.
+    async fn chunks(&self, meta: &Meta, via: Via) -> Result<Attempt, Trouble> {
+        let size = usize::try_from(meta.size).map_err(|_| Trouble::Unreachable("its size is out of range".to_owned()))?;
+        let mut bytes: Vec<u8> = Vec::with_capacity(size);
+        let mut hash = Sha256::new();
+        let mut after = 0;
+        for number in 1..=meta.chunks {
+            let chunk = timeout(self.limits.idle, self.bucket.chunk_after(&meta.nuid, after, via))
+                .await
+                .map_err(|_| Trouble::Unreachable(self.late("fell silent", self.limits.idle)))?;
+            let (seq, chunk) = chunk.map_err(|failed| match failed {
+                AskFailed::NotFound => Trouble::Missing(format!("chunk {number} of {} is missing", meta.chunks)),
+                AskFailed::Unreachable(reason) => Trouble::Unreachable(reason),
+            })?;
+            if bytes.len() + chunk.len() > size {
+                return Err(Trouble::Missing(format!("its chunks hold more than its {size} bytes")));
+            }
+            hash.update(&chunk);
+            bytes.extend_from_slice(&chunk);
+            after = seq;
+        }
+        if bytes.len() != size {
+            return Err(Trouble::Missing(format!("its chunks hold {} of its {size} bytes", bytes.len())));
+        }
+        let sha256: [u8; 32] = hash.finalize().into();
+        let verified = match meta.digest.as_deref() {
+            None | Some("") => false,
+            Some(text) if digest_matches(text, &sha256) => true,
+            Some(text) => {
+                let shown: String = text.chars().take(80).collect();
+                return Err(Trouble::Missing(format!("its bytes do not have its digest {shown:?}")));
+            }
+        };
+        Ok(Attempt::Fetched { content: Content::new(Bytes::from(bytes)), sha256, verified })
+    }
+}
+
+/// `SHA-256=<base64url>`, with or without padding.
+fn digest_matches(text: &str, sha256: &[u8; 32]) -> bool {
+    text.strip_prefix("SHA-256=").is_some_and(|encoded| {
+        encoded == URL_SAFE.encode(sha256) || encoded == URL_SAFE_NO_PAD.encode(sha256)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_compared_with_and_without_padding() {
+        let hash: [u8; 32] = Sha256::digest(b"abc").into();
+        assert!(digest_matches("SHA-256=ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0=", &hash));
+        assert!(digest_matches("SHA-256=ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0", &hash));
+        assert!(!digest_matches("SHA-256=ungWv48Bz", &hash));
+        assert!(!digest_matches("MD5=ungWv48Bz", &hash));
+    }
+}

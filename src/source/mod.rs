@@ -1,0 +1,14 @@
+//! NATS and nothing else: deliveries out, acks in; objects by name.
+//! May touch: `async-nats`, `tokio`, `wire`. May not: SQLite, the rules.
+//!
+//! Why nothing is lost and nothing counts twice: the position in the database is the only record of progress. Each
+//! opening deletes our durable consumer and makes it again at `position + 1`, so the server's memory of us cannot
+//! mislead us; every delivery proves its place by two numbers ([`order`]); an ack follows the commit that carries its
+//! message (I2), and nothing depends on its arrival.
+
+pub mod connect;
+pub mod fetch;
+pub mod opening;
+pub mod order;
+pub mod reader;
+pub mod reconcile;

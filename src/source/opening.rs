@@ -1,0 +1,365 @@
+//! Looking at the server and opening our durable anew (DESIGN §3). Every question goes to the stream's leader:
+//! a direct get may be answered by a follower that lags.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::context::{GetStreamErrorKind, RequestErrorKind};
+use async_nats::jetstream::stream::{
+    ConsumerErrorKind, RawMessageErrorKind, RetentionPolicy, StorageType, Stream,
+};
+use async_nats::jetstream::{self, ErrorCode};
+use thiserror::Error;
+
+use super::reconcile::{Answer, DurableFound, Known, Opening, StreamFound};
+use crate::wire::kv::{self, StreamName};
+use crate::wire::sequence::{Mark, StreamSeq, SubjectHash};
+use crate::wire::time::Timestamp;
+
+/// Silence is the normal answer during an election: every call is asked once more before it counts as failed.
+const ATTEMPTS: usize = 2;
+
+const META_NONCE: &str = "results_projector.nonce";
+const META_OWNER: &str = "results_projector.owner";
+
+/// A question to the server that had no usable answer. Unknown, not failed: asked again after a while.
+#[derive(Debug, Error)]
+#[error("cannot {what}: {why}")]
+pub struct AskError {
+    /// What was asked.
+    pub what: String,
+    /// What came back.
+    pub why: String,
+}
+
+impl AskError {
+    fn new(what: impl Into<String>, why: impl ToString) -> Self {
+        Self { what: what.into(), why: why.to_string() }
+    }
+}
+
+/// This process, as it writes itself into the durable's metadata.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Made at random for each process.
+    pub nonce: String,
+    /// Database id, host, pid and start time, for people.
+    pub owner: String,
+}
+
+/// How deliveries are asked for.
+#[derive(Clone, Debug)]
+pub struct PullOptions {
+    /// Prefix of our durables' names.
+    pub consumer_prefix: String,
+    /// Time after which the server delivers again what is not acked.
+    pub ack_wait: Duration,
+    /// Between two idle heartbeats.
+    pub heartbeat: Duration,
+    /// Life of one pull request.
+    pub expires: Duration,
+    /// Messages per pull request.
+    pub batch_messages: usize,
+    /// Bytes per pull request; at least the server's `max_payload`.
+    pub batch_bytes: usize,
+    /// Unacked deliveries that the server allows: at least twice what can be in flight here.
+    pub max_ack_pending: i64,
+}
+
+/// One stream at the server, and our durable on it.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    js: jetstream::Context,
+    stream: StreamName,
+    identity: Identity,
+    options: PullOptions,
+    /// A handle that asks nothing by itself.
+    handle: Stream<()>,
+}
+
+/// The durable as the server describes it, for the checks of a running reader.
+#[derive(Clone, Debug)]
+pub struct DurableInfo {
+    /// Who it belongs to.
+    pub found: DurableFound,
+    /// Consumer sequences: the ack floor may never be above what was delivered.
+    pub floor_above_delivered: bool,
+    /// Deliveries without an ack.
+    pub ack_pending: usize,
+    /// Messages still to be delivered.
+    pub pending: u64,
+}
+
+impl Desk {
+    /// # Errors
+    /// When the client refuses the stream's name, which it does not for those of the contract.
+    pub async fn new(
+        client: async_nats::Client,
+        js_domain: Option<&str>,
+        stream: StreamName,
+        identity: Identity,
+        options: PullOptions,
+    ) -> Result<Self, AskError> {
+        let js = context(client, js_domain);
+        let handle = js
+            .get_stream_no_info(stream.as_str())
+            .await
+            .map_err(|error| AskError::new(format!("name the stream {stream}"), error))?;
+        Ok(Self { js, stream, identity, options, handle })
+    }
+
+    /// The durable's name.
+    #[must_use]
+    pub fn durable(&self) -> String {
+        format!("{}_{}", self.options.consumer_prefix, self.stream.as_str().to_ascii_lowercase())
+    }
+
+    /// See [`PullOptions::max_ack_pending`].
+    #[must_use]
+    pub fn max_ack_pending(&self) -> i64 {
+        self.options.max_ack_pending
+    }
+
+    /// The stream's state; `None` when there is no such stream.
+    ///
+    /// # Errors
+    /// When the leader does not answer.
+    pub async fn stream_state(&self) -> Result<Option<StreamFound>, AskError> {
+        let what = || format!("ask for the stream {}", self.stream);
+        let mut last = String::new();
+        for _ in 0..ATTEMPTS {
+            match self.js.get_stream(self.stream.as_str()).await {
+                Ok(stream) => {
+                    let info = stream.cached_info();
+                    let last = StreamSeq(info.state.last_sequence);
+                    return Ok(Some(StreamFound {
+                        // A stream that never had a message says 0.
+                        first: StreamSeq(info.state.first_sequence.max(1)),
+                        last,
+                        other_retention: match info.config.retention {
+                            RetentionPolicy::Limits => None,
+                            RetentionPolicy::Interest => Some("interest".to_owned()),
+                            RetentionPolicy::WorkQueue => Some("workqueue".to_owned()),
+                        },
+                    }));
+                }
+                Err(error) => match error.kind() {
+                    GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                        return Ok(None);
+                    }
+                    _ => last = error.to_string(),
+                },
+            }
+            jitter(50, 150).await;
+        }
+        Err(AskError::new(what(), last))
+    }
+
+    /// Asks for the kept marks, newest first, until one is the message that we know.
+    ///
+    /// # Errors
+    /// When the leader does not answer.
+    pub async fn known(&self, position: StreamSeq, marks: &[Mark]) -> Result<Known, AskError> {
+        let mut asked = Vec::new();
+        for mark in marks {
+            let answer = match self.message_at(mark.seq).await? {
+                None => Answer::Absent,
+                Some(found) if found == *mark => Answer::Same,
+                Some(_) => Answer::Other,
+            };
+            asked.push((*mark, answer));
+            if answer == Answer::Same {
+                break;
+            }
+        }
+        Ok(Known { position, asked })
+    }
+
+    async fn message_at(&self, seq: StreamSeq) -> Result<Option<Mark>, AskError> {
+        let mut last = String::new();
+        for _ in 0..ATTEMPTS {
+            match self.handle.get_raw_message(seq.0).await {
+                Ok(message) => {
+                    return Ok(Some(Mark {
+                        seq,
+                        published: Timestamp::from(message.time),
+                        subject: SubjectHash::of(&message.subject),
+                    }));
+                }
+                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(None),
+                Err(error) => last = error.to_string(),
+            }
+            jitter(50, 150).await;
+        }
+        Err(AskError::new(format!("ask for message {seq} of {}", self.stream), last))
+    }
+
+    /// Whether any message stands at or after a sequence.
+    ///
+    /// # Errors
+    /// When the leader does not answer.
+    pub async fn any_at_or_after(&self, seq: StreamSeq) -> Result<bool, AskError> {
+        let mut last = String::new();
+        for _ in 0..ATTEMPTS {
+            match self.handle.raw_message_builder().sequence(seq.0).next_by_subject(">").send().await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(false),
+                Err(error) => last = error.to_string(),
+            }
+            jitter(50, 150).await;
+        }
+        Err(AskError::new(format!("ask for the message after {seq} of {}", self.stream), last))
+    }
+
+    /// Our durable; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the leader does not answer.
+    pub async fn durable_info(&self) -> Result<Option<DurableInfo>, AskError> {
+        let mut last = String::new();
+        for _ in 0..ATTEMPTS {
+            match self.handle.consumer_info(self.durable()).await {
+                Ok(info) => {
+                    let meta = &info.config.metadata;
+                    let ours = meta.get(META_NONCE).is_some_and(|nonce| *nonce == self.identity.nonce);
+                    let owner = meta.get(META_OWNER).cloned().unwrap_or_else(|| {
+                        format!("a program that is no results-projector (made {})", info.created)
+                    });
+                    return Ok(Some(DurableInfo {
+                        found: DurableFound { ours, waiting: info.num_waiting, owner },
+                        floor_above_delivered: info.ack_floor.consumer_sequence > info.delivered.consumer_sequence,
+                        ack_pending: info.num_ack_pending,
+                        pending: info.num_pending,
+                    }));
+                }
+                Err(error) => match error.kind() {
+                    async_nats::jetstream::stream::ConsumerInfoErrorKind::NotFound => return Ok(None),
+                    _ => last = error.to_string(),
+                },
+            }
+            jitter(50, 150).await;
+        }
+        Err(AskError::new(format!("ask for the consumer {}", self.durable()), last))
+    }
+
+    /// Deletes the durable and makes it again at the opening's start: the only way it is ever opened.
+    ///
+    /// # Errors
+    /// When the server does not do it; the durable may be gone then, which the next opening heals.
+    pub async fn open(&self, opening: &Opening) -> Result<pull::Stream, AskError> {
+        let durable = self.durable();
+        let deleting = format!("delete the consumer {durable}");
+        // Our acks went out on this connection before this call: its answer proves that the server has seen them.
+        match self.handle.delete_consumer(&durable).await {
+            Ok(_) => {}
+            Err(error) => match error.kind() {
+                ConsumerErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::CONSUMER_NOT_FOUND => {}
+                _ => return Err(AskError::new(deleting, error)),
+            },
+        }
+        let config = pull::Config {
+            durable_name: Some(durable.clone()),
+            description: Some("results-projector: made anew at each opening; its state is never believed".to_owned()),
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: opening.start.0.max(1) },
+            ack_policy: AckPolicy::All,
+            ack_wait: self.options.ack_wait,
+            max_deliver: -1,
+            max_ack_pending: self.options.max_ack_pending,
+            metadata: HashMap::from([
+                (META_NONCE.to_owned(), self.identity.nonce.clone()),
+                (META_OWNER.to_owned(), self.identity.owner.clone()),
+            ]),
+            ..pull::Config::default()
+        };
+        let consumer: consumer::Consumer<pull::Config> = self
+            .handle
+            .create_consumer_strict(config)
+            .await
+            .map_err(|error| AskError::new(format!("create the consumer {durable}"), error))?;
+        let batch_bytes = self.options.batch_bytes.max(self.js.client().max_payload() + MESSAGE_OVERHEAD_BYTES);
+        consumer
+            .stream()
+            .max_messages_per_batch(self.options.batch_messages)
+            .max_bytes_per_batch(batch_bytes)
+            .heartbeat(self.options.heartbeat)
+            .expires(self.options.expires)
+            .messages()
+            .await
+            .map_err(|error| AskError::new(format!("pull from the consumer {durable}"), error))
+    }
+
+    /// Creates the stream as the backend would (contract §2.3), when the operator asked for it.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn create_stream(&self) -> Result<(), AskError> {
+        let (subjects, days, max_bytes) = match self.stream {
+            StreamName::Results => ("results.>", 30, 2_i64 << 30),
+            StreamName::Events => ("events.>", 7, 256 << 20),
+            StreamName::Inventory => ("inventory.>", 90, 1 << 30),
+        };
+        let config = jetstream::stream::Config {
+            name: self.stream.to_string(),
+            subjects: vec![subjects.to_owned()],
+            max_age: Duration::from_secs(days * 86_400),
+            max_bytes,
+            storage: StorageType::File,
+            ..jetstream::stream::Config::default()
+        };
+        self.js
+            .create_stream(config)
+            .await
+            .map(|_| ())
+            .map_err(|error| AskError::new(format!("create the stream {}", self.stream), error))
+    }
+}
+
+/// Subject, reply and headers count against a pull request's bytes too.
+const MESSAGE_OVERHEAD_BYTES: usize = 64 << 10;
+/// A JetStream API call that takes longer is unknown, not failed.
+const API_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A JetStream context with our time-out.
+#[must_use]
+pub fn context(client: async_nats::Client, js_domain: Option<&str>) -> jetstream::Context {
+    let builder = jetstream::context::ContextBuilder::new().timeout(API_TIMEOUT);
+    match js_domain {
+        Some(domain) => builder.domain(domain).build(client),
+        None => builder.build(client),
+    }
+}
+
+/// Creates the object store of outputs as the backend would (contract §2.4), unless it is there.
+///
+/// # Errors
+/// The server's.
+pub async fn create_output_store(client: async_nats::Client, js_domain: Option<&str>) -> Result<(), AskError> {
+    let js = context(client, js_domain);
+    if js.get_object_store(kv::OBJECT_RESULT_OUTPUT).await.is_ok() {
+        return Ok(());
+    }
+    let config = jetstream::object_store::Config {
+        bucket: kv::OBJECT_RESULT_OUTPUT.to_owned(),
+        max_age: Duration::from_secs(7 * 86_400),
+        max_bytes: 1 << 30,
+        ..jetstream::object_store::Config::default()
+    };
+    js.create_object_store(config)
+        .await
+        .map(|_| ())
+        .map_err(|error| AskError::new(format!("create the object store {}", kv::OBJECT_RESULT_OUTPUT), error))
+}
+
+/// Whether a request failed for want of anybody who answers.
+#[must_use]
+pub fn no_responders(kind: &RequestErrorKind) -> bool {
+    matches!(kind, RequestErrorKind::NoResponders)
+}
+
+/// Sleeps for a random time between two bounds, in milliseconds.
+pub async fn jitter(from: u64, to: u64) {
+    // A fresh UUID is random enough to keep readers apart.
+    let random = uuid::Uuid::new_v4().as_u64_pair().0;
+    tokio::time::sleep(Duration::from_millis(from + random % (to - from).max(1))).await;
+}

@@ -1,0 +1,635 @@
+//! One stream's reader: `select` says what happened, `apply` acts on it (DESIGN §3). It ends only on shutdown or when
+//! an operator must decide; no error of the server ends it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull;
+use async_nats::{HeaderMap, Subject};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use tracing::{debug, info, warn};
+
+use super::connect::ConnectionState;
+use super::opening::{AskError, Desk, jitter};
+use super::order::{Numbers, Order, Verdict};
+use super::reconcile::{Found, Incarnation, Opening, Plan, Refusal, StreamFound, reconcile};
+use crate::wire::kv::StreamName;
+use crate::wire::sequence::{ConsumerSeq, Mark, StreamSeq, SubjectHash};
+use crate::wire::time::Timestamp;
+
+/// What one message in flight costs besides its bytes: its handles, and its place in a queue.
+const ITEM_OVERHEAD_BYTES: usize = 512;
+
+/// The budget for messages between the server and their commit (I6). A message is charged for its payload twice:
+/// for the bytes as they came, and for the texts that JSON's escapes made it copy.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    permits: Arc<Semaphore>,
+    bytes_max: u32,
+}
+
+impl Budget {
+    /// A budget of so many bytes.
+    #[must_use]
+    pub fn new(bytes: u64) -> Self {
+        let bytes_max = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let permits = usize::try_from(bytes_max).unwrap_or(Semaphore::MAX_PERMITS);
+        Self { permits: Arc::new(Semaphore::new(permits)), bytes_max }
+    }
+
+    /// What a message costs; never more than the whole budget, or it could never pass.
+    fn charge(&self, message: &async_nats::Message) -> u32 {
+        let bytes = message.payload.len() * 2 + message.length.saturating_sub(message.payload.len());
+        u32::try_from(bytes + ITEM_OVERHEAD_BYTES).unwrap_or(u32::MAX).min(self.bytes_max)
+    }
+
+    /// Messages that can be in flight at most, however small they are.
+    #[must_use]
+    pub fn messages_max(&self) -> usize {
+        usize::try_from(self.bytes_max).unwrap_or(usize::MAX) / ITEM_OVERHEAD_BYTES + 1
+    }
+
+    /// Bytes taken now.
+    #[must_use]
+    pub fn taken_bytes(&self) -> u64 {
+        u64::from(self.bytes_max).saturating_sub(self.permits.available_permits() as u64)
+    }
+}
+
+/// One message as received, with the permit for its bytes: backpressure is the permit.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Its number in the stream.
+    pub seq: StreamSeq,
+    /// When the server stored it.
+    pub published: Timestamp,
+    /// As published.
+    pub subject: Subject,
+    /// Where an ack of it goes.
+    pub reply: Subject,
+    /// As published.
+    pub headers: Option<HeaderMap>,
+    /// As published.
+    pub payload: Bytes,
+    /// Held until it is committed.
+    pub permit: OwnedSemaphorePermit,
+}
+
+impl Delivery {
+    /// What identifies it in its stream.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark { seq: self.seq, published: self.published, subject: SubjectHash::of(&self.subject) }
+    }
+}
+
+/// What a reader hands on, in stream order. Every item carries the generation of its opening.
+#[derive(Debug)]
+pub enum Read {
+    /// A new life of the stream's sequences begins, or its first.
+    Incarnation(Incarnation),
+    /// A message.
+    Delivery(Delivery),
+    /// Sequences that no longer exist, in their place in the order.
+    Gap {
+        /// First missing sequence.
+        first: StreamSeq,
+        /// Last missing sequence.
+        last: StreamSeq,
+        /// How it was found.
+        reason: &'static str,
+    },
+    /// The reader rests: once every older item is dealt with, it wants to know where the stream stands.
+    Rest(oneshot::Sender<Option<Standing>>),
+}
+
+/// An item with its opening.
+#[derive(Debug)]
+pub struct Item {
+    /// The stream.
+    pub stream: StreamName,
+    /// Counts the openings; items of older ones are dropped.
+    pub generation: u64,
+    /// What was read.
+    pub read: Read,
+}
+
+/// Where a stream stands in the database, as far as the reader needs it.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// The committed position.
+    pub position: StreamSeq,
+    /// The message at the position (if one stands there) and kept ones, newest first.
+    pub marks: Vec<Mark>,
+}
+
+/// What comes back from the writer: only the newest matters.
+#[derive(Clone, Debug, Default)]
+pub struct Feedback {
+    /// The last commit that can be acked.
+    pub ack: Option<Ack>,
+    /// Set to a generation when its items were refused: open anew.
+    pub reopen: Option<u64>,
+}
+
+/// A committed sequence and where its ack goes.
+#[derive(Clone, Debug)]
+pub struct Ack {
+    /// The opening it belongs to: acks of older ones are never sent (ECOSYSTEM: one late ack poisons a new consumer).
+    pub generation: u64,
+    /// The last committed sequence.
+    pub seq: StreamSeq,
+    /// Where the server listens for it; `None` where no delivery carried it (a gap).
+    pub reply: Option<Subject>,
+}
+
+/// What a reader is doing, for people and for `--until-caught-up`.
+#[derive(Clone, Debug, Default)]
+pub struct ReaderState {
+    /// The stream's last sequence at the first opening.
+    pub first_last: Option<StreamSeq>,
+    /// The stream's last sequence when last seen.
+    pub last: Option<StreamSeq>,
+    /// Why it is not reading; `None` while it reads.
+    pub not_reading: Option<String>,
+    /// Openings after the first.
+    pub reopens: u64,
+    /// Messages that came again and were dropped.
+    pub redeliveries: u64,
+}
+
+/// The reader stops and the process with it: exit code 2.
+#[derive(Debug, Error)]
+#[error("cannot read the stream {stream}: {refusal}")]
+pub struct Refused {
+    /// The stream.
+    pub stream: StreamName,
+    /// Why, and the way out.
+    pub refusal: Refusal,
+}
+
+/// Everything a reader is connected to.
+#[derive(Debug)]
+pub struct Wiring {
+    /// Where items go. Unbounded: the permits bound it.
+    pub items: mpsc::UnboundedSender<Item>,
+    /// The current generation, for everybody who holds items.
+    pub generation: watch::Sender<u64>,
+    /// From the writer.
+    pub feedback: watch::Receiver<Feedback>,
+    /// The connection's ups and downs.
+    pub connection: watch::Receiver<ConnectionState>,
+    /// What this reader is doing.
+    pub state: watch::Sender<ReaderState>,
+    /// Turns true once.
+    pub shutdown: watch::Receiver<bool>,
+    /// Bytes in flight.
+    pub budget: Budget,
+}
+
+/// See the module's words.
+#[derive(Debug)]
+pub struct Reader {
+    stream: StreamName,
+    desk: Desk,
+    client: async_nats::Client,
+    wiring: Wiring,
+    settings: ReaderSettings,
+    generation: u64,
+    opened: bool,
+    failures: u32,
+}
+
+/// How a reader behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct ReaderSettings {
+    /// Between two checks of a running reader.
+    pub check_interval: Duration,
+    /// How long another process's pulls are watched before its durable counts as in use.
+    pub watch_limit: Duration,
+    /// `--take-over-consumers`.
+    pub take_over: bool,
+    /// `--create-missing`.
+    pub create_missing: bool,
+}
+
+/// One opening while it is read.
+struct Session {
+    messages: pull::Stream,
+    order: Order,
+    /// A message that waits for its permit, and the wait.
+    held: Option<Held>,
+    checks: Interval,
+    /// Accepted since the last check.
+    accepted: u64,
+    /// The last sequence whose ack was due.
+    acked: StreamSeq,
+    epoch: u64,
+}
+
+struct Held {
+    message: async_nats::Message,
+    numbers: (StreamSeq, Timestamp),
+    gap: Option<(StreamSeq, StreamSeq)>,
+    permit: Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>,
+}
+
+/// What happened next.
+enum Happening {
+    Delivered(async_nats::jetstream::Message),
+    Permitted(Held, OwnedSemaphorePermit),
+    Failed(String),
+    Feedback,
+    Disconnected,
+    CheckDue,
+    Shutdown,
+}
+
+/// How a session ends.
+enum End {
+    OpenAnew(String),
+    Refused(Refusal),
+    Shutdown,
+}
+
+impl Reader {
+    /// A reader that has not opened yet.
+    #[must_use]
+    pub fn new(
+        stream: StreamName,
+        desk: Desk,
+        client: async_nats::Client,
+        wiring: Wiring,
+        settings: ReaderSettings,
+    ) -> Self {
+        Self { stream, desk, client, wiring, settings, generation: 0, opened: false, failures: 0 }
+    }
+
+    /// Reads until shutdown.
+    ///
+    /// # Errors
+    /// [`Refused`] when only an operator can decide.
+    pub async fn run(mut self) -> Result<(), Refused> {
+        let mut shutdown = self.wiring.shutdown.clone();
+        loop {
+            let opened = tokio::select! {
+                _ = shutdown.wait_for(|down| *down) => return Ok(()),
+                opened = self.open() => opened,
+            };
+            let end = match opened {
+                Ok(session) => {
+                    self.failures = 0;
+                    self.read(session).await
+                }
+                Err(end) => end,
+            };
+            match end {
+                End::Shutdown => return Ok(()),
+                End::Refused(refusal) => return Err(Refused { stream: self.stream, refusal }),
+                End::OpenAnew(reason) => {
+                    let first = self.wiring.state.borrow().not_reading.is_none();
+                    if first {
+                        info!(stream = %self.stream, generation = self.generation, reason, "opening the consumer anew");
+                    } else {
+                        debug!(stream = %self.stream, reason, "still opening");
+                    }
+                    self.wiring.state.send_modify(|state| {
+                        state.reopens += u64::from(first);
+                        state.not_reading = Some(reason);
+                    });
+                    // The first error is followed at once: waiting out the client's own timers costs 20 s and more.
+                    let doublings = self.failures.min(5);
+                    self.failures += 1;
+                    jitter(100 << doublings, 300 << doublings).await;
+                }
+            }
+        }
+    }
+
+    /// Comes to rest, looks, decides, opens.
+    async fn open(&mut self) -> Result<Session, End> {
+        let unknown = |error: AskError| End::OpenAnew(error.to_string());
+        let epoch = self.connected().await;
+        self.generation += 1;
+        self.wiring.generation.send_replace(self.generation);
+        let (reply, standing) = oneshot::channel();
+        self.send(Read::Rest(reply)).map_err(|_| End::Shutdown)?;
+        let standing = standing.await.map_err(|_| End::Shutdown)?;
+
+        let mut suspected = None;
+        let mut watched = Duration::ZERO;
+        let mut waiting_said = false;
+        let (stream, opening) = loop {
+            let stream = self.desk.stream_state().await.map_err(unknown)?;
+            let durable = match stream {
+                None => None,
+                Some(_) => self.desk.durable_info().await.map_err(unknown)?,
+            };
+            let known = match (&stream, &standing) {
+                (Some(_), Some(standing)) => {
+                    Some(self.desk.known(standing.position, &standing.marks).await.map_err(unknown)?)
+                }
+                _ => None,
+            };
+            let found = Found {
+                stream: stream.clone(),
+                durable: durable.map(|durable| durable.found),
+                known,
+                opened_before: self.opened,
+                watched,
+                watch_limit: self.settings.watch_limit,
+                take_over: self.settings.take_over,
+                suspected,
+            };
+            match reconcile(&found) {
+                Plan::WaitForStream => {
+                    if self.settings.create_missing {
+                        self.desk.create_stream().await.map_err(unknown)?;
+                        info!(stream = %self.stream, "created the missing stream");
+                        continue;
+                    }
+                    return Err(End::OpenAnew(format!("the stream {} does not exist", self.stream)));
+                }
+                Plan::Refuse(refusal) => return Err(End::Refused(refusal)),
+                Plan::LookAgain { after, suspected: suspicion, watching } => {
+                    suspected = suspicion;
+                    if watching {
+                        watched += after;
+                        if !waiting_said {
+                            waiting_said = true;
+                            let owner = found.durable.map(|durable| durable.owner).unwrap_or_default();
+                            info!(stream = %self.stream, owner, "pulls of another process wait on our consumer; watching whether it is alive");
+                        }
+                    }
+                    tokio::time::sleep(after).await;
+                }
+                Plan::Open(opening) => match stream {
+                    Some(stream) => break (stream, opening),
+                    None => return Err(End::OpenAnew("the stream vanished while it was looked at".to_owned())),
+                },
+            }
+        };
+        self.record(&stream, &opening)?;
+        let messages = self.desk.open(&opening).await.map_err(unknown)?;
+        self.opened = true;
+        self.wiring.state.send_modify(|state| {
+            state.first_last.get_or_insert(stream.last);
+            state.last = Some(stream.last);
+            state.not_reading = None;
+        });
+        info!(stream = %self.stream, generation = self.generation, start = opening.start.0, last = stream.last.0, "reading");
+        self.wiring.feedback.mark_unchanged();
+        let first_check = Instant::now() + self.settings.check_interval;
+        let mut checks = interval_at(first_check, self.settings.check_interval);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Session {
+            messages,
+            order: Order::from(opening.start),
+            held: None,
+            checks,
+            accepted: 0,
+            acked: opening.start.before(),
+            epoch,
+        })
+    }
+
+    /// Says and hands on what the opening found, before any message of it.
+    fn record(&self, stream: &StreamFound, opening: &Opening) -> Result<(), End> {
+        if let Some(owner) = &opening.taken_from {
+            info!(stream = %self.stream, owner, "taking over the consumer of a process that is gone");
+        }
+        if let Some(incarnation) = opening.incarnation {
+            if let Some(common) = incarnation.common {
+                warn!(stream = %self.stream, common = common.seq.0, last = stream.last.0,
+                    "the stream was restored or lost its tail: its sequences stand for other messages now; going on after the last message in common");
+            }
+            self.send(Read::Incarnation(incarnation)).map_err(|_| End::Shutdown)?;
+        }
+        if let Some((first, last)) = opening.gap {
+            self.gap(first, last, super::reconcile::GAP_BEFORE_FIRST)?;
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self, mut session: Session) -> End {
+        loop {
+            let happening = self.select(&mut session).await;
+            if let Err(end) = self.apply(&mut session, happening).await {
+                if matches!(end, End::Shutdown) {
+                    self.last_ack(&session).await;
+                }
+                return end;
+            }
+        }
+    }
+
+    /// What happened next. Nothing is acted on here.
+    async fn select(&mut self, session: &mut Session) -> Happening {
+        let Session { messages, held, checks, epoch, .. } = session;
+        let wiring = &mut self.wiring;
+        let epoch = *epoch;
+        tokio::select! {
+            biased;
+            _ = wiring.shutdown.wait_for(|down| *down) => Happening::Shutdown,
+            _ = wiring.connection.wait_for(|state| state.epoch != epoch) => Happening::Disconnected,
+            changed = wiring.feedback.changed() => match changed {
+                Ok(()) => Happening::Feedback,
+                Err(_) => Happening::Shutdown,
+            },
+            _ = checks.tick() => Happening::CheckDue,
+            permit = async {
+                match held.as_mut() {
+                    Some(held) => held.permit.as_mut().await,
+                    None => std::future::pending().await,
+                }
+            } => match (held.take(), permit) {
+                (Some(held), Some(permit)) => Happening::Permitted(held, permit),
+                _ => Happening::Shutdown,
+            },
+            next = messages.next(), if held.is_none() => match next {
+                Some(Ok(message)) => Happening::Delivered(message),
+                Some(Err(error)) => Happening::Failed(error.to_string()),
+                None => Happening::Failed("the client's iterator ended".to_owned()),
+            },
+        }
+    }
+
+    async fn apply(&mut self, session: &mut Session, happening: Happening) -> Result<(), End> {
+        match happening {
+            Happening::Delivered(message) => self.delivered(session, message),
+            Happening::Permitted(held, permit) => self.hand_on(held.message, held.numbers, held.gap, permit),
+            Happening::Failed(reason) => Err(End::OpenAnew(reason)),
+            Happening::Disconnected => Err(End::OpenAnew("the connection was lost".to_owned())),
+            Happening::Feedback => self.feedback(session).await,
+            Happening::CheckDue => self.check(session).await,
+            Happening::Shutdown => Err(End::Shutdown),
+        }
+    }
+
+    fn delivered(&mut self, session: &mut Session, message: async_nats::jetstream::Message) -> Result<(), End> {
+        let info = message.info().map_err(|error| End::OpenAnew(format!("a delivery without numbers: {error}")))?;
+        let numbers = Numbers {
+            stream: StreamSeq(info.stream_sequence),
+            consumer: ConsumerSeq(info.consumer_sequence),
+            delivered: u64::try_from(info.delivered).unwrap_or(0),
+        };
+        let published = Timestamp::from(info.published);
+        match session.order.judge(numbers) {
+            Verdict::OpenAnew(reason) => Err(End::OpenAnew(reason.to_owned())),
+            Verdict::Redelivered => {
+                self.wiring.state.send_modify(|state| state.redeliveries += 1);
+                Ok(())
+            }
+            Verdict::Accept { gap } => {
+                session.accepted += 1;
+                let message = message.message;
+                let charge = self.wiring.budget.charge(&message);
+                let at = (numbers.stream, published);
+                match self.wiring.budget.permits.clone().try_acquire_many_owned(charge) {
+                    Ok(permit) => self.hand_on(message, at, gap, permit),
+                    Err(_) => {
+                        let permits = self.wiring.budget.permits.clone();
+                        let permit = Box::pin(async move { permits.acquire_many_owned(charge).await.ok() });
+                        session.held = Some(Held { message, numbers: at, gap, permit });
+                        Ok(())
+                    }
+                }
+            }
+        }
+    }
+
+    fn hand_on(
+        &self,
+        message: async_nats::Message,
+        (seq, published): (StreamSeq, Timestamp),
+        gap: Option<(StreamSeq, StreamSeq)>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(), End> {
+        if let Some((first, last)) = gap {
+            self.gap(first, last, "deleted or expired in the middle of the stream")?;
+        }
+        let Some(reply) = message.reply else {
+            return Err(End::OpenAnew("a delivery without a reply subject".to_owned()));
+        };
+        let delivery = Delivery {
+            seq,
+            published,
+            subject: message.subject,
+            reply,
+            headers: message.headers,
+            payload: message.payload,
+            permit,
+        };
+        self.send(Read::Delivery(delivery)).map_err(|_| End::Shutdown)
+    }
+
+    fn gap(&self, first: StreamSeq, last: StreamSeq, reason: &'static str) -> Result<(), End> {
+        warn!(stream = %self.stream, first = first.0, last = last.0, reason, "messages are missing in the stream");
+        self.send(Read::Gap { first, last, reason }).map_err(|_| End::Shutdown)
+    }
+
+    /// I2: what can be acked came from a commit, and only an ack of this opening goes out.
+    async fn feedback(&mut self, session: &mut Session) -> Result<(), End> {
+        let feedback = self.wiring.feedback.borrow_and_update().clone();
+        if let Some(ack) = feedback.ack.filter(|ack| ack.generation == self.generation) {
+            session.acked = session.acked.max(ack.seq);
+            if let Some(reply) = ack.reply {
+                self.ack(reply).await;
+            }
+        }
+        match feedback.reopen {
+            Some(generation) if generation == self.generation => {
+                Err(End::OpenAnew("the writer refused an item of this opening".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Only while connected: what the client keeps for a later connection would be a late ack.
+    async fn ack(&self, reply: Subject) {
+        if self.wiring.connection.borrow().connected
+            && let Err(error) = self.client.publish(reply, Bytes::new()).await
+        {
+            debug!(stream = %self.stream, %error, "an ack was not sent; nothing depends on it");
+        }
+    }
+
+    /// At the end: the writer finishes the group in hand, and its commit is acked.
+    async fn last_ack(&mut self, session: &Session) {
+        let mut feedback = self.wiring.feedback.clone();
+        while feedback.changed().await.is_ok() {}
+        let last = feedback.borrow().ack.clone();
+        if let Some(Ack { generation, seq, reply: Some(reply) }) = last
+            && generation == self.generation
+            && seq > session.acked
+        {
+            self.ack(reply).await;
+        }
+    }
+
+    /// Silence has many causes, and only some of them are a quiet stream (DESIGN §3).
+    async fn check(&mut self, session: &mut Session) -> Result<(), End> {
+        let accepted = std::mem::take(&mut session.accepted);
+        let Ok(Some(durable)) = self.desk.durable_info().await else {
+            // Gone, or no answer: the iterator's heartbeats and the next opening tell which.
+            return Err(End::OpenAnew("the consumer did not answer for itself".to_owned()));
+        };
+        if !durable.found.ours {
+            return Err(End::Refused(Refusal::TakenOver(durable.found.owner)));
+        }
+        if durable.floor_above_delivered {
+            return Err(End::OpenAnew("a late ack has put the consumer's floor above its deliveries".to_owned()));
+        }
+        // Read before asking for messages: what is published in between must not look deleted.
+        let unknown = |error: AskError| End::OpenAnew(error.to_string());
+        let Some(stream) = self.desk.stream_state().await.map_err(unknown)? else {
+            return Err(End::OpenAnew("the stream is gone".to_owned()));
+        };
+        self.wiring.state.send_modify(|state| state.last = Some(stream.last));
+        let last_accepted = session.order.last();
+        if stream.last < last_accepted {
+            return Err(End::OpenAnew("the stream ends before what was read of it".to_owned()));
+        }
+        if session.held.is_some() || accepted > 0 {
+            return Ok(());
+        }
+        let all_acked = session.acked >= last_accepted;
+        if all_acked && i64::try_from(durable.ack_pending).unwrap_or(i64::MAX) >= self.desk.max_ack_pending() {
+            return Err(End::OpenAnew("the server waits for acks that it has been sent".to_owned()));
+        }
+        if durable.pending > 0 {
+            return Err(End::OpenAnew(format!("{} messages are pending and none comes", durable.pending)));
+        }
+        if all_acked && stream.last > last_accepted {
+            let next = last_accepted.next();
+            if self.desk.any_at_or_after(next).await.map_err(unknown)? {
+                return Err(End::OpenAnew(format!("message {next} or a later one is there and does not come")));
+            }
+            self.gap(next, stream.last, "the end of the stream was deleted")?;
+            session.order.skip_to(stream.last);
+        }
+        Ok(())
+    }
+
+    /// Waits for the connection; its epoch tells whether it was lost since.
+    async fn connected(&mut self) -> u64 {
+        if !self.wiring.connection.borrow().connected {
+            self.wiring.state.send_modify(|state| state.not_reading = Some("not connected to NATS".to_owned()));
+        }
+        match self.wiring.connection.wait_for(|state| state.connected).await {
+            Ok(state) => state.epoch,
+            Err(_) => 0,
+        }
+    }
+
+    fn send(&self, read: Read) -> Result<(), ()> {
+        let item = Item { stream: self.stream, generation: self.generation, read };
+        self.wiring.items.send(item).map_err(|_| ())
+    }
+}

@@ -1,0 +1,215 @@
+//! The dead-letter book: what could not be projected, whole, with its reason (I7).
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::StoreError;
+use super::output_book::hex;
+use super::position::int;
+use crate::wire::kv::StreamName;
+use crate::wire::sequence::StreamSeq;
+use crate::wire::time::Timestamp;
+
+/// A message as it goes into the book.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// Its place.
+    pub stream: StreamName,
+    /// Its place.
+    pub seq: StreamSeq,
+    /// As published.
+    pub subject: String,
+    /// When the server stored it.
+    pub published: Timestamp,
+    /// What is wrong with it, and where.
+    pub reason: String,
+    /// JSON: name to list of values; `None` without headers.
+    pub headers: Option<String>,
+    /// As published.
+    pub payload: Bytes,
+}
+
+/// One line of `dead-letters list`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Listed {
+    /// Its place.
+    pub stream: String,
+    /// Its place.
+    pub incarnation: u64,
+    /// Its place.
+    pub stream_seq: u64,
+    /// As published.
+    pub subject: String,
+    /// When the server stored it.
+    pub published_at: String,
+    /// What is wrong with it.
+    pub reason: String,
+    /// Bytes of the payload.
+    pub payload_bytes: u64,
+    /// Whether the payload is in the book (else only in the stream, as long as that lasts).
+    pub payload_kept: bool,
+    /// Lower-case hexadecimal.
+    pub sha256: String,
+    /// `kept` or `discarded`.
+    pub state: String,
+}
+
+/// One dead letter, whole.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// The line of the list.
+    pub listed: Listed,
+    /// JSON: name to list of values.
+    pub headers: Option<String>,
+    /// As published; `None` when only the stream holds it.
+    pub payload: Option<Vec<u8>>,
+}
+
+/// Bytes of all payloads in the book.
+pub(super) fn payload_bytes(conn: &Connection) -> Result<u64, StoreError> {
+    conn.query_row(
+        "SELECT coalesce(sum(payload_bytes), 0) FROM projector_dead_letters WHERE payload IS NOT NULL",
+        [],
+        |row| row.get(0),
+    )
+    .map_err(StoreError::sqlite("sum the payloads of projector_dead_letters"))
+}
+
+/// Enters a message; returns the bytes its payload added to the book. Without room for the payload (`room`, bytes)
+/// its hash and place are kept, and the stream holds the rest.
+pub(super) fn enter(
+    conn: &Connection,
+    incarnation: u64,
+    letter: &DeadLetter,
+    room: u64,
+) -> Result<u64, StoreError> {
+    let what = || format!("keep {} {} as a dead letter", letter.stream, letter.seq);
+    let published = letter.published.stored();
+    let (incarnation, seq) = int(incarnation)
+        .and_then(|inc| Ok((inc, int(letter.seq.0)?)))
+        .map_err(StoreError::sqlite(what()))?;
+    // Met again after the stream's sequences began a new life: the same message keeps its entry (DESIGN §3).
+    let met_before: Option<i64> = conn
+        .prepare_cached(
+            "SELECT incarnation FROM projector_dead_letters
+             WHERE stream = ?1 AND incarnation <= ?2 AND stream_seq = ?3 AND published_at = ?4 AND subject = ?5",
+        )
+        .and_then(|mut statement| {
+            statement
+                .query_row(params![letter.stream.as_str(), incarnation, seq, published, letter.subject], |row| row.get(0))
+                .optional()
+        })
+        .map_err(StoreError::sqlite(what()))?;
+    if met_before.is_some() {
+        return Ok(0);
+    }
+    let bytes = u64::try_from(letter.payload.len()).unwrap_or(u64::MAX);
+    let kept = bytes <= room;
+    conn.prepare_cached(
+        "INSERT INTO projector_dead_letters (stream, incarnation, stream_seq, subject, published_at, reason, headers,
+             payload, payload_bytes, sha256, state)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'kept')",
+    )
+    .and_then(|mut statement| {
+        statement.execute(params![
+            letter.stream.as_str(),
+            incarnation,
+            seq,
+            letter.subject,
+            published,
+            letter.reason,
+            letter.headers,
+            kept.then_some(&letter.payload[..]),
+            int(bytes)?,
+            hex(&Sha256::digest(&letter.payload)),
+        ])
+    })
+    .map_err(StoreError::sqlite(what()))?;
+    Ok(if kept { bytes } else { 0 })
+}
+
+const COLUMNS: &str = "stream, incarnation, stream_seq, subject, published_at, reason, payload_bytes,
+     payload IS NOT NULL, sha256, state";
+
+fn listed(row: &rusqlite::Row<'_>) -> Result<Listed, rusqlite::Error> {
+    Ok(Listed {
+        stream: row.get(0)?,
+        incarnation: row.get(1)?,
+        stream_seq: row.get(2)?,
+        subject: row.get(3)?,
+        published_at: row.get(4)?,
+        reason: row.get(5)?,
+        payload_bytes: row.get(6)?,
+        payload_kept: row.get(7)?,
+        sha256: row.get(8)?,
+        state: row.get(9)?,
+    })
+}
+
+/// Lists the book in stream order.
+///
+/// # Errors
+/// SQLite's.
+pub fn list(
+    conn: &Connection,
+    stream: Option<StreamName>,
+    limit: Option<u64>,
+) -> Result<Vec<Listed>, StoreError> {
+    let read = || -> Result<Vec<Listed>, rusqlite::Error> {
+        let mut statement = conn.prepare(&format!(
+            "SELECT {COLUMNS} FROM projector_dead_letters WHERE ?1 IS NULL OR stream = ?1
+             ORDER BY stream, incarnation, stream_seq LIMIT ?2"
+        ))?;
+        let limit = limit.map_or(Ok(-1), int)?;
+        statement
+            .query_map(params![stream.map(StreamName::as_str), limit], listed)?
+            .collect()
+    };
+    read().map_err(StoreError::sqlite("list projector_dead_letters"))
+}
+
+/// One dead letter; of several incarnations the newest unless one is named. `None` when there is none.
+///
+/// # Errors
+/// SQLite's.
+pub fn show(
+    conn: &Connection,
+    stream: StreamName,
+    seq: StreamSeq,
+    incarnation: Option<u64>,
+) -> Result<Option<Shown>, StoreError> {
+    let read = || -> Result<Option<Shown>, rusqlite::Error> {
+        conn.query_row(
+            &format!(
+                "SELECT {COLUMNS}, headers, payload FROM projector_dead_letters
+                 WHERE stream = ?1 AND stream_seq = ?2 AND (?3 IS NULL OR incarnation = ?3)
+                 ORDER BY incarnation DESC LIMIT 1"
+            ),
+            params![stream.as_str(), int(seq.0)?, incarnation.map(int).transpose()?],
+            |row| {
+                Ok(Shown {
+                    listed: listed(row)?,
+                    headers: row.get(10)?,
+                    payload: row.get(11)?,
+                })
+            },
+        )
+        .optional()
+    };
+    read().map_err(StoreError::sqlite("read projector_dead_letters"))
+}
+
+/// How many are kept, and how many of those without their payload.
+///
+/// # Errors
+/// SQLite's.
+pub fn counts(conn: &Connection) -> Result<(u64, u64), StoreError> {
+    conn.query_row(
+        "SELECT count(*), coalesce(sum(payload IS NULL), 0) FROM projector_dead_letters WHERE state = 'kept'",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
+    .map_err(StoreError::sqlite("count projector_dead_letters"))
+}

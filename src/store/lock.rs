@@ -1,0 +1,120 @@
+//! I8: one writer. The lock is a file of its own beside the database; the kernel lets go of it when the
+//! process ends, however it ends.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::StoreError;
+
+/// Who holds a database, as written into the lock file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Owner {
+    /// Its process id.
+    pub pid: u32,
+    /// When it started, UTC.
+    pub started_at: String,
+    /// The host's name.
+    pub host: String,
+}
+
+/// Held for as long as this process may write the database.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// The lock file of a database: its path with `.lock` appended.
+#[must_use]
+fn lock_path(database: &Path) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(".lock");
+    PathBuf::from(path)
+}
+
+impl Lock {
+    /// Takes the lock, or says who has it.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] with the other process's id and start time; an I/O error with the path.
+    pub fn take(database: &Path, me: &Owner) -> Result<Self, StoreError> {
+        let path = lock_path(database);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o640)
+            .open(&path)
+            .map_err(StoreError::io(format!("open the lock file {}", path.display())))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                let owner = file
+                    .read_to_string(&mut text)
+                    .ok()
+                    .and_then(|_| serde_json::from_str::<Owner>(&text).ok());
+                let who = match owner {
+                    Some(owner) => format!(
+                        "process {} on {}, running since {}",
+                        owner.pid, owner.host, owner.started_at
+                    ),
+                    None => "another process".to_owned(),
+                };
+                return Err(StoreError::Locked(format!(
+                    "{} is in use by {who}: one process writes a database; stop that one first",
+                    database.display()
+                )));
+            }
+            Err(TryLockError::Error(source)) => {
+                return Err(StoreError::Io {
+                    what: format!("lock {}", path.display()),
+                    source,
+                });
+            }
+        }
+        let text = serde_json::to_string(me).unwrap_or_default();
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(text.as_bytes()))
+            .map_err(StoreError::io(format!("write the lock file {}", path.display())))?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_owner_is_refused_with_the_first_ones_pid_and_start_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("results.db");
+        let first = Owner {
+            pid: 4711,
+            started_at: "2026-06-01T00:00:00+00:00".into(),
+            host: "alpha".into(),
+        };
+        let held = Lock::take(&database, &first).unwrap();
+        let refused = Lock::take(
+            &database,
+            &Owner {
+                pid: 4712,
+                ..first.clone()
+            },
+        )
+        .unwrap_err();
+        let text = refused.to_string();
+        assert!(
+            text.contains("process 4711 on alpha, running since 2026-06-01T00:00:00+00:00"),
+            "{text}"
+        );
+        assert_eq!(refused.exit_code(), 2);
+        drop(held);
+        Lock::take(&database, &first).unwrap();
+    }
+}

@@ -1,0 +1,85 @@
+//! Forward-only migrations: numbered SQL, each in one transaction with the mark that it has run.
+//!
+//! Two sets, since an adopted file gets only the books: the read model there is the backend's.
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+
+use super::StoreError;
+
+const READ_MODEL: &[&str] = &[include_str!("../../migrations/read_model/0001_results.sql")];
+const BOOKS: &[&str] = &[include_str!("../../migrations/books/0001_books.sql")];
+
+/// `projector_meta` key of the books' version.
+pub(super) const BOOKS_VERSION: &str = "books_version";
+/// `projector_meta` key of the read model's version, in a file of our own making.
+pub(super) const READ_MODEL_VERSION: &str = "read_model_version";
+
+/// Brings a file of our own to this version's schema.
+///
+/// # Errors
+/// [`StoreError::Unusable`] when the file's schema is newer than this program's.
+pub(super) fn run(conn: &mut Connection) -> Result<(), StoreError> {
+    conn.execute_batch(
+        "CREATE TABLE IF NOT EXISTS projector_meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
+    )
+    .map_err(StoreError::sqlite("create the table projector_meta"))?;
+    apply(conn, READ_MODEL_VERSION, READ_MODEL)?;
+    apply(conn, BOOKS_VERSION, BOOKS)
+}
+
+/// Reads one value of `projector_meta`.
+pub(super) fn meta(conn: &Connection, key: &str) -> Result<Option<String>, StoreError> {
+    conn.query_row("SELECT value FROM projector_meta WHERE key = ?1", [key], |row| {
+        row.get(0)
+    })
+    .optional()
+    .map_err(StoreError::sqlite(format!("read {key} from projector_meta")))
+}
+
+/// Refuses a schema that a newer version of this program has made.
+pub(super) fn check_not_newer(conn: &Connection) -> Result<(), StoreError> {
+    for (key, known) in [
+        (READ_MODEL_VERSION, READ_MODEL.len()),
+        (BOOKS_VERSION, BOOKS.len()),
+    ] {
+        let found = version(conn, key)?;
+        if found > known {
+            return Err(StoreError::Unusable(format!(
+                "the database's {key} is {found}, this program knows versions up to {known}: it was written by a \
+                 newer results-projector; install that version, or put back a backup from before the upgrade"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn version(conn: &Connection, key: &str) -> Result<usize, StoreError> {
+    match meta(conn, key)? {
+        None => Ok(0),
+        Some(text) => text.parse().map_err(|_| {
+            StoreError::Unusable(format!(
+                "{key} in projector_meta is {text:?}, not a number: the database was changed by hand; put back a backup"
+            ))
+        }),
+    }
+}
+
+fn apply(conn: &mut Connection, key: &str, steps: &[&str]) -> Result<(), StoreError> {
+    check_not_newer(conn)?;
+    for (index, sql) in steps.iter().enumerate().skip(version(conn, key)?) {
+        let number = index + 1;
+        let what = || format!("apply migration {number} of {key}");
+        let tx = conn
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(StoreError::sqlite(what()))?;
+        tx.execute_batch(sql).map_err(StoreError::sqlite(what()))?;
+        tx.execute(
+            "INSERT INTO projector_meta (key, value) VALUES (?1, ?2)
+             ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            params![key, number.to_string()],
+        )
+        .map_err(StoreError::sqlite(what()))?;
+        tx.commit().map_err(StoreError::sqlite(what()))?;
+    }
+    Ok(())
+}

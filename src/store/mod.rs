@@ -1,0 +1,212 @@
+//! SQLite and nothing else: the file, its schema, one transaction at a time, and what the books say.
+//! May touch: `rusqlite`, `projection`, `wire`. May not: NATS, tokio; nothing outside opens a connection (I8).
+//! Takes changes and positions, returns when they are durable; no SQL leaks out.
+
+mod completions;
+pub mod dead_letters;
+mod error;
+mod group;
+mod lock;
+mod migrate;
+mod open;
+pub mod output_book;
+pub mod position;
+pub mod report;
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+pub use error::{Class, StoreError};
+pub use group::{Committed, Gap, Group};
+pub use lock::{Lock, Owner};
+pub use open::{FileIdentity, StoreOptions, Synchronous, file_bytes, read_only, wal_path};
+pub use position::{Advance, Counts, Standing};
+
+use crate::wire::kv::StreamName;
+use crate::wire::time::Timestamp;
+
+/// The writer's database: the one connection that writes, and the lock that makes it the only one.
+#[derive(Debug)]
+pub struct Store {
+    conn: Connection,
+    triggers: completions::TriggerWatch,
+    letters: group::LetterRoom,
+    identity: FileIdentity,
+    path: PathBuf,
+    options: StoreOptions,
+    database_id: String,
+    _lock: Lock,
+}
+
+impl Store {
+    /// Takes the lock, opens the database or makes it, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// One line with the way out; see [`StoreError::exit_code`].
+    pub fn open(path: &Path, options: &StoreOptions, me: &Owner) -> Result<Self, StoreError> {
+        // The lock lies beside the database: a folder that is not there is told in the database's words.
+        if let Some(folder) = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
+        {
+            return Err(StoreError::Unusable(format!(
+                "cannot open the database {}: no folder {}; make it, or name another file with --db",
+                path.display(),
+                folder.display()
+            )));
+        }
+        let lock = Lock::take(path, me)?;
+        let conn = open::writer(path, options)?;
+        let database_id = migrate::meta(&conn, "database_id")?.unwrap_or_default();
+        let letters = group::LetterRoom {
+            bytes: dead_letters::payload_bytes(&conn)?,
+            bytes_max: options.dead_letter_bytes_max,
+        };
+        let identity =
+            FileIdentity::of(path).map_err(StoreError::io(format!("look at {}", path.display())))?;
+        Ok(Self {
+            conn,
+            triggers: completions::TriggerWatch::default(),
+            letters,
+            identity,
+            path: path.to_owned(),
+            options: options.clone(),
+            database_id,
+            _lock: lock,
+        })
+    }
+
+    /// The database's own id, kept for its life.
+    #[must_use]
+    pub fn database_id(&self) -> &str {
+        &self.database_id
+    }
+
+    /// The database's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Begins a transaction. `now_wall` goes into `_wall` columns only (I4).
+    ///
+    /// # Errors
+    /// SQLite's; [`StoreError::Moved`] when the path no longer names the file that was opened.
+    pub fn begin(&mut self, now_wall: Timestamp) -> Result<Group<'_>, StoreError> {
+        self.check_identity()?;
+        Group::begin(&mut self.conn, &mut self.triggers, &mut self.letters, now_wall)
+    }
+
+    /// Replaces a connection that can no longer be trusted.
+    ///
+    /// # Errors
+    /// As [`Store::open`], but nothing here ends the process that could heal.
+    pub fn reopen(&mut self) -> Result<(), StoreError> {
+        self.check_identity()?;
+        self.conn = open::connection(&self.path, &self.options)?;
+        self.triggers = completions::TriggerWatch::default();
+        self.letters.bytes = dead_letters::payload_bytes(&self.conn)?;
+        Ok(())
+    }
+
+    /// After an error that may come from a changed schema: is the file still ours to write?
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn check_schema(&self) -> Result<(), StoreError> {
+        report::check_schema(&self.conn)
+    }
+
+    /// Where a stream stands.
+    ///
+    /// # Errors
+    /// See [`position::read`].
+    pub fn standing(&self, stream: StreamName) -> Result<Option<Standing>, StoreError> {
+        position::read(&self.conn, stream)
+    }
+
+    /// Outputs that are due for another attempt at `now` (wall clock).
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn owed(&self, now: Timestamp, limit: usize) -> Result<Vec<output_book::Owed>, StoreError> {
+        output_book::due(&self.conn, now, limit)
+    }
+
+    /// Outputs that are pending, due or not, in key order after `key`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn pending_after(
+        &self,
+        key: Option<&(String, crate::wire::result::Field)>,
+        limit: usize,
+    ) -> Result<Vec<output_book::Owed>, StoreError> {
+        output_book::pending_after(&self.conn, key, limit)
+    }
+
+    /// Makes outputs due that were too large for an earlier limit (bytes). Returns how many.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn reconsider_too_large(&self, limit: u64, now: Timestamp) -> Result<usize, StoreError> {
+        output_book::reconsider_too_large(&self.conn, limit, now)
+    }
+
+    /// Size of the write-ahead log in bytes.
+    #[must_use]
+    pub fn wal_bytes(&self) -> u64 {
+        file_bytes(&wal_path(&self.path))
+    }
+
+    /// Copies the log into the database as far as readers allow; with `truncate` also cuts it to nothing when no
+    /// reader is in the way. Returns whether everything was copied.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn checkpoint(&self, truncate: bool) -> Result<bool, StoreError> {
+        // A truncating checkpoint waits for readers as long as the busy time-out: not for more than a blink here.
+        let blink = std::time::Duration::from_millis(if truncate { 20 } else { 0 });
+        let usual = std::time::Duration::from_secs(5);
+        let checkpoint = || -> Result<(i64, i64, i64), rusqlite::Error> {
+            self.conn.busy_timeout(blink)?;
+            let sql = if truncate {
+                "PRAGMA wal_checkpoint(TRUNCATE)"
+            } else {
+                "PRAGMA wal_checkpoint(PASSIVE)"
+            };
+            let outcome = self
+                .conn
+                .query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+            self.conn.busy_timeout(usual)?;
+            outcome
+        };
+        let (busy, log, copied) = checkpoint().map_err(StoreError::sqlite("checkpoint"))?;
+        Ok(busy == 0 && log == copied)
+    }
+
+    /// Copies the log into the database and closes it.
+    pub fn close(self) {
+        let Self { conn, path, .. } = self;
+        if let Err((_, error)) = conn.close() {
+            tracing::warn!(database = %path.display(), %error, "the database was not closed cleanly; nothing committed is lost");
+        }
+    }
+
+    fn check_identity(&self) -> Result<(), StoreError> {
+        match FileIdentity::of(&self.path) {
+            Ok(found) if found == self.identity => Ok(()),
+            Ok(_) => Err(StoreError::Moved {
+                path: self.path.display().to_string(),
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(StoreError::Moved {
+                path: self.path.display().to_string(),
+            }),
+            Err(source) => Err(StoreError::Io {
+                what: format!("look at {}", self.path.display()),
+                source,
+            }),
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Opening: the lock, the file's identity, what kind of file it is, pragmas, migrations (DESIGN §6, §7).
+
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+use uuid::Uuid;
+
+use super::{StoreError, migrate};
+
+/// The first SQLite whose WAL cannot lose a reset against a checkpoint of another connection.
+const WAL_RESET_FIXED: i32 = 3_051_003;
+/// An unclean stop is followed by a quick check of at most this long.
+const QUICK_CHECK_LIMIT: Duration = Duration::from_secs(10);
+/// How long a statement waits for another process's lock before the group is tried again.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// 8 KB: the compromise between large groups and lone rows.
+const PAGE_SIZE_BYTES: u32 = 8192;
+
+/// How hard a commit is pressed onto the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Synchronous {
+    /// Every commit survives a power cut.
+    Full,
+    /// The last commits may be lost with the power; the position goes with them, so the stream brings them back.
+    Normal,
+}
+
+/// How the writer's connection is set up.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// See [`Synchronous`].
+    pub synchronous: Synchronous,
+    /// SQLite's page cache, bytes.
+    pub page_cache_bytes: u64,
+    /// Payload bytes that the dead-letter book holds; beyond it only the hash is kept.
+    pub dead_letter_bytes_max: u64,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            synchronous: Synchronous::Full,
+            page_cache_bytes: 256 << 20,
+            dead_letter_bytes_max: 1 << 30,
+        }
+    }
+}
+
+/// Which file it is, whatever its path says: device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileIdentity(u64, u64);
+
+impl FileIdentity {
+    /// Looks at a path.
+    ///
+    /// # Errors
+    /// The system's own.
+    pub fn of(path: &Path) -> std::io::Result<Self> {
+        let meta = fs::metadata(path)?;
+        Ok(Self(meta.dev(), meta.ino()))
+    }
+}
+
+/// The write-ahead log's path: the database's with `-wal` appended.
+#[must_use]
+pub fn wal_path(database: &Path) -> PathBuf {
+    let mut path: OsString = database.as_os_str().to_owned();
+    path.push("-wal");
+    PathBuf::from(path)
+}
+
+/// Size of a file in bytes; 0 when it is not there.
+#[must_use]
+pub fn file_bytes(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |meta| meta.len())
+}
+
+/// Opens the writer's connection, making the database when there is none.
+///
+/// # Errors
+/// One line with the way out: an unusable path, a file that is not ours to write, a newer schema, a damaged file.
+pub(super) fn writer(path: &Path, options: &StoreOptions) -> Result<Connection, StoreError> {
+    let unclean = file_bytes(&wal_path(path)) > 0;
+    let mut conn = connection(path, options)?;
+    if unclean {
+        quick_check(&mut conn, path)?;
+    }
+    migrate::run(&mut conn)?;
+    if migrate::meta(&conn, "database_id")?.is_none() {
+        conn.execute(
+            "INSERT INTO projector_meta (key, value) VALUES ('database_id', ?1), ('made_by', ?2)",
+            [
+                Uuid::new_v4().to_string(),
+                format!("results-projector {}", env!("CARGO_PKG_VERSION")),
+            ],
+        )
+        .map_err(StoreError::sqlite("name the database"))?;
+    }
+    Ok(conn)
+}
+
+/// A connection with the writer's settings on a file that is ours, or empty.
+pub(super) fn connection(path: &Path, options: &StoreOptions) -> Result<Connection, StoreError> {
+    if rusqlite::version_number() < WAL_RESET_FIXED {
+        return Err(StoreError::Unusable(format!(
+            "this program was linked with SQLite {}, which can lose commits when two processes checkpoint one \
+             database; build it with 3.51.3 or later",
+            rusqlite::version()
+        )));
+    }
+    // SQLite would create the file 0644; the log and its index take their mode from it.
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o640)
+        .open(path)
+        .map_err(|source| cannot_open(path, source))?;
+    let opening = || format!("open the database {}", path.display());
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(StoreError::sqlite(opening()))?;
+    conn.busy_timeout(BUSY_TIMEOUT)
+        .map_err(StoreError::sqlite(opening()))?;
+    check_kind(&conn, path)?;
+    let pragma = |name: &str, value: &dyn rusqlite::ToSql| {
+        conn.pragma_update(None, name, value)
+            .map_err(StoreError::sqlite(format!("set pragma {name}")))
+    };
+    pragma("page_size", &PAGE_SIZE_BYTES)?;
+    let mode: String = conn
+        .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
+        .map_err(StoreError::sqlite(format!(
+            "switch {} to write-ahead logging",
+            path.display()
+        )))?;
+    if !mode.eq_ignore_ascii_case("wal") {
+        return Err(StoreError::Unusable(format!(
+            "{} cannot use write-ahead logging (journal mode stays {mode}): put the database on a local file system",
+            path.display()
+        )));
+    }
+    pragma(
+        "synchronous",
+        &match options.synchronous {
+            Synchronous::Full => "FULL",
+            Synchronous::Normal => "NORMAL",
+        },
+    )?;
+    pragma("temp_store", &"MEMORY")?;
+    pragma("mmap_size", &0)?;
+    pragma(
+        "cache_size",
+        &-i64::try_from(options.page_cache_bytes / 1024).unwrap_or(i64::MAX),
+    )?;
+    // Checkpoints are the writer's own business: large ones in a backlog, small ones when caught up.
+    pragma("wal_autocheckpoint", &0)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)
+        .map_err(StoreError::sqlite("switch triggers on"))?;
+    conn.set_prepared_statement_cache_capacity(64);
+    Ok(conn)
+}
+
+/// A connection that can only read, for `status` and the lists; works beside a running service.
+///
+/// # Errors
+/// One line with the way out.
+pub fn read_only(path: &Path) -> Result<Connection, StoreError> {
+    let opening = || format!("open the database {}", path.display());
+    FileIdentity::of(path).map_err(|source| cannot_open(path, source))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = |conn: Result<Connection, rusqlite::Error>| -> Result<Connection, rusqlite::Error> {
+        let conn = conn?;
+        conn.busy_timeout(BUSY_TIMEOUT)?;
+        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        Ok(conn)
+    };
+    let conn = match open(Connection::open_with_flags(path, flags)) {
+        // A cleanly closed database in a folder that we may not write has no log to read and none can be made.
+        Err(rusqlite::Error::SqliteFailure(failure, _))
+            if failure.code == rusqlite::ErrorCode::CannotOpen && file_bytes(&wal_path(path)) == 0 =>
+        {
+            let uri = format!("file:{}?immutable=1", percent_encoded(path));
+            open(Connection::open_with_flags(
+                uri,
+                flags | OpenFlags::SQLITE_OPEN_URI,
+            ))
+        }
+        other => other,
+    };
+    let conn = conn.map_err(|source| not_a_database(path, source))?;
+    match kind(&conn).map_err(StoreError::sqlite(opening()))? {
+        Kind::Ours => {}
+        Kind::Empty => {
+            return Err(StoreError::Unusable(format!(
+                "{} is empty: nothing has been projected yet; `results-projector run` fills it",
+                path.display()
+            )));
+        }
+        other => return Err(other.refusal(path)),
+    }
+    migrate::check_not_newer(&conn)?;
+    Ok(conn)
+}
+
+fn percent_encoded(path: &Path) -> String {
+    let mut text = String::new();
+    for byte in std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()) {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => {
+                text.push(char::from(*byte))
+            }
+            other => text.push_str(&format!("%{other:02X}")),
+        }
+    }
+    text
+}
+
+/// Told apart by the tables in it (contract §6.8).
+enum Kind {
+    Empty,
+    Ours,
+    Backend,
+    Foreign(String),
+}
+
+impl Kind {
+    fn refusal(&self, path: &Path) -> StoreError {
+        let path = path.display();
+        StoreError::Unusable(match self {
+            Self::Backend => format!(
+                "{path} is the backend's own database (it has _sqlx_migrations); this version writes only databases \
+                 of its own making: name another file with --db"
+            ),
+            Self::Foreign(table) => format!(
+                "{path} is a database of something else (it has a table {table:?} and no projector_meta): name \
+                 another file with --db"
+            ),
+            Self::Empty | Self::Ours => format!("{path} is a database of ours"),
+        })
+    }
+}
+
+fn kind(conn: &Connection) -> Result<Kind, rusqlite::Error> {
+    let mut tables = conn.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")?;
+    let names = tables
+        .query_map([], |row| row.get::<_, String>(0))?
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(if names.iter().any(|name| name == "_sqlx_migrations") {
+        Kind::Backend
+    } else if names.iter().any(|name| name == "projector_meta") {
+        Kind::Ours
+    } else {
+        names
+            .into_iter()
+            .find(|name| !name.starts_with("sqlite_"))
+            .map_or(Kind::Empty, Kind::Foreign)
+    })
+}
+
+fn check_kind(conn: &Connection, path: &Path) -> Result<(), StoreError> {
+    match kind(conn).map_err(|source| not_a_database(path, source))? {
+        Kind::Empty | Kind::Ours => Ok(()),
+        other => Err(other.refusal(path)),
+    }
+}
+
+/// What only an operator can change is told from what may heal by itself.
+fn cannot_open(path: &Path, source: std::io::Error) -> StoreError {
+    use std::io::ErrorKind as K;
+    let hint = match source.kind() {
+        K::NotFound => "no such file or folder; name another with --db, or make the folder",
+        K::PermissionDenied => {
+            "permission denied; give this user read and write access to the file and its folder"
+        }
+        K::ReadOnlyFilesystem => {
+            "it is on a read-only file system; mount it writable, or name another with --db"
+        }
+        K::IsADirectory | K::NotADirectory => "not a file; name another with --db",
+        _ => {
+            return StoreError::Io {
+                what: format!("open the database {}", path.display()),
+                source,
+            };
+        }
+    };
+    StoreError::Unopenable {
+        path: path.display().to_string(),
+        hint,
+    }
+}
+
+fn not_a_database(path: &Path, source: rusqlite::Error) -> StoreError {
+    match source {
+        rusqlite::Error::SqliteFailure(failure, _) if failure.code == rusqlite::ErrorCode::NotADatabase => {
+            StoreError::Unusable(format!(
+                "{} is not an SQLite database: name another file with --db, or put back a backup",
+                path.display()
+            ))
+        }
+        source => StoreError::Sqlite {
+            what: format!("open the database {}", path.display()),
+            source,
+        },
+    }
+}
+
+fn quick_check(conn: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let started = Instant::now();
+    conn.progress_handler(10_000, Some(move || started.elapsed() > QUICK_CHECK_LIMIT))
+        .map_err(StoreError::sqlite("watch the quick check"))?;
+    let outcome = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    conn.progress_handler(0, None::<fn() -> bool>)
+        .map_err(StoreError::sqlite("end the quick check"))?;
+    match outcome {
+        Ok(text) if text == "ok" => {
+            tracing::info!(
+                seconds = started.elapsed().as_secs_f64(),
+                "last stop was unclean; quick check found the database sound"
+            );
+            Ok(())
+        }
+        Ok(text) => Err(StoreError::Unusable(format!(
+            "{} is damaged: {text}; put back a backup, or move the file away and start again: the stream fills a new one",
+            path.display()
+        ))),
+        Err(rusqlite::Error::SqliteFailure(failure, _))
+            if failure.code == rusqlite::ErrorCode::OperationInterrupted =>
+        {
+            tracing::warn!(
+                seconds = QUICK_CHECK_LIMIT.as_secs(),
+                "last stop was unclean; quick check found nothing wrong in its time, the rest is unchecked"
+            );
+            Ok(())
+        }
+        Err(source) => Err(StoreError::Sqlite {
+            what: format!("check {}", path.display()),
+            source,
+        }),
+    }
+}

@@ -1,0 +1,181 @@
+//! The wire's times, and the text that `TIMESTAMP` columns hold (contract §3.2, §6.2).
+
+use std::fmt;
+
+use chrono::{DateTime, Datelike, TimeDelta, Timelike, Utc};
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+use thiserror::Error;
+
+/// A moment in UTC, to the nanosecond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(DateTime<Utc>);
+
+/// A text that is no time.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("not a time with a zone: {0}")]
+pub struct TimeError(String);
+
+impl Timestamp {
+    /// Reads a time from the wire: RFC 3339 with a zone, and the relaxed forms of §3.2.
+    ///
+    /// # Errors
+    /// Says why a text is none.
+    pub fn parse_wire(text: &str) -> Result<Self, TimeError> {
+        text.parse::<DateTime<Utc>>()
+            .map(Self)
+            .map_err(|error| TimeError(error.to_string()))
+    }
+
+    /// Reads what [`Timestamp::stored`] wrote.
+    ///
+    /// # Errors
+    /// Says why a text is none.
+    pub fn parse_stored(text: &str) -> Result<Self, TimeError> {
+        Self::parse_wire(text)
+    }
+
+    /// The text of a `TIMESTAMP` column: no fraction, or 3, 6 or 9 digits, the fewest that lose nothing, and `+00:00`.
+    #[must_use]
+    pub fn stored(&self) -> String {
+        let time = &self.0;
+        let year = time.year();
+        if !(0..=9999).contains(&year) || time.nanosecond() >= 1_000_000_000 {
+            // Beyond four digits, or in a leap second: rare enough for the general way.
+            return time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, false);
+        }
+        let mut text = String::with_capacity(35);
+        let year = year.unsigned_abs();
+        digits(&mut text, year, 4);
+        for (before, value) in [
+            ('-', time.month()),
+            ('-', time.day()),
+            ('T', time.hour()),
+            (':', time.minute()),
+            (':', time.second()),
+        ] {
+            text.push(before);
+            digits(&mut text, value, 2);
+        }
+        let nanos = time.nanosecond();
+        if nanos != 0 {
+            text.push('.');
+            if nanos % 1_000_000 == 0 {
+                digits(&mut text, nanos / 1_000_000, 3);
+            } else if nanos % 1_000 == 0 {
+                digits(&mut text, nanos / 1_000, 6);
+            } else {
+                digits(&mut text, nanos, 9);
+            }
+        }
+        text.push_str("+00:00");
+        text
+    }
+
+    /// Nanoseconds since 1970.
+    #[must_use]
+    pub fn from_unix_nanos(nanos: i64) -> Self {
+        Self(DateTime::from_timestamp_nanos(nanos))
+    }
+
+    /// Nanoseconds since 1970; `None` outside the years 1677 to 2262.
+    #[must_use]
+    pub fn unix_nanos(&self) -> Option<i64> {
+        self.0.timestamp_nanos_opt()
+    }
+
+    /// Later by `delta`; `None` beyond what can be represented.
+    #[must_use]
+    pub fn checked_add(self, delta: TimeDelta) -> Option<Self> {
+        self.0.checked_add_signed(delta).map(Self)
+    }
+}
+
+/// Appends a number with leading zeros.
+fn digits(text: &mut String, value: u32, width: u32) {
+    for place in (0..width).rev() {
+        let digit = value / 10_u32.pow(place) % 10;
+        text.push(char::from(b'0' + u8::try_from(digit).unwrap_or(0)));
+    }
+}
+
+impl From<DateTime<Utc>> for Timestamp {
+    fn from(time: DateTime<Utc>) -> Self {
+        Self(time)
+    }
+}
+
+impl From<Timestamp> for DateTime<Utc> {
+    fn from(time: Timestamp) -> Self {
+        time.0
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.stored())
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Timestamp;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a time with a zone, as text")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Timestamp, E> {
+                Timestamp::parse_wire(text).map_err(|error| {
+                    let shown: String = text.chars().take(60).collect();
+                    E::custom(format_args!("{error} ({shown:?})"))
+                })
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_stored_time_reads_back_and_is_what_the_general_formatter_writes(
+            seconds in -62_167_219_200_i64..253_402_300_800, nanos in 0_u32..1_000_000_000, coarse in 0_u32..3
+        ) {
+            let nanos = [nanos, nanos / 1_000 * 1_000, nanos / 1_000_000 * 1_000_000][coarse as usize];
+            let time = DateTime::from_timestamp(seconds, nanos).unwrap();
+            let stored = Timestamp(time).stored();
+            prop_assert_eq!(&stored, &time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, false));
+            prop_assert_eq!(Timestamp::parse_stored(&stored).unwrap().0, time);
+        }
+
+        #[test]
+        fn the_order_of_stored_texts_is_the_order_of_times(
+            one in -62_167_219_200_i64..253_402_300_800, other in -62_167_219_200_i64..253_402_300_800,
+            nanos in 0_u32..1_000_000_000, more in 0_u32..1_000_000_000
+        ) {
+            let one = Timestamp(DateTime::from_timestamp(one, nanos).unwrap());
+            let other = Timestamp(DateTime::from_timestamp(other, more).unwrap());
+            prop_assert_eq!(one.cmp(&other), one.stored().cmp(&other.stored()));
+        }
+    }
+
+    #[test]
+    fn a_text_without_a_zone_is_no_time() {
+        for text in [
+            "",
+            "2026-06-01",
+            "2026-06-01T00:00:00",
+            "2026-06-01T24:00:00Z",
+            "1780272000",
+            "99999999-01-01T00:00:00Z",
+        ] {
+            assert!(Timestamp::parse_wire(text).is_err(), "{text}");
+        }
+    }
+}

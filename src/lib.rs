@@ -1,5 +1,20 @@
 //! `results-projector`: kanade's result streams, projected from NATS JetStream into SQLite.
+//!
+//! One message, from stream to row, in six calls and one direction:
+//!
+//! 1. [`source::reader`]: `select` yields a delivery that owns a permit for its bytes; `apply` checks its two numbers.
+//! 2. [`wire::result::decode_shared`]: bytes into an `ExecResult` that shares them, or a dead letter.
+//! 3. [`service::resolve`]: its pointers are followed concurrently and leave in stream order.
+//! 4. [`service::writer`]: what waits becomes a group.
+//! 5. [`store::Group`]: rows, books and positions in one transaction; [`projection`] says which.
+//! 6. [`store::Committed`]: only a commit makes one, and only that is acknowledged.
 
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod observe;
 pub mod projection;
+pub mod service;
+pub mod source;
 pub mod store;
 pub mod wire;

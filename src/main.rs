@@ -1,3 +1,61 @@
 //! Parses the command line, runs one command, turns its outcome into an exit code.
 
-fn main() {}
+use std::io::{Write, stderr, stdout};
+use std::process::ExitCode;
+
+use clap::Parser;
+use results_projector::cli::{Cli, Command, ConfigCommand, DeadLetters, GlobalArgs, Outputs};
+use results_projector::commands::{self, CommandError};
+use results_projector::config::Config;
+use results_projector::observe::logging;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = Config::load(&cli.global, &|name| std::env::var(name).ok())
+        .map_err(CommandError::from)
+        .and_then(|config| execute(&cli.global, &config, cli.command));
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            let code = error.exit_code();
+            if code != 0 {
+                // Nobody is left to tell when this fails.
+                let _told = writeln!(stderr(), "error: {error}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn execute(flags: &GlobalArgs, config: &Config, command: Command) -> Result<ExitCode, CommandError> {
+    logging::start(&config.log, flags.verbose, flags.quiet);
+    // Two workers: the writer has a thread of its own, and the server wants a core too.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let out = &mut stdout().lock();
+    match command {
+        Command::Run(args) => runtime.block_on(commands::run::run(config, &args, out))?,
+        Command::Status { json } => runtime.block_on(commands::status::status(config, json, out))?,
+        Command::DeadLetters(DeadLetters::List { json, stream, limit }) => {
+            commands::dead_letters::list(config, json, stream.as_deref(), limit, out)?;
+        }
+        Command::DeadLetters(DeadLetters::Show {
+            stream,
+            seq,
+            incarnation,
+            json,
+        }) => {
+            if !commands::dead_letters::show(config, &stream, seq, incarnation, json, out)? {
+                return Ok(ExitCode::from(1));
+            }
+        }
+        Command::Outputs(Outputs::List { json, state, limit }) => {
+            commands::outputs::list(config, json, state, limit, out)?;
+        }
+        Command::Config(ConfigCommand::Check) => commands::config::check(config, out)?,
+        Command::Config(ConfigCommand::Show { json }) => commands::config::show(config, json, out)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -5,3 +5,9 @@ pub mod pipeline;
 pub mod repair;
 pub mod resolve;
 pub mod writer;
+
+/// Waits until a flag is raised, or its owner is gone.
+async fn raised(flag: &mut tokio::sync::watch::Receiver<bool>) {
+    // An error is an owner that is gone: the end as well.
+    let _raised = flag.wait_for(|raised| *raised).await.is_ok();
+}

@@ -47,12 +47,12 @@ impl Repairer {
     pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
         loop {
             let quiet = tokio::select! {
-                _ = shutdown.wait_for(|down| *down) => return,
+                () = super::raised(&mut shutdown) => return,
                 found = self.round() => found == 0,
             };
             let pause = if quiet { LOOK_ANYWAY_EVERY } else { LOOK_EVERY };
             tokio::select! {
-                _ = shutdown.wait_for(|down| *down) => return,
+                () = super::raised(&mut shutdown) => return,
                 () = tokio::time::sleep(pause) => {}
                 () = self.owed.notified() => tokio::time::sleep(LOOK_EVERY).await,
             }
@@ -87,7 +87,9 @@ impl Repairer {
 
     /// Attempts some; returns how many got one. While the store does not answer only one of them does.
     async fn attempt_all(&self, owed: Vec<Owed>) -> usize {
-        let mut attempts = stream::iter(owed).map(|owed| self.attempt(owed)).buffered(CONCURRENCY);
+        let mut attempts = stream::iter(owed)
+            .map(|owed| self.attempt(owed))
+            .buffered(CONCURRENCY);
         let mut done = 0;
         while let Some(committed) = attempts.next().await {
             match committed {
@@ -104,7 +106,14 @@ impl Repairer {
 
     /// One attempt, handed to the writer; `None` when the store is not to be asked now.
     async fn attempt(&self, owed: Owed) -> Option<oneshot::Receiver<()>> {
-        let Owed { result_id, field, object, published, since, .. } = owed;
+        let Owed {
+            result_id,
+            field,
+            object,
+            published,
+            since,
+            ..
+        } = owed;
         let was_broken = self.fetcher.is_broken();
         let (attempt, permit) = match self.fetcher.look(&object, published).await {
             Looked::Ended(attempt) => (attempt, None),
@@ -115,20 +124,32 @@ impl Repairer {
         };
         let attempt = match attempt {
             Attempt::Pending(_) if was_broken => return None,
-            Attempt::Pending(reason) if self.is_given_up(since) => {
-                Attempt::Gone(format!("given up after {} days: {reason}", self.give_up_after.as_secs() / 86_400))
-            }
+            Attempt::Pending(reason) if self.is_given_up(since) => Attempt::Gone(format!(
+                "given up after {} days: {reason}",
+                self.give_up_after.as_secs() / 86_400
+            )),
             attempt => attempt,
         };
         let (done, committed) = oneshot::channel();
-        let repair = Repair { result_id, field, output: Output { object: ByteString::from(object), attempt } };
-        self.works.send(Work::Repair(Box::new(RepairWork { repair, permit, done }))).ok()?;
+        let repair = Repair {
+            result_id,
+            field,
+            output: Output {
+                object: ByteString::from(object),
+                attempt,
+            },
+        };
+        self.works
+            .send(Work::Repair(Box::new(RepairWork { repair, permit, done })))
+            .ok()?;
         Some(committed)
     }
 
     fn is_given_up(&self, since: Option<Timestamp>) -> bool {
         let limit = TimeDelta::from_std(self.give_up_after).unwrap_or(TimeDelta::MAX);
-        since.and_then(|since| since.checked_add(limit)).is_some_and(|until| until < Timestamp::from(Utc::now()))
+        since
+            .and_then(|since| since.checked_add(limit))
+            .is_some_and(|until| until < Timestamp::from(Utc::now()))
     }
 
     async fn ask(&self, ask: OwedQuestion) -> Vec<Owed> {

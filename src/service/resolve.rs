@@ -36,7 +36,12 @@ impl ObjectBudget {
     #[must_use]
     pub fn new(bytes: u64) -> Self {
         let bytes_max = u32::try_from(bytes).unwrap_or(u32::MAX);
-        Self { permits: Arc::new(Semaphore::new(usize::try_from(bytes_max).unwrap_or(usize::MAX >> 4))), bytes_max }
+        Self {
+            permits: Arc::new(Semaphore::new(
+                usize::try_from(bytes_max).unwrap_or(usize::MAX >> 4),
+            )),
+            bytes_max,
+        }
     }
 
     /// Reserves bytes, clamped to the whole budget: what is larger passes alone. First come, first served.
@@ -126,7 +131,14 @@ impl Resolver {
     /// The head has what it waited for: it leaves, and all that were ready behind it.
     fn leave(&self, queue: &mut VecDeque<Place>, outputs: Option<Outputs>) -> Option<()> {
         let mut head = queue.pop_front()?;
-        if let (Some(Outputs { stdout, stderr, permit }), Cargo::Message(message)) = (outputs, &mut head.entry.cargo)
+        if let (
+            Some(Outputs {
+                stdout,
+                stderr,
+                permit,
+            }),
+            Cargo::Message(message),
+        ) = (outputs, &mut head.entry.cargo)
             && let Message::Result { result, .. } = &mut message.content
         {
             result.stdout = stdout;
@@ -145,7 +157,11 @@ impl Resolver {
     }
 
     fn place(&self, item: Item, turn: &mut Option<oneshot::Receiver<()>>) -> Place {
-        let Item { stream, generation, read } = item;
+        let Item {
+            stream,
+            generation,
+            read,
+        } = item;
         let stale = generation < *self.generation.borrow();
         let mut waits = None;
         let cargo = match read {
@@ -160,10 +176,21 @@ impl Resolver {
                 {
                     waits = Some(self.fetch(&result.result, delivery.published, turn));
                 }
-                Cargo::Message(Box::new(super::writer::Envelope { delivery, content, object_permit: None }))
+                Cargo::Message(Box::new(super::writer::Envelope {
+                    delivery,
+                    content,
+                    object_permit: None,
+                }))
             }
         };
-        Place { entry: Entry { stream, generation, cargo }, waits }
+        Place {
+            entry: Entry {
+                stream,
+                generation,
+                cargo,
+            },
+            waits,
+        }
     }
 
     /// Starts fetching both outputs of a result.
@@ -190,13 +217,24 @@ impl Resolver {
                 let _passed = turn.await;
             }
             let bytes = stdout.as_ref().map_or(0, Pointer::bytes) + stderr.as_ref().map_or(0, Pointer::bytes);
-            let permit = if bytes > 0 { budget.reserve(bytes).await } else { None };
+            let permit = if bytes > 0 {
+                budget.reserve(bytes).await
+            } else {
+                None
+            };
             drop(pass_on);
             let (stdout, stderr) = tokio::join!(read(&fetcher, stdout), read(&fetcher, stderr));
             // An error means that nobody waits any more.
-            let _sent = done.send(Outputs { stdout, stderr, permit });
+            let _sent = done.send(Outputs {
+                stdout,
+                stderr,
+                permit,
+            });
         });
-        Wait { outputs, task: task.abort_handle() }
+        Wait {
+            outputs,
+            task: task.abort_handle(),
+        }
     }
 }
 
@@ -267,7 +305,13 @@ fn decode(stream: StreamName, delivery: &Delivery) -> Message {
         return Message::Dead(format!("subject \"{shown}\" is not one of the stream {stream}"));
     }
     match decode_shared(&delivery.payload) {
-        Ok(result) => Message::Result { result: Box::new(ResultMessage { result, stdout: None, stderr: None }) },
+        Ok(result) => Message::Result {
+            result: Box::new(ResultMessage {
+                result,
+                stdout: None,
+                stderr: None,
+            }),
+        },
         Err(error) => Message::Dead(error.to_string()),
     }
 }
@@ -277,7 +321,12 @@ pub(super) fn headers_json(headers: Option<&HeaderMap>) -> Option<String> {
     let headers = headers.filter(|headers| !headers.is_empty())?;
     let map: std::collections::BTreeMap<String, Vec<&str>> = headers
         .iter()
-        .map(|(name, values)| (name.to_string(), values.iter().map(|value| value.as_str()).collect()))
+        .map(|(name, values)| {
+            (
+                name.to_string(),
+                values.iter().map(|value| value.as_str()).collect(),
+            )
+        })
         .collect();
     serde_json::to_string(&map).ok()
 }
@@ -289,7 +338,10 @@ mod tests {
     #[test]
     fn a_pointer_outside_its_own_folder_is_not_asked_for() {
         assert!(prejudge("q-1/PC-1/stdout", "q-1").is_none());
-        assert!(matches!(prejudge("q-10/PC-1/stdout", "q-1"), Some(Attempt::Refused)));
+        assert!(matches!(
+            prejudge("q-10/PC-1/stdout", "q-1"),
+            Some(Attempt::Refused)
+        ));
         assert!(matches!(prejudge("", "q-1"), Some(Attempt::Gone(_))));
     }
 }

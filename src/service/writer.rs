@@ -171,7 +171,10 @@ pub struct WriterStopped {
 
 impl From<StoreError> for WriterStopped {
     fn from(error: StoreError) -> Self {
-        Self { reason: error.to_string(), exit_code: error.exit_code() }
+        Self {
+            reason: error.to_string(),
+            exit_code: error.exit_code(),
+        }
     }
 }
 
@@ -189,7 +192,11 @@ impl Lane {
     /// A lane whose standing is read when its reader first rests.
     #[must_use]
     pub fn new(generation: watch::Receiver<u64>, feedback: watch::Sender<Feedback>) -> Self {
-        Self { generation, feedback, standing: None }
+        Self {
+            generation,
+            feedback,
+            standing: None,
+        }
     }
 }
 
@@ -203,7 +210,10 @@ enum Unit {
 impl Unit {
     fn bytes(&self) -> usize {
         match self {
-            Self::Entry(Entry { cargo: Cargo::Message(envelope), .. }) => {
+            Self::Entry(Entry {
+                cargo: Cargo::Message(envelope),
+                ..
+            }) => {
                 let objects = match &envelope.content {
                     Message::Result { result } => [&result.stdout, &result.stderr]
                         .into_iter()
@@ -236,7 +246,10 @@ struct Intake {
 impl Intake {
     /// Adds what waits in the channel, up to the limits. What is no part of a group ends it.
     fn add_waiting(&mut self, limits: &WriterLimits, group: &mut Vec<Unit>, bytes: &mut usize) {
-        while self.put_back.is_none() && group.len() < limits.group_rows_max && *bytes < limits.group_bytes_max {
+        while self.put_back.is_none()
+            && group.len() < limits.group_rows_max
+            && *bytes < limits.group_bytes_max
+        {
             let unit = match self.works.try_recv() {
                 Err(_) => return,
                 Ok(Work::Entry(entry)) if !matches!(entry.cargo, Cargo::Rest(_)) => Unit::Entry(entry),
@@ -284,7 +297,10 @@ impl Writer {
     ) -> Self {
         Self {
             store,
-            intake: Intake { works, put_back: None },
+            intake: Intake {
+                works,
+                put_back: None,
+            },
             lanes,
             limits,
             state,
@@ -306,7 +322,9 @@ impl Writer {
             lane.standing = self.store.standing(*stream)?;
             if let Some(standing) = &lane.standing {
                 let position = standing.position;
-                self.state.send_modify(|state| drop(state.positions.insert(*stream, position)));
+                self.state.send_modify(|state| {
+                    state.positions.insert(*stream, position);
+                });
             }
         }
         let outcome = self.work();
@@ -316,14 +334,20 @@ impl Writer {
 
     fn work(&mut self) -> Result<(), WriterStopped> {
         loop {
-            let Some(work) = self.next_work()? else { return Ok(()) };
+            let Some(work) = self.next_work()? else {
+                return Ok(());
+            };
             match work {
                 Work::Shutdown => return Ok(()),
                 Work::Owed { ask, reply } => {
                     // An error is somebody who no longer waits.
                     let _sent = reply.send(self.owed(&ask));
                 }
-                Work::Entry(Entry { stream, cargo: Cargo::Rest(reply), .. }) => self.rest(stream, reply)?,
+                Work::Entry(Entry {
+                    stream,
+                    cargo: Cargo::Rest(reply),
+                    ..
+                }) => self.rest(stream, reply)?,
                 Work::Entry(entry) => self.gather(Unit::Entry(entry))?,
                 Work::Repair(repair) => self.gather(Unit::Repair(repair))?,
             }
@@ -370,7 +394,10 @@ impl Writer {
                 return Ok(());
             }
             let outcome = match self.disk_is_short() {
-                Some(reason) => Err(Failed::Environment { reason, reopen: false }),
+                Some(reason) => Err(Failed::Environment {
+                    reason,
+                    reopen: false,
+                }),
                 None => self.attempt(&mut group, &mut bytes, isolated),
             };
             match outcome {
@@ -387,16 +414,27 @@ impl Writer {
                     return self.halve(group, reason);
                 }
                 Err(Failed::Refused { reason }) => {
-                    warn!(reason, "the position in the database is not the expected one; opening anew");
+                    warn!(
+                        reason,
+                        "the position in the database is not the expected one; opening anew"
+                    );
                     return self.open_anew(&group);
                 }
                 Err(Failed::Stop(stopped)) => return Err(stopped),
                 Err(Failed::Environment { reason, reopen }) => {
                     if failures == 0 {
-                        error!(reason, "cannot write; nothing is lost or acked, the service tries again by itself");
+                        error!(
+                            reason,
+                            "cannot write; nothing is lost or acked, the service tries again by itself"
+                        );
                     }
-                    self.state.send_modify(|state| state.not_writing = Some(reason.clone()));
-                    let pause = RETRY_PAUSES_MS.get(failures).or(RETRY_PAUSES_MS.last()).copied().unwrap_or(5_000);
+                    self.state
+                        .send_modify(|state| state.not_writing = Some(reason.clone()));
+                    let pause = RETRY_PAUSES_MS
+                        .get(failures)
+                        .or(RETRY_PAUSES_MS.last())
+                        .copied()
+                        .unwrap_or(5_000);
                     failures += 1;
                     self.pause(Duration::from_millis(pause));
                     if reopen && !self.reopen(&group)? {
@@ -425,9 +463,13 @@ impl Writer {
             };
         }
         for stream in streams_of(group) {
-            let Ok(found) = self.store.standing(stream) else { return Ok(true) };
+            let Ok(found) = self.store.standing(stream) else {
+                return Ok(true);
+            };
             let known = self.lanes.get(&stream).and_then(|lane| lane.standing.as_ref());
-            let place = |standing: Option<&Standing>| standing.map(|standing| (standing.incarnation, standing.position));
+            let place = |standing: Option<&Standing>| {
+                standing.map(|standing| (standing.incarnation, standing.position))
+            };
             if place(found.as_ref()) != place(known) {
                 return Ok(false);
             }
@@ -440,7 +482,8 @@ impl Writer {
         for stream in streams_of(group) {
             if let Some(lane) = self.lanes.get_mut(&stream) {
                 let generation = *lane.generation.borrow();
-                lane.feedback.send_modify(|feedback| feedback.reopen = Some(generation));
+                lane.feedback
+                    .send_modify(|feedback| feedback.reopen = Some(generation));
             }
         }
         Ok(())
@@ -449,7 +492,10 @@ impl Writer {
     fn halve(&mut self, mut group: Vec<Unit>, reason: String) -> Result<(), WriterStopped> {
         if let [unit] = group.as_mut_slice() {
             match unit {
-                Unit::Entry(Entry { cargo: Cargo::Message(envelope), .. }) => {
+                Unit::Entry(Entry {
+                    cargo: Cargo::Message(envelope),
+                    ..
+                }) => {
                     envelope.content = Message::Dead(reason);
                 }
                 // A gap or an attempt that cannot be committed alone is no message's fault.
@@ -466,9 +512,10 @@ impl Writer {
     fn drop_stale(&self, group: &mut Vec<Unit>) {
         group.retain(|unit| match unit {
             Unit::Repair(_) => true,
-            Unit::Entry(entry) => {
-                self.lanes.get(&entry.stream).is_some_and(|lane| entry.generation >= *lane.generation.borrow())
-            }
+            Unit::Entry(entry) => self
+                .lanes
+                .get(&entry.stream)
+                .is_some_and(|lane| entry.generation >= *lane.generation.borrow()),
         });
     }
 
@@ -481,11 +528,21 @@ impl Writer {
             }
         }
         for committed in &done.committed {
-            let Some(lane) = self.lanes.get(&committed.stream()) else { continue };
+            let Some(lane) = self.lanes.get(&committed.stream()) else {
+                continue;
+            };
             // I2: the ack is made of the commit's own proof.
             let reply = done.replies.get(&committed.stream()).cloned().flatten();
-            let generation = done.generations.get(&committed.stream()).copied().unwrap_or_default();
-            let ack = Ack { generation, seq: committed.last(), reply };
+            let generation = done
+                .generations
+                .get(&committed.stream())
+                .copied()
+                .unwrap_or_default();
+            let ack = Ack {
+                generation,
+                seq: committed.last(),
+                reply,
+            };
             lane.feedback.send_modify(|feedback| feedback.ack = Some(ack));
         }
         self.watch_dead(&done.dead);
@@ -534,10 +591,16 @@ impl Writer {
     /// After a commit: copies the log when it has grown enough, cuts it back past its limit.
     fn bound_log(&mut self, backlog: bool) {
         let wal = self.store.wal_bytes();
-        let step = if backlog { BACKLOG_WAL_BYTES.min(self.limits.wal_bytes_max) } else { QUIET_WAL_BYTES };
+        let step = if backlog {
+            BACKLOG_WAL_BYTES.min(self.limits.wal_bytes_max)
+        } else {
+            QUIET_WAL_BYTES
+        };
         if wal >= self.limits.wal_bytes_max {
             self.checkpoint(true);
-        } else if wal.saturating_sub(self.wal_at_checkpoint) >= step || (wal >= step && self.wal_at_checkpoint >= step) {
+        } else if wal.saturating_sub(self.wal_at_checkpoint) >= step
+            || (wal >= step && self.wal_at_checkpoint >= step)
+        {
             self.checkpoint(true);
         }
     }

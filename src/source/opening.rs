@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::context::{GetStreamErrorKind, RequestErrorKind};
+use async_nats::jetstream::context::{ConsumerInfoErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{
     ConsumerErrorKind, RawMessageErrorKind, RetentionPolicy, StorageType, Stream,
 };
@@ -35,7 +35,10 @@ pub struct AskError {
 
 impl AskError {
     fn new(what: impl Into<String>, why: impl ToString) -> Self {
-        Self { what: what.into(), why: why.to_string() }
+        Self {
+            what: what.into(),
+            why: why.to_string(),
+        }
     }
 }
 
@@ -106,13 +109,23 @@ impl Desk {
             .get_stream_no_info(stream.as_str())
             .await
             .map_err(|error| AskError::new(format!("name the stream {stream}"), error))?;
-        Ok(Self { js, stream, identity, options, handle })
+        Ok(Self {
+            js,
+            stream,
+            identity,
+            options,
+            handle,
+        })
     }
 
     /// The durable's name.
     #[must_use]
     pub fn durable(&self) -> String {
-        format!("{}_{}", self.options.consumer_prefix, self.stream.as_str().to_ascii_lowercase())
+        format!(
+            "{}_{}",
+            self.options.consumer_prefix,
+            self.stream.as_str().to_ascii_lowercase()
+        )
     }
 
     /// See [`PullOptions::max_ack_pending`].
@@ -145,7 +158,9 @@ impl Desk {
                     }));
                 }
                 Err(error) => match error.kind() {
-                    GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                    GetStreamErrorKind::JetStream(answer)
+                        if answer.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+                    {
                         return Ok(None);
                     }
                     _ => last = error.to_string(),
@@ -192,7 +207,10 @@ impl Desk {
             }
             jitter(50, 150).await;
         }
-        Err(AskError::new(format!("ask for message {seq} of {}", self.stream), last))
+        Err(AskError::new(
+            format!("ask for message {seq} of {}", self.stream),
+            last,
+        ))
     }
 
     /// Whether any message stands at or after a sequence.
@@ -202,14 +220,24 @@ impl Desk {
     pub async fn any_at_or_after(&self, seq: StreamSeq) -> Result<bool, AskError> {
         let mut last = String::new();
         for _ in 0..ATTEMPTS {
-            match self.handle.raw_message_builder().sequence(seq.0).next_by_subject(">").send().await {
+            match self
+                .handle
+                .raw_message_builder()
+                .sequence(seq.0)
+                .next_by_subject(">")
+                .send()
+                .await
+            {
                 Ok(_) => return Ok(true),
                 Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(false),
                 Err(error) => last = error.to_string(),
             }
             jitter(50, 150).await;
         }
-        Err(AskError::new(format!("ask for the message after {seq} of {}", self.stream), last))
+        Err(AskError::new(
+            format!("ask for the message after {seq} of {}", self.stream),
+            last,
+        ))
     }
 
     /// Our durable; `None` when there is none.
@@ -222,25 +250,35 @@ impl Desk {
             match self.handle.consumer_info(self.durable()).await {
                 Ok(info) => {
                     let meta = &info.config.metadata;
-                    let ours = meta.get(META_NONCE).is_some_and(|nonce| *nonce == self.identity.nonce);
+                    let ours = meta
+                        .get(META_NONCE)
+                        .is_some_and(|nonce| *nonce == self.identity.nonce);
                     let owner = meta.get(META_OWNER).cloned().unwrap_or_else(|| {
                         format!("a program that is no results-projector (made {})", info.created)
                     });
                     return Ok(Some(DurableInfo {
-                        found: DurableFound { ours, waiting: info.num_waiting, owner },
-                        floor_above_delivered: info.ack_floor.consumer_sequence > info.delivered.consumer_sequence,
+                        found: DurableFound {
+                            ours,
+                            waiting: info.num_waiting,
+                            owner,
+                        },
+                        floor_above_delivered: info.ack_floor.consumer_sequence
+                            > info.delivered.consumer_sequence,
                         ack_pending: info.num_ack_pending,
                         pending: info.num_pending,
                     }));
                 }
                 Err(error) => match error.kind() {
-                    async_nats::jetstream::stream::ConsumerInfoErrorKind::NotFound => return Ok(None),
+                    ConsumerInfoErrorKind::NotFound => return Ok(None),
                     _ => last = error.to_string(),
                 },
             }
             jitter(50, 150).await;
         }
-        Err(AskError::new(format!("ask for the consumer {}", self.durable()), last))
+        Err(AskError::new(
+            format!("ask for the consumer {}", self.durable()),
+            last,
+        ))
     }
 
     /// Deletes the durable and makes it again at the opening's start: the only way it is ever opened.
@@ -254,14 +292,19 @@ impl Desk {
         match self.handle.delete_consumer(&durable).await {
             Ok(_) => {}
             Err(error) => match error.kind() {
-                ConsumerErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::CONSUMER_NOT_FOUND => {}
+                ConsumerErrorKind::JetStream(answer)
+                    if answer.error_code() == ErrorCode::CONSUMER_NOT_FOUND => {}
                 _ => return Err(AskError::new(deleting, error)),
             },
         }
         let config = pull::Config {
             durable_name: Some(durable.clone()),
-            description: Some("results-projector: made anew at each opening; its state is never believed".to_owned()),
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: opening.start.0.max(1) },
+            description: Some(
+                "results-projector: made anew at each opening; its state is never believed".to_owned(),
+            ),
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: opening.start.0.max(1),
+            },
             ack_policy: AckPolicy::All,
             ack_wait: self.options.ack_wait,
             max_deliver: -1,
@@ -277,7 +320,10 @@ impl Desk {
             .create_consumer_strict(config)
             .await
             .map_err(|error| AskError::new(format!("create the consumer {durable}"), error))?;
-        let batch_bytes = self.options.batch_bytes.max(self.js.client().max_payload() + MESSAGE_OVERHEAD_BYTES);
+        let batch_bytes = self
+            .options
+            .batch_bytes
+            .max(self.js.client().max_payload() + MESSAGE_OVERHEAD_BYTES);
         consumer
             .stream()
             .max_messages_per_batch(self.options.batch_messages)
@@ -334,7 +380,10 @@ pub fn context(client: async_nats::Client, js_domain: Option<&str>) -> jetstream
 ///
 /// # Errors
 /// The server's.
-pub async fn create_output_store(client: async_nats::Client, js_domain: Option<&str>) -> Result<(), AskError> {
+pub async fn create_output_store(
+    client: async_nats::Client,
+    js_domain: Option<&str>,
+) -> Result<(), AskError> {
     let js = context(client, js_domain);
     if js.get_object_store(kv::OBJECT_RESULT_OUTPUT).await.is_ok() {
         return Ok(());
@@ -345,16 +394,28 @@ pub async fn create_output_store(client: async_nats::Client, js_domain: Option<&
         max_bytes: 1 << 30,
         ..jetstream::object_store::Config::default()
     };
-    js.create_object_store(config)
-        .await
-        .map(|_| ())
-        .map_err(|error| AskError::new(format!("create the object store {}", kv::OBJECT_RESULT_OUTPUT), error))
+    js.create_object_store(config).await.map(|_| ()).map_err(|error| {
+        AskError::new(
+            format!("create the object store {}", kv::OBJECT_RESULT_OUTPUT),
+            error,
+        )
+    })
 }
 
-/// Whether a request failed for want of anybody who answers.
-#[must_use]
-pub fn no_responders(kind: &RequestErrorKind) -> bool {
-    matches!(kind, RequestErrorKind::NoResponders)
+/// A stream's last sequence; `None` when there is no such stream.
+///
+/// # Errors
+/// When the leader does not answer.
+pub async fn last_seq(js: &jetstream::Context, stream: StreamName) -> Result<Option<StreamSeq>, AskError> {
+    match js.get_stream(stream.as_str()).await {
+        Ok(found) => Ok(Some(StreamSeq(found.cached_info().state.last_sequence))),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Ok(None)
+            }
+            _ => Err(AskError::new(format!("ask for the stream {stream}"), error)),
+        },
+    }
 }
 
 /// Sleeps for a random time between two bounds, in milliseconds.

@@ -38,7 +38,10 @@ impl Order {
     /// An opening whose first delivery is at or after `start`.
     #[must_use]
     pub fn from(start: StreamSeq) -> Self {
-        Self { last_stream: start.before(), last_consumer: ConsumerSeq(0) }
+        Self {
+            last_stream: start.before(),
+            last_consumer: ConsumerSeq(0),
+        }
     }
 
     /// The last accepted sequence; `start - 1` before the first.
@@ -75,7 +78,9 @@ impl Order {
         }
         let expected = self.last_stream.next();
         self.last_stream = numbers.stream;
-        Verdict::Accept { gap: (numbers.stream > expected).then(|| (expected, numbers.stream.before())) }
+        Verdict::Accept {
+            gap: (numbers.stream > expected).then(|| (expected, numbers.stream.before())),
+        }
     }
 }
 
@@ -84,7 +89,11 @@ mod tests {
     use super::*;
 
     fn numbers(stream: u64, consumer: u64, delivered: u64) -> Numbers {
-        Numbers { stream: StreamSeq(stream), consumer: ConsumerSeq(consumer), delivered }
+        Numbers {
+            stream: StreamSeq(stream),
+            consumer: ConsumerSeq(consumer),
+            delivered,
+        }
     }
 
     const GOOD: Verdict = Verdict::Accept { gap: None };
@@ -102,7 +111,9 @@ mod tests {
         let mut order = Order::from(StreamSeq(11));
         assert_eq!(
             order.judge(numbers(14, 1, 1)),
-            Verdict::Accept { gap: Some((StreamSeq(11), StreamSeq(13))) }
+            Verdict::Accept {
+                gap: Some((StreamSeq(11), StreamSeq(13)))
+            }
         );
         assert_eq!(order.judge(numbers(15, 2, 1)), GOOD);
     }

@@ -40,13 +40,18 @@ impl Budget {
     pub fn new(bytes: u64) -> Self {
         let bytes_max = u32::try_from(bytes).unwrap_or(u32::MAX);
         let permits = usize::try_from(bytes_max).unwrap_or(Semaphore::MAX_PERMITS);
-        Self { permits: Arc::new(Semaphore::new(permits)), bytes_max }
+        Self {
+            permits: Arc::new(Semaphore::new(permits)),
+            bytes_max,
+        }
     }
 
     /// What a message costs; never more than the whole budget, or it could never pass.
     fn charge(&self, message: &async_nats::Message) -> u32 {
         let bytes = message.payload.len() * 2 + message.length.saturating_sub(message.payload.len());
-        u32::try_from(bytes + ITEM_OVERHEAD_BYTES).unwrap_or(u32::MAX).min(self.bytes_max)
+        u32::try_from(bytes + ITEM_OVERHEAD_BYTES)
+            .unwrap_or(u32::MAX)
+            .min(self.bytes_max)
     }
 
     /// Messages that can be in flight at most, however small they are.
@@ -85,7 +90,11 @@ impl Delivery {
     /// What identifies it in its stream.
     #[must_use]
     pub fn mark(&self) -> Mark {
-        Mark { seq: self.seq, published: self.published, subject: SubjectHash::of(&self.subject) }
+        Mark {
+            seq: self.seq,
+            published: self.published,
+            subject: SubjectHash::of(&self.subject),
+        }
     }
 }
 
@@ -268,7 +277,16 @@ impl Reader {
         wiring: Wiring,
         settings: ReaderSettings,
     ) -> Self {
-        Self { stream, desk, client, wiring, settings, generation: 0, opened: false, failures: 0 }
+        Self {
+            stream,
+            desk,
+            client,
+            wiring,
+            settings,
+            generation: 0,
+            opened: false,
+            failures: 0,
+        }
     }
 
     /// Reads until shutdown.
@@ -291,7 +309,12 @@ impl Reader {
             };
             match end {
                 End::Shutdown => return Ok(()),
-                End::Refused(refusal) => return Err(Refused { stream: self.stream, refusal }),
+                End::Refused(refusal) => {
+                    return Err(Refused {
+                        stream: self.stream,
+                        refusal,
+                    });
+                }
                 End::OpenAnew(reason) => {
                     let first = self.wiring.state.borrow().not_reading.is_none();
                     if first {
@@ -332,9 +355,12 @@ impl Reader {
                 Some(_) => self.desk.durable_info().await.map_err(unknown)?,
             };
             let known = match (&stream, &standing) {
-                (Some(_), Some(standing)) => {
-                    Some(self.desk.known(standing.position, &standing.marks).await.map_err(unknown)?)
-                }
+                (Some(_), Some(standing)) => Some(
+                    self.desk
+                        .known(standing.position, &standing.marks)
+                        .await
+                        .map_err(unknown)?,
+                ),
                 _ => None,
             };
             let found = Found {
@@ -354,10 +380,17 @@ impl Reader {
                         info!(stream = %self.stream, "created the missing stream");
                         continue;
                     }
-                    return Err(End::OpenAnew(format!("the stream {} does not exist", self.stream)));
+                    return Err(End::OpenAnew(format!(
+                        "the stream {} does not exist",
+                        self.stream
+                    )));
                 }
                 Plan::Refuse(refusal) => return Err(End::Refused(refusal)),
-                Plan::LookAgain { after, suspected: suspicion, watching } => {
+                Plan::LookAgain {
+                    after,
+                    suspected: suspicion,
+                    watching,
+                } => {
                     suspected = suspicion;
                     if watching {
                         watched += after;
@@ -371,7 +404,11 @@ impl Reader {
                 }
                 Plan::Open(opening) => match stream {
                     Some(stream) => break (stream, opening),
-                    None => return Err(End::OpenAnew("the stream vanished while it was looked at".to_owned())),
+                    None => {
+                        return Err(End::OpenAnew(
+                            "the stream vanished while it was looked at".to_owned(),
+                        ));
+                    }
                 },
             }
         };
@@ -409,7 +446,8 @@ impl Reader {
                 warn!(stream = %self.stream, common = common.seq.0, last = stream.last.0,
                     "the stream was restored or lost its tail: its sequences stand for other messages now; going on after the last message in common");
             }
-            self.send(Read::Incarnation(incarnation)).map_err(|_| End::Shutdown)?;
+            self.send(Read::Incarnation(incarnation))
+                .map_err(|_| End::Shutdown)?;
         }
         if let Some((first, last)) = opening.gap {
             self.gap(first, last, super::reconcile::GAP_BEFORE_FIRST)?;
@@ -422,7 +460,7 @@ impl Reader {
             let happening = self.select(&mut session).await;
             if let Err(end) = self.apply(&mut session, happening).await {
                 if matches!(end, End::Shutdown) {
-                    self.last_ack(&session).await;
+                    self.last_ack(session.acked).await;
                 }
                 return end;
             }
@@ -431,7 +469,13 @@ impl Reader {
 
     /// What happened next. Nothing is acted on here.
     async fn select(&mut self, session: &mut Session) -> Happening {
-        let Session { messages, held, checks, epoch, .. } = session;
+        let Session {
+            messages,
+            held,
+            checks,
+            epoch,
+            ..
+        } = session;
         let wiring = &mut self.wiring;
         let epoch = *epoch;
         tokio::select! {
@@ -472,8 +516,14 @@ impl Reader {
         }
     }
 
-    fn delivered(&mut self, session: &mut Session, message: async_nats::jetstream::Message) -> Result<(), End> {
-        let info = message.info().map_err(|error| End::OpenAnew(format!("a delivery without numbers: {error}")))?;
+    fn delivered(
+        &mut self,
+        session: &mut Session,
+        message: async_nats::jetstream::Message,
+    ) -> Result<(), End> {
+        let info = message
+            .info()
+            .map_err(|error| End::OpenAnew(format!("a delivery without numbers: {error}")))?;
         let numbers = Numbers {
             stream: StreamSeq(info.stream_sequence),
             consumer: ConsumerSeq(info.consumer_sequence),
@@ -496,7 +546,12 @@ impl Reader {
                     Err(_) => {
                         let permits = self.wiring.budget.permits.clone();
                         let permit = Box::pin(async move { permits.acquire_many_owned(charge).await.ok() });
-                        session.held = Some(Held { message, numbers: at, gap, permit });
+                        session.held = Some(Held {
+                            message,
+                            numbers: at,
+                            gap,
+                            permit,
+                        });
                         Ok(())
                     }
                 }
@@ -531,7 +586,8 @@ impl Reader {
 
     fn gap(&self, first: StreamSeq, last: StreamSeq, reason: &'static str) -> Result<(), End> {
         warn!(stream = %self.stream, first = first.0, last = last.0, reason, "messages are missing in the stream");
-        self.send(Read::Gap { first, last, reason }).map_err(|_| End::Shutdown)
+        self.send(Read::Gap { first, last, reason })
+            .map_err(|_| End::Shutdown)
     }
 
     /// I2: what can be acked came from a commit, and only an ack of this opening goes out.
@@ -544,9 +600,9 @@ impl Reader {
             }
         }
         match feedback.reopen {
-            Some(generation) if generation == self.generation => {
-                Err(End::OpenAnew("the writer refused an item of this opening".to_owned()))
-            }
+            Some(generation) if generation == self.generation => Err(End::OpenAnew(
+                "the writer refused an item of this opening".to_owned(),
+            )),
             _ => Ok(()),
         }
     }
@@ -561,13 +617,17 @@ impl Reader {
     }
 
     /// At the end: the writer finishes the group in hand, and its commit is acked.
-    async fn last_ack(&mut self, session: &Session) {
+    async fn last_ack(&mut self, acked: StreamSeq) {
         let mut feedback = self.wiring.feedback.clone();
         while feedback.changed().await.is_ok() {}
         let last = feedback.borrow().ack.clone();
-        if let Some(Ack { generation, seq, reply: Some(reply) }) = last
+        if let Some(Ack {
+            generation,
+            seq,
+            reply: Some(reply),
+        }) = last
             && generation == self.generation
-            && seq > session.acked
+            && seq > acked
         {
             self.ack(reply).await;
         }
@@ -584,32 +644,46 @@ impl Reader {
             return Err(End::Refused(Refusal::TakenOver(durable.found.owner)));
         }
         if durable.floor_above_delivered {
-            return Err(End::OpenAnew("a late ack has put the consumer's floor above its deliveries".to_owned()));
+            return Err(End::OpenAnew(
+                "a late ack has put the consumer's floor above its deliveries".to_owned(),
+            ));
         }
         // Read before asking for messages: what is published in between must not look deleted.
         let unknown = |error: AskError| End::OpenAnew(error.to_string());
         let Some(stream) = self.desk.stream_state().await.map_err(unknown)? else {
             return Err(End::OpenAnew("the stream is gone".to_owned()));
         };
-        self.wiring.state.send_modify(|state| state.last = Some(stream.last));
+        self.wiring
+            .state
+            .send_modify(|state| state.last = Some(stream.last));
         let last_accepted = session.order.last();
         if stream.last < last_accepted {
-            return Err(End::OpenAnew("the stream ends before what was read of it".to_owned()));
+            return Err(End::OpenAnew(
+                "the stream ends before what was read of it".to_owned(),
+            ));
         }
         if session.held.is_some() || accepted > 0 {
             return Ok(());
         }
         let all_acked = session.acked >= last_accepted;
-        if all_acked && i64::try_from(durable.ack_pending).unwrap_or(i64::MAX) >= self.desk.max_ack_pending() {
-            return Err(End::OpenAnew("the server waits for acks that it has been sent".to_owned()));
+        if all_acked && i64::try_from(durable.ack_pending).unwrap_or(i64::MAX) >= self.desk.max_ack_pending()
+        {
+            return Err(End::OpenAnew(
+                "the server waits for acks that it has been sent".to_owned(),
+            ));
         }
         if durable.pending > 0 {
-            return Err(End::OpenAnew(format!("{} messages are pending and none comes", durable.pending)));
+            return Err(End::OpenAnew(format!(
+                "{} messages are pending and none comes",
+                durable.pending
+            )));
         }
         if all_acked && stream.last > last_accepted {
             let next = last_accepted.next();
             if self.desk.any_at_or_after(next).await.map_err(unknown)? {
-                return Err(End::OpenAnew(format!("message {next} or a later one is there and does not come")));
+                return Err(End::OpenAnew(format!(
+                    "message {next} or a later one is there and does not come"
+                )));
             }
             self.gap(next, stream.last, "the end of the stream was deleted")?;
             session.order.skip_to(stream.last);
@@ -620,7 +694,9 @@ impl Reader {
     /// Waits for the connection; its epoch tells whether it was lost since.
     async fn connected(&mut self) -> u64 {
         if !self.wiring.connection.borrow().connected {
-            self.wiring.state.send_modify(|state| state.not_reading = Some("not connected to NATS".to_owned()));
+            self.wiring
+                .state
+                .send_modify(|state| state.not_reading = Some("not connected to NATS".to_owned()));
         }
         match self.wiring.connection.wait_for(|state| state.connected).await {
             Ok(state) => state.epoch,
@@ -629,7 +705,11 @@ impl Reader {
     }
 
     fn send(&self, read: Read) -> Result<(), ()> {
-        let item = Item { stream: self.stream, generation: self.generation, read };
+        let item = Item {
+            stream: self.stream,
+            generation: self.generation,
+            read,
+        };
         self.wiring.items.send(item).map_err(|_| ())
     }
 }

@@ -165,7 +165,9 @@ impl fmt::Display for Refusal {
 /// DESIGN §3's table, row by row; the first match decides.
 #[must_use]
 pub fn reconcile(found: &Found) -> Plan {
-    let Some(stream) = &found.stream else { return Plan::WaitForStream };
+    let Some(stream) = &found.stream else {
+        return Plan::WaitForStream;
+    };
     if let Some(retention) = &stream.other_retention {
         return Plan::Refuse(Refusal::Retention(retention.clone()));
     }
@@ -178,20 +180,40 @@ pub fn reconcile(found: &Found) -> Plan {
             if found.watched >= found.watch_limit {
                 return Plan::Refuse(Refusal::InUse(durable.owner.clone()));
             }
-            return Plan::LookAgain { after: IN_USE_PAUSE, suspected: None, watching: true };
+            return Plan::LookAgain {
+                after: IN_USE_PAUSE,
+                suspected: None,
+                watching: true,
+            };
         }
         taken_from = Some(durable.owner.clone());
     }
     let Some(known) = &found.known else {
-        let incarnation = Some(Incarnation { common: None, first: stream.first });
-        return Plan::Open(Opening { start: stream.first, incarnation, gap: None, taken_from });
+        let incarnation = Some(Incarnation {
+            common: None,
+            first: stream.first,
+        });
+        return Plan::Open(Opening {
+            start: stream.first,
+            incarnation,
+            gap: None,
+            taken_from,
+        });
     };
     let other = known.asked.iter().any(|(_, answer)| *answer == Answer::Other);
     if other || stream.last < known.position {
-        let common = known.asked.iter().find(|(_, answer)| *answer == Answer::Same).map(|(mark, _)| *mark);
+        let common = known
+            .asked
+            .iter()
+            .find(|(_, answer)| *answer == Answer::Same)
+            .map(|(mark, _)| *mark);
         let suspicion = Suspicion { common };
         if found.suspected != Some(suspicion) {
-            return Plan::LookAgain { after: SUSPICION_PAUSE, suspected: Some(suspicion), watching: false };
+            return Plan::LookAgain {
+                after: SUSPICION_PAUSE,
+                suspected: Some(suspicion),
+                watching: false,
+            };
         }
         // None in common: from the stream's first message, which need not be 1. Otherwise right after the common one,
         // and what is missing between that and the stream's first message is a gap.
@@ -229,12 +251,19 @@ mod tests {
     }
 
     fn stream(first: u64, last: u64) -> Option<StreamFound> {
-        Some(StreamFound { first: StreamSeq(first), last: StreamSeq(last), other_retention: None })
+        Some(StreamFound {
+            first: StreamSeq(first),
+            last: StreamSeq(last),
+            other_retention: None,
+        })
     }
 
     fn known(position: u64, asked: &[(u64, Answer)]) -> Option<Known> {
         let asked = asked.iter().map(|(seq, answer)| (mark(*seq), *answer)).collect();
-        Some(Known { position: StreamSeq(position), asked })
+        Some(Known {
+            position: StreamSeq(position),
+            asked,
+        })
     }
 
     fn found() -> Found {
@@ -251,16 +280,30 @@ mod tests {
     }
 
     fn theirs(waiting: usize) -> Option<DurableFound> {
-        Some(DurableFound { ours: false, waiting, owner: "process 7 on alpha".into() })
+        Some(DurableFound {
+            ours: false,
+            waiting,
+            owner: "process 7 on alpha".into(),
+        })
     }
 
     fn open_at(start: u64) -> Plan {
-        Plan::Open(Opening { start: StreamSeq(start), incarnation: None, gap: None, taken_from: None })
+        Plan::Open(Opening {
+            start: StreamSeq(start),
+            incarnation: None,
+            gap: None,
+            taken_from: None,
+        })
     }
 
     /// The second look, which sees the same again.
     fn confirmed(mut found: Found) -> Plan {
-        let Plan::LookAgain { suspected: Some(suspicion), after, .. } = reconcile(&found) else {
+        let Plan::LookAgain {
+            suspected: Some(suspicion),
+            after,
+            ..
+        } = reconcile(&found)
+        else {
             panic!("not suspected: {:?}", reconcile(&found));
         };
         assert_eq!(after, SUSPICION_PAUSE);
@@ -270,7 +313,13 @@ mod tests {
 
     #[test]
     fn a_missing_stream_is_waited_for() {
-        assert_eq!(reconcile(&Found { stream: None, ..found() }), Plan::WaitForStream);
+        assert_eq!(
+            reconcile(&Found {
+                stream: None,
+                ..found()
+            }),
+            Plan::WaitForStream
+        );
     }
 
     #[test]
@@ -286,49 +335,106 @@ mod tests {
 
     #[test]
     fn a_durable_that_another_process_pulls_from_is_watched_and_then_refused() {
-        let first = Found { durable: theirs(1), ..found() };
-        assert!(matches!(reconcile(&first), Plan::LookAgain { watching: true, .. }));
-        let last = Found { watched: first.watch_limit, ..first };
-        assert_eq!(reconcile(&last), Plan::Refuse(Refusal::InUse("process 7 on alpha".into())));
-        assert!(matches!(reconcile(&Found { take_over: true, ..last }), Plan::Open(_)));
+        let first = Found {
+            durable: theirs(1),
+            ..found()
+        };
+        assert!(matches!(
+            reconcile(&first),
+            Plan::LookAgain { watching: true, .. }
+        ));
+        let last = Found {
+            watched: first.watch_limit,
+            ..first
+        };
+        assert_eq!(
+            reconcile(&last),
+            Plan::Refuse(Refusal::InUse("process 7 on alpha".into()))
+        );
+        assert!(matches!(
+            reconcile(&Found {
+                take_over: true,
+                ..last
+            }),
+            Plan::Open(_)
+        ));
     }
 
     #[test]
     fn an_idle_durable_of_a_process_that_is_gone_is_taken_over_and_named() {
-        let Plan::Open(opening) = reconcile(&Found { durable: theirs(0), ..found() }) else { panic!() };
+        let Plan::Open(opening) = reconcile(&Found {
+            durable: theirs(0),
+            ..found()
+        }) else {
+            panic!()
+        };
         assert_eq!(opening.taken_from.as_deref(), Some("process 7 on alpha"));
         assert_eq!(opening.start, StreamSeq(61));
     }
 
     #[test]
     fn a_durable_replaced_while_we_run_stops_us() {
-        let plan = reconcile(&Found { durable: theirs(0), opened_before: true, ..found() });
-        assert_eq!(plan, Plan::Refuse(Refusal::TakenOver("process 7 on alpha".into())));
+        let plan = reconcile(&Found {
+            durable: theirs(0),
+            opened_before: true,
+            ..found()
+        });
+        assert_eq!(
+            plan,
+            Plan::Refuse(Refusal::TakenOver("process 7 on alpha".into()))
+        );
     }
 
     #[test]
     fn without_a_position_reading_starts_at_the_streams_first_message() {
-        let plan = reconcile(&Found { known: None, stream: stream(41, 100), ..found() });
-        let incarnation = Some(Incarnation { common: None, first: StreamSeq(41) });
+        let plan = reconcile(&Found {
+            known: None,
+            stream: stream(41, 100),
+            ..found()
+        });
+        let incarnation = Some(Incarnation {
+            common: None,
+            first: StreamSeq(41),
+        });
         let start = StreamSeq(41);
-        assert_eq!(plan, Plan::Open(Opening { start, incarnation, gap: None, taken_from: None }));
+        assert_eq!(
+            plan,
+            Plan::Open(Opening {
+                start,
+                incarnation,
+                gap: None,
+                taken_from: None
+            })
+        );
     }
 
     #[test]
     fn the_same_message_at_the_position_means_go_on_after_it() {
         assert_eq!(reconcile(&found()), open_at(61));
-        assert_eq!(reconcile(&Found { stream: stream(1, 60), ..found() }), open_at(61));
+        assert_eq!(
+            reconcile(&Found {
+                stream: stream(1, 60),
+                ..found()
+            }),
+            open_at(61)
+        );
     }
 
     #[test]
     fn another_message_at_the_position_begins_an_incarnation_after_the_last_common_one() {
         let asked = [(60, Answer::Other), (59, Answer::Other), (57, Answer::Same)];
-        let plan = confirmed(Found { known: known(60, &asked), ..found() });
+        let plan = confirmed(Found {
+            known: known(60, &asked),
+            ..found()
+        });
         assert_eq!(
             plan,
             Plan::Open(Opening {
                 start: StreamSeq(58),
-                incarnation: Some(Incarnation { common: Some(mark(57)), first: StreamSeq(58) }),
+                incarnation: Some(Incarnation {
+                    common: Some(mark(57)),
+                    first: StreamSeq(58)
+                }),
                 gap: None,
                 taken_from: None,
             })
@@ -338,13 +444,22 @@ mod tests {
     #[test]
     fn a_stream_shorter_than_the_position_begins_an_incarnation_and_is_never_opened_beyond_its_end() {
         let asked = [(60, Answer::Absent), (49, Answer::Absent), (33, Answer::Same)];
-        let plan = confirmed(Found { stream: stream(1, 50), known: known(60, &asked), ..found() });
-        let Plan::Open(opening) = plan else { panic!("{plan:?}") };
+        let plan = confirmed(Found {
+            stream: stream(1, 50),
+            known: known(60, &asked),
+            ..found()
+        });
+        let Plan::Open(opening) = plan else {
+            panic!("{plan:?}")
+        };
         assert_eq!(opening.start, StreamSeq(34));
         // Lost its tail right up to the common message: nothing to read yet, start at the end + 1.
         let asked = [(60, Answer::Absent), (50, Answer::Same)];
-        let Plan::Open(opening) = confirmed(Found { stream: stream(1, 50), known: known(60, &asked), ..found() })
-        else {
+        let Plan::Open(opening) = confirmed(Found {
+            stream: stream(1, 50),
+            known: known(60, &asked),
+            ..found()
+        }) else {
             panic!()
         };
         assert_eq!(opening.start, StreamSeq(51));
@@ -353,20 +468,32 @@ mod tests {
     #[test]
     fn nothing_in_common_means_from_the_first_message() {
         let asked = [(60, Answer::Other), (33, Answer::Absent)];
-        let Plan::Open(opening) = confirmed(Found { stream: stream(5, 100), known: known(60, &asked), ..found() })
-        else {
+        let Plan::Open(opening) = confirmed(Found {
+            stream: stream(5, 100),
+            known: known(60, &asked),
+            ..found()
+        }) else {
             panic!()
         };
         assert_eq!(opening.start, StreamSeq(5));
-        assert_eq!(opening.incarnation, Some(Incarnation { common: None, first: StreamSeq(5) }));
+        assert_eq!(
+            opening.incarnation,
+            Some(Incarnation {
+                common: None,
+                first: StreamSeq(5)
+            })
+        );
         assert_eq!(opening.gap, None);
     }
 
     #[test]
     fn a_stream_made_anew_and_still_empty_is_read_from_its_beginning() {
         let asked = [(60, Answer::Absent)];
-        let Plan::Open(opening) = confirmed(Found { stream: stream(1, 0), known: known(60, &asked), ..found() })
-        else {
+        let Plan::Open(opening) = confirmed(Found {
+            stream: stream(1, 0),
+            known: known(60, &asked),
+            ..found()
+        }) else {
             panic!()
         };
         assert_eq!((opening.start, opening.gap), (StreamSeq(1), None));
@@ -374,37 +501,75 @@ mod tests {
 
     #[test]
     fn one_look_is_not_enough_to_believe_that_a_stream_went_back() {
-        let lagging = Found { stream: stream(1, 50), known: known(60, &[(60, Answer::Absent)]), ..found() };
-        assert!(matches!(reconcile(&lagging), Plan::LookAgain { watching: false, .. }));
-        let recovered = Found { suspected: Some(Suspicion { common: None }), ..found() };
+        let lagging = Found {
+            stream: stream(1, 50),
+            known: known(60, &[(60, Answer::Absent)]),
+            ..found()
+        };
+        assert!(matches!(
+            reconcile(&lagging),
+            Plan::LookAgain { watching: false, .. }
+        ));
+        let recovered = Found {
+            suspected: Some(Suspicion { common: None }),
+            ..found()
+        };
         assert_eq!(reconcile(&recovered), open_at(61));
     }
 
     #[test]
     fn a_message_deleted_at_the_position_is_no_reason_to_doubt_the_stream() {
         let asked = [(60, Answer::Absent), (59, Answer::Same)];
-        assert_eq!(reconcile(&Found { known: known(60, &asked), ..found() }), open_at(61));
+        assert_eq!(
+            reconcile(&Found {
+                known: known(60, &asked),
+                ..found()
+            }),
+            open_at(61)
+        );
         let none_left = [(60, Answer::Absent), (59, Answer::Absent)];
-        let found = Found { known: known(60, &none_left), stream: stream(61, 100), ..found() };
+        let found = Found {
+            known: known(60, &none_left),
+            stream: stream(61, 100),
+            ..found()
+        };
         assert_eq!(reconcile(&found), open_at(61));
     }
 
     #[test]
     fn what_was_dropped_before_it_was_read_is_a_gap() {
         let asked = [(60, Answer::Absent)];
-        let plan = reconcile(&Found { stream: stream(81, 100), known: known(60, &asked), ..found() });
+        let plan = reconcile(&Found {
+            stream: stream(81, 100),
+            known: known(60, &asked),
+            ..found()
+        });
         let gap = Some((StreamSeq(61), StreamSeq(80)));
         assert_eq!(
             plan,
-            Plan::Open(Opening { start: StreamSeq(81), incarnation: None, gap, taken_from: None })
+            Plan::Open(Opening {
+                start: StreamSeq(81),
+                incarnation: None,
+                gap,
+                taken_from: None
+            })
         );
     }
 
     #[test]
     fn a_stream_purged_to_its_end_leaves_a_gap_up_to_the_end() {
         let asked = [(60, Answer::Absent)];
-        let plan = reconcile(&Found { stream: stream(101, 100), known: known(60, &asked), ..found() });
-        let Plan::Open(opening) = plan else { panic!("{plan:?}") };
-        assert_eq!((opening.start, opening.gap), (StreamSeq(101), Some((StreamSeq(61), StreamSeq(100)))));
+        let plan = reconcile(&Found {
+            stream: stream(101, 100),
+            known: known(60, &asked),
+            ..found()
+        });
+        let Plan::Open(opening) = plan else {
+            panic!("{plan:?}")
+        };
+        assert_eq!(
+            (opening.start, opening.gap),
+            (StreamSeq(101), Some((StreamSeq(61), StreamSeq(100))))
+        );
     }
 }

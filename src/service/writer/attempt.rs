@@ -41,7 +41,12 @@ struct Course {
 
 impl Course {
     fn new(from: Standing) -> Self {
-        Self { to: from.position, at: None, counts: from.counts, from }
+        Self {
+            to: from.position,
+            at: None,
+            counts: from.counts,
+            from,
+        }
     }
 
     /// Whether sequence `seq` is the next one. Anything else would be a silent skip (I3).
@@ -58,14 +63,21 @@ impl Course {
         let position = from.position;
         let mut standing = from;
         standing.advance(to, mark, counts);
-        tx.advance(&Advance { stream, from: position, to: standing.clone() })?;
+        tx.advance(&Advance {
+            stream,
+            from: position,
+            to: standing.clone(),
+        })?;
         Ok(standing)
     }
 }
 
 fn delivery_at(group: &[Unit], at: Option<usize>) -> Option<&Delivery> {
     match group.get(at?) {
-        Some(Unit::Entry(Entry { cargo: Cargo::Message(envelope), .. })) => Some(&envelope.delivery),
+        Some(Unit::Entry(Entry {
+            cargo: Cargo::Message(envelope),
+            ..
+        })) => Some(&envelope.delivery),
         _ => None,
     }
 }
@@ -79,6 +91,30 @@ impl Writer {
         bytes: &mut usize,
         isolated: bool,
     ) -> Result<Done, Failed> {
+        match self.transact(group, bytes, isolated) {
+            Ok(done) => Ok(done),
+            Err(Trouble::OutOfOrder(reason)) => Err(Failed::Refused { reason }),
+            // SQLite has rolled back by itself: whatever the code says, the disk is behind it.
+            Err(Trouble::Lost(error)) => match failed(&error) {
+                Failed::Data { reason } => Err(Failed::Environment { reason, reopen: true }),
+                other => Err(other),
+            },
+            Err(Trouble::Store(error)) if error.class() == Class::Schema => match self.store.check_schema() {
+                Err(changed) if matches!(changed.class(), Class::Stop(_)) => {
+                    Err(Failed::Stop(changed.into()))
+                }
+                _ => Err(failed(&error)),
+            },
+            Err(Trouble::Store(error)) => Err(failed(&error)),
+        }
+    }
+
+    fn transact(
+        &mut self,
+        group: &mut Vec<Unit>,
+        bytes: &mut usize,
+        isolated: bool,
+    ) -> Result<Done, Trouble> {
         let mut courses: BTreeMap<StreamName, Course> = BTreeMap::new();
         for (stream, lane) in &self.lanes {
             if let Some(standing) = &lane.standing {
@@ -86,67 +122,44 @@ impl Writer {
             }
         }
         let mut done = Done::default();
-        // The store is lent out while the group grows from the channel.
-        let begun = self.store.begin(now());
-        let mut tx = match begun {
-            Ok(tx) => tx,
-            Err(error) => return Err(failed(&error)),
-        };
+        let mut tx = self.store.begin(now())?;
         let mut next = 0;
         loop {
             while next < group.len() {
-                if let Err(error) = apply(&mut tx, group, next, &mut courses, &mut done, isolated) {
-                    let lost = tx.is_lost();
-                    drop(tx);
-                    return Err(self.class_of(error, lost));
-                }
+                apply(&mut tx, group, next, &mut courses, &mut done, isolated).map_err(|trouble| {
+                    match trouble {
+                        Trouble::Store(error) if tx.is_lost() => Trouble::Lost(error),
+                        trouble => trouble,
+                    }
+                })?;
                 next += 1;
             }
-            if isolated {
-                break;
-            }
             let before = group.len();
-            self.intake.add_waiting(&self.limits, group, bytes);
+            if !isolated {
+                self.intake.add_waiting(&self.limits, group, bytes);
+            }
             if group.len() == before {
                 break;
             }
         }
-        let finish = |mut tx: Group<'_>, done: &mut Done| -> Result<Vec<Committed>, StoreError> {
-            for (stream, course) in std::mem::take(&mut courses) {
-                done.replies.insert(stream, delivery_at(group, course.at).map(|delivery| delivery.reply.clone()));
-                done.standings.insert(stream, course.write(stream, group, &mut tx)?);
-            }
-            tx.commit()
-        };
-        match finish(tx, &mut done) {
-            Ok(committed) => {
-                done.committed = committed;
-                Ok(done)
-            }
-            Err(error) => Err(self.class_of(error.into(), false)),
+        for (stream, course) in courses {
+            done.replies.insert(
+                stream,
+                delivery_at(group, course.at).map(|delivery| delivery.reply.clone()),
+            );
+            done.standings
+                .insert(stream, course.write(stream, group, &mut tx)?);
         }
-    }
-
-    fn class_of(&self, trouble: Trouble, lost: bool) -> Failed {
-        let error = match trouble {
-            Trouble::OutOfOrder(reason) => return Failed::Refused { reason },
-            Trouble::Store(error) => error,
-        };
-        match error.class() {
-            // SQLite has rolled back by itself: whatever the code says, the disk is behind it.
-            Class::Data if lost => Failed::Environment { reason: error.to_string(), reopen: true },
-            Class::Schema => match self.store.check_schema() {
-                Err(changed) if matches!(changed.class(), Class::Stop(_)) => Failed::Stop(changed.into()),
-                _ => Failed::Environment { reason: error.to_string(), reopen: true },
-            },
-            _ => failed(&error),
-        }
+        done.committed = tx.commit()?;
+        Ok(done)
     }
 }
 
 /// Why an item could not be applied.
 enum Trouble {
     Store(StoreError),
+    /// As `Store`, and SQLite has ended the transaction.
+    Lost(StoreError),
     OutOfOrder(String),
 }
 
@@ -175,7 +188,11 @@ fn apply(
     done: &mut Done,
     isolated: bool,
 ) -> Result<(), Trouble> {
-    let Entry { stream, generation, cargo } = match group.get(index) {
+    let Entry {
+        stream,
+        generation,
+        cargo,
+    } = match group.get(index) {
         None => return Ok(()),
         Some(Unit::Repair(work)) => return apply_repair(tx, work, isolated),
         Some(Unit::Entry(entry)) => entry,
@@ -190,7 +207,12 @@ fn apply(
             if !course.expects(*first) || last < first {
                 return Err(out_of_order(stream, *first, course));
             }
-            let gap = Gap { stream, first: *first, last: *last, reason: (*reason).to_owned() };
+            let gap = Gap {
+                stream,
+                first: *first,
+                last: *last,
+                reason: (*reason).to_owned(),
+            };
             tx.gap(course.from.incarnation, &gap)?;
             course.counts.gap += last.0 - first.0 + 1;
             course.to = *last;
@@ -199,7 +221,9 @@ fn apply(
         }
         Cargo::Message(envelope) => {
             let course = course(courses, stream)?;
-            let Envelope { delivery, content, .. } = &**envelope;
+            let Envelope {
+                delivery, content, ..
+            } = &**envelope;
             if !course.expects(delivery.seq) {
                 return Err(out_of_order(stream, delivery.seq, course));
             }
@@ -207,8 +231,13 @@ fn apply(
             let dead = match content {
                 Message::Dead(reason) => Some(reason.clone()),
                 Message::Result { result } => {
-                    let project = |tx: &mut Group<'_>| tx.result(incarnation, delivery.seq, delivery.published, result);
-                    let outcome = if isolated { tx.isolated(project) } else { project(tx) };
+                    let project =
+                        |tx: &mut Group<'_>| tx.result(incarnation, delivery.seq, delivery.published, result);
+                    let outcome = if isolated {
+                        tx.isolated(project)
+                    } else {
+                        project(tx)
+                    };
                     match outcome {
                         Ok(()) => {
                             done.owes_outputs |= [&result.stdout, &result.stderr]
@@ -257,13 +286,21 @@ fn apply_repair(tx: &mut Group<'_>, work: &RepairWork, isolated: bool) -> Result
     match tx.isolated(|tx| tx.repair(&work.repair)) {
         Err(error) if error.class() == Class::Data && !tx.is_lost() => {
             // The text cannot be stored: owed still, with the reason.
-            let Repair { result_id, field, output } = &work.repair;
+            let Repair {
+                result_id,
+                field,
+                output,
+            } = &work.repair;
             let output = crate::projection::output::Output {
                 object: output.object.clone(),
                 attempt: Attempt::Pending(error.to_string()),
             };
             let (result_id, field): (String, Field) = (result_id.clone(), *field);
-            Ok(tx.repair(&Repair { result_id, field, output })?)
+            Ok(tx.repair(&Repair {
+                result_id,
+                field,
+                output,
+            })?)
         }
         outcome => Ok(outcome?),
     }
@@ -278,7 +315,9 @@ fn begin_incarnation(
 ) -> Result<(), Trouble> {
     let standing = match courses.remove(&stream) {
         None => Standing::new(1, incarnation.first),
-        Some(course) => course.write(stream, group, tx)?.succeed(incarnation.common, incarnation.first),
+        Some(course) => course
+            .write(stream, group, tx)?
+            .succeed(incarnation.common, incarnation.first),
     };
     tx.begin_incarnation(stream, &standing)?;
     courses.insert(stream, Course::new(standing));
@@ -286,11 +325,16 @@ fn begin_incarnation(
 }
 
 fn course(courses: &mut BTreeMap<StreamName, Course>, stream: StreamName) -> Result<&mut Course, Trouble> {
-    courses
-        .get_mut(&stream)
-        .ok_or_else(|| Trouble::OutOfOrder(format!("a message of {stream} came before the stream had a beginning")))
+    courses.get_mut(&stream).ok_or_else(|| {
+        Trouble::OutOfOrder(format!(
+            "a message of {stream} came before the stream had a beginning"
+        ))
+    })
 }
 
 fn out_of_order(stream: StreamName, seq: StreamSeq, course: &Course) -> Trouble {
-    Trouble::OutOfOrder(format!("{stream} {seq} came where {} was expected", course.to.next()))
+    Trouble::OutOfOrder(format!(
+        "{stream} {seq} came where {} was expected",
+        course.to.next()
+    ))
 }

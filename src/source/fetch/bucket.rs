@@ -57,7 +57,9 @@ struct Options {
 
 impl Meta {
     pub(super) fn is_link(&self) -> bool {
-        self.options.as_ref().is_some_and(|options| options.link.is_some())
+        self.options
+            .as_ref()
+            .is_some_and(|options| options.link.is_some())
     }
 }
 
@@ -77,7 +79,10 @@ struct Clock {
 impl Bucket {
     pub(super) async fn new(js: jetstream::Context) -> Result<Self, String> {
         let stream = object::stream_name(kv::OBJECT_RESULT_OUTPUT);
-        let handle = js.get_stream_no_info(&stream).await.map_err(|error| error.to_string())?;
+        let handle = js
+            .get_stream_no_info(&stream)
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(Self { js, handle, stream })
     }
 
@@ -94,28 +99,49 @@ impl Bucket {
         };
         let message = match direct {
             Some(message) => message,
-            None => self.handle.get_last_raw_message_by_subject(&subject).await.map_err(raw_failed)?,
+            None => self
+                .handle
+                .get_last_raw_message_by_subject(&subject)
+                .await
+                .map_err(raw_failed)?,
         };
         let meta: Meta = serde_json::from_slice(&message.payload)
             .map_err(|error| AskFailed::Unreachable(format!("its metadata cannot be read: {error}")))?;
         if meta.name != name {
-            return Err(AskFailed::Unreachable("its metadata carries another name".to_owned()));
+            return Err(AskFailed::Unreachable(
+                "its metadata carries another name".to_owned(),
+            ));
         }
         Ok(meta)
     }
 
     /// The first chunk of an object after a sequence of the bucket's stream: that chunk's sequence and bytes.
-    pub(super) async fn chunk_after(&self, nuid: &str, after: u64, via: Via) -> Result<(u64, Bytes), AskFailed> {
+    pub(super) async fn chunk_after(
+        &self,
+        nuid: &str,
+        after: u64,
+        via: Via,
+    ) -> Result<(u64, Bytes), AskFailed> {
         let subject = object::chunk_subject(kv::OBJECT_RESULT_OUTPUT, nuid);
         if via == Via::Anybody {
-            match self.handle.direct_get_next_for_subject(&subject, Some(after + 1)).await {
+            match self
+                .handle
+                .direct_get_next_for_subject(&subject, Some(after + 1))
+                .await
+            {
                 Ok(message) => return Ok((message.sequence, message.payload)),
                 Err(error) if nobody_answers_direct_gets(&error) => {}
                 Err(error) => return Err(direct_failed(error)),
             }
         }
-        let message =
-            self.handle.get_next_raw_message_by_subject(&subject, after + 1).await.map_err(raw_failed)?;
+        let message = self
+            .handle
+            .raw_message_builder()
+            .sequence(after + 1)
+            .next_by_subject(subject)
+            .send()
+            .await
+            .map_err(raw_failed)?;
         Ok((message.sequence, message.payload))
     }
 
@@ -128,13 +154,18 @@ impl Bucket {
             .map_err(|error| AskFailed::Unreachable(format!("the object store does not answer: {error}")))?;
         match response {
             Response::Ok(clock) => Ok(clock.ts),
-            Response::Err { error } => Err(AskFailed::Unreachable(format!("the object store is missing: {error}"))),
+            Response::Err { error } => Err(AskFailed::Unreachable(format!(
+                "the object store is missing: {error}"
+            ))),
         }
     }
 }
 
 fn nobody_answers_direct_gets(error: &DirectGetError) -> bool {
-    matches!(error.kind(), DirectGetErrorKind::ErrorResponse(StatusCode::NO_RESPONDERS, _))
+    matches!(
+        error.kind(),
+        DirectGetErrorKind::ErrorResponse(StatusCode::NO_RESPONDERS, _)
+    )
 }
 
 fn direct_failed(error: DirectGetError) -> AskFailed {

@@ -100,7 +100,11 @@ impl Fetcher {
     ///
     /// # Errors
     /// When the client refuses the bucket's name, which it does not for that of the contract.
-    pub async fn new(client: async_nats::Client, js_domain: Option<&str>, limits: FetchLimits) -> Result<Self, String> {
+    pub async fn new(
+        client: async_nats::Client,
+        js_domain: Option<&str>,
+        limits: FetchLimits,
+    ) -> Result<Self, String> {
         let bucket = Bucket::new(super::opening::context(client, js_domain)).await?;
         let permits = limits.concurrency.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Self {
@@ -124,7 +128,9 @@ impl Fetcher {
             return Looked::Ended(Attempt::Pending("shutting down".to_owned()));
         };
         if !self.breaker.may_try() {
-            return Looked::Ended(Attempt::Pending("the object store did not answer; it is asked again soon".to_owned()));
+            return Looked::Ended(Attempt::Pending(
+                "the object store did not answer; it is asked again soon".to_owned(),
+            ));
         }
         let started = Instant::now();
         let outcome = timeout(self.limits.base, self.look_twice(name, published)).await;
@@ -135,9 +141,17 @@ impl Fetcher {
             Ok(Ok(found)) => found,
         };
         if meta.size > self.limits.max_bytes {
-            return Looked::Ended(Attempt::TooLarge { size: meta.size, limit: self.limits.max_bytes });
+            return Looked::Ended(Attempt::TooLarge {
+                size: meta.size,
+                limit: self.limits.max_bytes,
+            });
         }
-        Looked::Found(Found { meta, via, published, spent: started.elapsed() })
+        Looked::Found(Found {
+            meta,
+            via,
+            published,
+            spent: started.elapsed(),
+        })
     }
 
     /// Reads an object that [`Fetcher::look`] has found.
@@ -145,7 +159,12 @@ impl Fetcher {
         let Ok(_permit) = self.reads.acquire().await else {
             return Attempt::Pending("shutting down".to_owned());
         };
-        let Found { meta, via, published, spent } = found;
+        let Found {
+            meta,
+            via,
+            published,
+            spent,
+        } = found;
         let for_size = Duration::from_secs_f64(meta.size as f64 / self.limits.min_rate.max(1) as f64);
         let total = (self.limits.base + for_size).saturating_sub(spent);
         let outcome = timeout_at(Instant::now() + total, async {
@@ -180,7 +199,9 @@ impl Fetcher {
                     Err(Trouble::Missing(again)) => reason = again,
                 }
             }
-            return Err(Attempt::Pending(format!("{reason}; not certain yet, its message is fresh")));
+            return Err(Attempt::Pending(format!(
+                "{reason}; not certain yet, its message is fresh"
+            )));
         }
         match self.meta(name, Via::Leader).await {
             Ok(meta) => Ok((meta, Via::Leader)),
@@ -219,7 +240,9 @@ impl Fetcher {
                 Trouble::Missing(reason) | Trouble::Unreachable(reason) => Attempt::Pending(reason),
             })?;
         Ok(match (now.unix_nanos(), published.unix_nanos()) {
-            (Some(now), Some(published)) => i128::from(now) - i128::from(published) > CERTAIN_AFTER.as_nanos() as i128,
+            (Some(now), Some(published)) => {
+                i128::from(now) - i128::from(published) > CERTAIN_AFTER.as_nanos() as i128
+            }
             _ => false,
         })
     }
@@ -230,14 +253,17 @@ impl Fetcher {
             .map_err(|_| Trouble::Unreachable(self.late("did not answer", self.limits.idle)))??;
         match meta {
             meta if meta.deleted => Err(Trouble::Missing("the object was deleted".to_owned())),
-            meta if meta.is_link() => Err(Trouble::Missing("the object is a link, which agents never make".to_owned())),
+            meta if meta.is_link() => Err(Trouble::Missing(
+                "the object is a link, which agents never make".to_owned(),
+            )),
             meta => Ok(meta),
         }
     }
 
     /// Reads and checks all chunks: the number, the length, the digest.
     async fn chunks(&self, meta: &Meta, via: Via) -> Result<Attempt, Trouble> {
-        let size = usize::try_from(meta.size).map_err(|_| Trouble::Unreachable("its size is out of range".to_owned()))?;
+        let size = usize::try_from(meta.size)
+            .map_err(|_| Trouble::Unreachable("its size is out of range".to_owned()))?;
         let mut bytes: Vec<u8> = Vec::with_capacity(size);
         let mut hash = Sha256::new();
         let mut after = 0;
@@ -246,18 +272,25 @@ impl Fetcher {
                 .await
                 .map_err(|_| Trouble::Unreachable(self.late("fell silent", self.limits.idle)))?;
             let (seq, chunk) = chunk.map_err(|failed| match failed {
-                AskFailed::NotFound => Trouble::Missing(format!("chunk {number} of {} is missing", meta.chunks)),
+                AskFailed::NotFound => {
+                    Trouble::Missing(format!("chunk {number} of {} is missing", meta.chunks))
+                }
                 AskFailed::Unreachable(reason) => Trouble::Unreachable(reason),
             })?;
             if bytes.len() + chunk.len() > size {
-                return Err(Trouble::Missing(format!("its chunks hold more than its {size} bytes")));
+                return Err(Trouble::Missing(format!(
+                    "its chunks hold more than its {size} bytes"
+                )));
             }
             hash.update(&chunk);
             bytes.extend_from_slice(&chunk);
             after = seq;
         }
         if bytes.len() != size {
-            return Err(Trouble::Missing(format!("its chunks hold {} of its {size} bytes", bytes.len())));
+            return Err(Trouble::Missing(format!(
+                "its chunks hold {} of its {size} bytes",
+                bytes.len()
+            )));
         }
         let sha256: [u8; 32] = hash.finalize().into();
         let verified = match meta.digest.as_deref() {
@@ -265,10 +298,16 @@ impl Fetcher {
             Some(text) if digest_matches(text, &sha256) => true,
             Some(text) => {
                 let shown: String = text.chars().take(80).collect();
-                return Err(Trouble::Missing(format!("its bytes do not have its digest {shown:?}")));
+                return Err(Trouble::Missing(format!(
+                    "its bytes do not have its digest {shown:?}"
+                )));
             }
         };
-        Ok(Attempt::Fetched { content: Content::new(Bytes::from(bytes)), sha256, verified })
+        Ok(Attempt::Fetched {
+            content: Content::new(Bytes::from(bytes)),
+            sha256,
+            verified,
+        })
     }
 }
 
@@ -286,8 +325,14 @@ mod tests {
     #[test]
     fn a_digest_is_compared_with_and_without_padding() {
         let hash: [u8; 32] = Sha256::digest(b"abc").into();
-        assert!(digest_matches("SHA-256=ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0=", &hash));
-        assert!(digest_matches("SHA-256=ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0", &hash));
+        assert!(digest_matches(
+            "SHA-256=ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0=",
+            &hash
+        ));
+        assert!(digest_matches(
+            "SHA-256=ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0",
+            &hash
+        ));
         assert!(!digest_matches("SHA-256=ungWv48Bz", &hash));
         assert!(!digest_matches("MD5=ungWv48Bz", &hash));
     }

@@ -1,0 +1,287 @@
+//! The command line as written: names, help, exit codes. Knows neither NATS nor SQLite.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXIT_CODES: &str = "Exit codes:
+  0  good
+  1  the answer is bad
+  2  usage, configuration, database in use, newer schema, somebody else's consumer
+  3  the outside is unavailable: no server, no disk";
+
+/// Projects kanade's result streams from NATS JetStream into SQLite: nothing lost, nothing twice.
+#[derive(Debug, Parser)]
+#[command(name = "results-projector", version, propagate_version = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command. They beat the environment, which beats the file, which beats the defaults.
+#[derive(Clone, Debug, Default, Args)]
+pub struct GlobalArgs {
+    /// Configuration file (default: /etc/results-projector/config.toml, where it exists)
+    #[arg(long, global = true, value_name = "FILE", env = "RESULTS_PROJECTOR_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The database [env: RESULTS_PROJECTOR_DB]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub db: Option<String>,
+    /// NATS servers, separated by commas [env: NATS_URL]
+    #[arg(long, global = true, value_name = "URL")]
+    pub nats_url: Option<String>,
+    /// Credentials file: user JWT and seed [env: NATS_CREDS]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub nats_creds: Option<String>,
+    /// File with an nkey seed [env: NATS_NKEY]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub nats_nkey: Option<String>,
+    /// File with a token [env: RESULTS_PROJECTOR_NATS_TOKEN_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub nats_token_file: Option<String>,
+    /// User name; the password comes from a file [env: RESULTS_PROJECTOR_NATS_USER]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub nats_user: Option<String>,
+    /// File with the user's password [env: RESULTS_PROJECTOR_NATS_PASSWORD_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub nats_password_file: Option<String>,
+    /// JetStream domain [env: RESULTS_PROJECTOR_NATS_JS_DOMAIN]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub nats_js_domain: Option<String>,
+    /// Certificates that the server's is checked against [env: NATS_CA]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub nats_ca: Option<String>,
+    /// Client certificate [env: NATS_CERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub nats_cert: Option<String>,
+    /// Key of the client certificate [env: NATS_KEY]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub nats_key: Option<String>,
+    /// How log lines look on stderr [env: RESULTS_PROJECTOR_LOG_FORMAT]
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = ["text", "json", "journald"])]
+    pub log_format: Option<String>,
+    /// More log lines; twice: each message
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Fewer log lines; twice: errors only
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "verbose")]
+    pub quiet: u8,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Project the stream into the database: the service
+    ///
+    /// Reads RESULTS from its own position in the database, follows pointers into the object store, writes rows and
+    /// the position in one transaction, and acknowledges what is committed. Waits for a server that is away. SIGTERM
+    /// ends it within five seconds.
+    #[command(after_help = concat!("Examples:
+  results-projector run --db /var/lib/results-projector/results.db
+  results-projector run --until-caught-up --nats-url nats://10.0.0.5:4222
+
+Exit codes: 0 stopped or caught up; 2 database in use, somebody else's consumer, wrong retention; 3 no server (with
+--until-caught-up), or the database's path names another file"))]
+    Run(RunArgs),
+    /// Show how far each stream is, what failed and what is missing
+    ///
+    /// Reads the database, also while the service runs; asks the server for the streams' ends where it answers.
+    #[command(after_help = "Examples:
+  results-projector status
+  results-projector status --json | python3 -m json.tool
+
+Exit codes: 0 shown; 2 no usable database; 3 it cannot be read")]
+    Status {
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at messages that could not be projected
+    ///
+    /// They are kept whole, each with its reason, and never hold back their neighbours.
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
+    /// Look at outputs behind pointers that are missing
+    #[command(subcommand)]
+    Outputs(Outputs),
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Default, Args)]
+pub struct RunArgs {
+    /// Stop when every stream's position has reached its end as seen at the start, and each pending output had one
+    /// more attempt; print what is still owed
+    #[arg(long)]
+    pub until_caught_up: bool,
+    /// Take our consumers even from a process that is using them
+    #[arg(long)]
+    pub take_over_consumers: bool,
+    /// Create the stream and the object store where the backend has not yet
+    #[arg(long)]
+    pub create_missing: bool,
+}
+
+/// Arguments of `dead-letters`.
+#[derive(Debug, Subcommand)]
+pub enum DeadLetters {
+    /// List them in stream order
+    #[command(after_help = "Examples:
+  results-projector dead-letters list
+  results-projector dead-letters list --stream RESULTS --limit 20 --json
+
+Exit codes: 0 listed (none is good too); 2 no usable database; 3 it cannot be read")]
+    List {
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+        /// Of one stream only
+        #[arg(long, value_name = "NAME")]
+        stream: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+    },
+    /// Show one, whole; control characters are escaped
+    #[command(after_help = "Examples:
+  results-projector dead-letters show RESULTS 4711
+  results-projector dead-letters show RESULTS 4711 --json
+
+Exit codes: 0 shown; 1 there is none; 2 no usable database; 3 it cannot be read")]
+    Show {
+        /// The stream
+        stream: String,
+        /// Its stream sequence
+        seq: u64,
+        /// Of this life of the stream's sequences (default: the newest)
+        #[arg(long, value_name = "N")]
+        incarnation: Option<u64>,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Arguments of `outputs`.
+#[derive(Debug, Subcommand)]
+pub enum Outputs {
+    /// List outputs that are not fetched, or those in one state
+    #[command(after_help = "Examples:
+  results-projector outputs list
+  results-projector outputs list --state gone --limit 50 --json
+
+Exit codes: 0 listed (none is good too); 2 no usable database; 3 it cannot be read")]
+    List {
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+        /// Only this state
+        #[arg(long, value_enum)]
+        state: Option<StateArg>,
+        /// At most so many
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+    },
+}
+
+/// States of an output, as written on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum StateArg {
+    /// Read whole.
+    Fetched,
+    /// Asked for again.
+    Pending,
+    /// Certainly not there any more.
+    Gone,
+    /// Over the limit.
+    TooLarge,
+    /// Another result's.
+    Refused,
+}
+
+/// Arguments of `config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Check the effective configuration
+    #[command(after_help = "Examples:
+  results-projector config check
+  results-projector config check --config new.toml
+
+Exit codes: 0 good; 2 it is not")]
+    Check,
+    /// Show every setting, its value and where it came from; secrets are masked
+    #[command(after_help = "Examples:
+  results-projector config show
+  results-projector config show --json
+
+Exit codes: 0 shown; 2 the configuration is wrong")]
+    Show {
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn walk(command: &clap::Command, see: &mut dyn FnMut(&clap::Command)) {
+        see(command);
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            walk(sub, see);
+        }
+    }
+
+    #[test]
+    fn every_command_and_flag_has_help_and_no_secret_is_a_flag() {
+        let mut root = Cli::command();
+        root.build();
+        walk(&root, &mut |command| {
+            assert!(
+                command.get_about().is_some(),
+                "{} has no help",
+                command.get_name()
+            );
+            for arg in command.get_arguments() {
+                let name = arg.get_id().as_str();
+                assert!(
+                    arg.get_help().is_some() || ["help", "version"].contains(&name),
+                    "--{name} has no help"
+                );
+                for secret in ["password", "token", "seed", "nkey", "creds"] {
+                    let takes_a_file = name.ends_with("_file") || ["nats_nkey", "nats_creds"].contains(&name);
+                    assert!(!name.contains(secret) || takes_a_file, "--{name} takes a secret");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn every_last_command_shows_examples_and_exit_codes() {
+        let mut root = Cli::command();
+        root.build();
+        walk(&root, &mut |command| {
+            if command.get_subcommands().any(|sub| sub.get_name() != "help") {
+                return;
+            }
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                help.contains("Examples:") && help.contains("Exit codes:"),
+                "{}: {help}",
+                command.get_name()
+            );
+        });
+    }
+}

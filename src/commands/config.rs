@@ -1,0 +1,60 @@
+//! `config check` and `config show`.
+
+use std::io::Write;
+
+use serde_json::json;
+
+use super::{CommandError, JSON_VERSION, text};
+use crate::config::Config;
+
+/// Says that the configuration is good.
+///
+/// # Errors
+/// The output's.
+pub fn check(config: &Config, out: &mut dyn Write) -> Result<(), CommandError> {
+    let changed = config
+        .shown()
+        .iter()
+        .filter(|shown| shown.origin != "default" && shown.origin != "not set")
+        .count();
+    writeln!(
+        out,
+        "the configuration is good: {changed} settings differ from the defaults; database {}, servers {}",
+        config.store.path.display(),
+        config
+            .shown()
+            .iter()
+            .find(|shown| shown.key == "nats.url")
+            .and_then(|shown| shown.value.as_deref())
+            .unwrap_or("")
+    )?;
+    Ok(())
+}
+
+/// Shows every setting.
+///
+/// # Errors
+/// The output's.
+pub fn show(config: &Config, as_json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
+    if as_json {
+        serde_json::to_writer_pretty(
+            &mut *out,
+            &json!({ "schema_version": JSON_VERSION, "settings": config.shown() }),
+        )?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = config
+        .shown()
+        .iter()
+        .map(|shown| {
+            vec![
+                shown.key.to_owned(),
+                shown.value.clone().unwrap_or_else(|| "-".to_owned()),
+                shown.origin.clone(),
+            ]
+        })
+        .collect();
+    text::table(out, &["SETTING", "VALUE", "FROM"], &rows)?;
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! One file a command: gathers, decides the exit code, prints to the writer it is handed.
+//! May touch everything; nothing touches it.
+
+pub mod config;
+pub mod dead_letters;
+pub mod outputs;
+pub mod run;
+pub mod status;
+mod text;
+
+use thiserror::Error;
+
+use crate::config::ConfigError;
+use crate::service::pipeline::ServiceError;
+use crate::store::StoreError;
+
+/// Why a command failed, with its exit code (DESIGN §8).
+#[derive(Debug, Error)]
+pub enum CommandError {
+    /// Exit code 2.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Its own.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its own.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// A name or number that means nothing: exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// Whoever read our output has gone.
+    #[error("cannot write the output: {0}")]
+    Output(#[from] std::io::Error),
+    /// A value that JSON cannot hold.
+    #[error("cannot write JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl CommandError {
+    /// DESIGN §8. A closed pipe is a reader who has seen enough.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Usage(_) => 2,
+            Self::Store(error) => error.exit_code(),
+            Self::Service(error) => error.exit_code(),
+            Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => 0,
+            Self::Output(_) | Self::Json(_) => 3,
+        }
+    }
+}
+
+/// The version of every `--json` document's shape.
+const JSON_VERSION: u32 = 1;

@@ -1,0 +1,282 @@
+//! The layers as written, laid over one another: texts, each with its origin.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use toml::de::{DeTable, DeValue};
+
+use super::settings::{SETTINGS, Setting};
+use super::{ConfigError, DEFAULT_FILE, units};
+use crate::cli::GlobalArgs;
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// File and line.
+    File(PathBuf, usize),
+    /// The variable's name.
+    Environment(String),
+    /// The flag's name.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path, line) => write!(f, "file {}:{line}", path.display()),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::Flag(name) => write!(f, "flag --{name}"),
+        }
+    }
+}
+
+/// One line of `config show`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Shown {
+    /// `section.key`
+    pub key: &'static str,
+    /// As written; `None`: not set. Secrets masked.
+    pub value: Option<String>,
+    /// Where it came from.
+    pub origin: String,
+    /// What it is for.
+    pub doc: &'static str,
+}
+
+/// The winning text of each setting.
+#[derive(Debug, Default)]
+pub(super) struct Layers {
+    values: BTreeMap<&'static str, (String, Origin)>,
+}
+
+impl Layers {
+    pub(super) fn read(
+        flags: &GlobalArgs,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let mut layers = Self::default();
+        for setting in SETTINGS {
+            if let Some(default) = setting.default {
+                layers
+                    .values
+                    .insert(setting.key, (default.to_owned(), Origin::Default));
+            }
+        }
+        match &flags.config {
+            Some(path) => layers.file(path)?,
+            None if Path::new(DEFAULT_FILE).exists() => layers.file(Path::new(DEFAULT_FILE))?,
+            None => {}
+        }
+        for setting in SETTINGS {
+            let own = format!(
+                "RESULTS_PROJECTOR_{}",
+                setting.key.replace('.', "_").to_ascii_uppercase()
+            );
+            for name in setting.env.map(str::to_owned).into_iter().chain([own]) {
+                if let Some(value) = env(&name).filter(|value| !value.is_empty()) {
+                    layers
+                        .values
+                        .insert(setting.key, (value, Origin::Environment(name)));
+                }
+            }
+            if let (Some(flag), Some(value)) = (
+                setting.flag,
+                setting.flag.and_then(|flag| flag_value(flags, flag)),
+            ) {
+                layers
+                    .values
+                    .insert(setting.key, (value.to_owned(), Origin::Flag(flag)));
+            }
+        }
+        Ok(layers)
+    }
+
+    fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            ConfigError(format!(
+                "cannot read the configuration file {}: {error}",
+                path.display()
+            ))
+        })?;
+        let table = DeTable::parse(&text).map_err(|error| {
+            let line = error.span().map_or(0, |span| line_of(&text, span.start));
+            ConfigError(format!("{}:{line}: {}", path.display(), error.message()))
+        })?;
+        for (section, value) in table.get_ref() {
+            let line = line_of(&text, section.span().start);
+            let DeValue::Table(entries) = value.get_ref() else {
+                return Err(unknown(path, line, section.get_ref()));
+            };
+            for (name, value) in entries {
+                let line = line_of(&text, name.span().start);
+                let key = format!("{}.{}", section.get_ref(), name.get_ref());
+                let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) else {
+                    return Err(unknown(path, line, &key));
+                };
+                let value = match value.get_ref() {
+                    DeValue::String(text) => text.to_string(),
+                    DeValue::Integer(number) => number.to_string(),
+                    _ => {
+                        return Err(ConfigError(format!(
+                            "{}:{line}: {key}: expected a text or a whole number",
+                            path.display()
+                        )));
+                    }
+                };
+                self.values
+                    .insert(setting.key, (value, Origin::File(path.to_owned(), line)));
+            }
+        }
+        Ok(())
+    }
+
+    /// A setting's text; empty when it is not set.
+    pub(super) fn text(&self, key: &str) -> &str {
+        self.values.get(key).map_or("", |(text, _)| text)
+    }
+
+    pub(super) fn optional(&self, key: &str) -> Option<&str> {
+        self.values
+            .get(key)
+            .map(|(text, _)| text.as_str())
+            .filter(|text| !text.is_empty())
+    }
+
+    pub(super) fn bytes(&self, key: &str) -> Result<u64, ConfigError> {
+        units::bytes(self.text(key)).map_err(|expected| self.wrong(key, &expected))
+    }
+
+    pub(super) fn duration(&self, key: &str) -> Result<Duration, ConfigError> {
+        units::duration(self.text(key)).map_err(|expected| self.wrong(key, &expected))
+    }
+
+    pub(super) fn count(&self, key: &str) -> Result<usize, ConfigError> {
+        self.text(key)
+            .trim()
+            .parse()
+            .map_err(|_| self.wrong(key, "expected a whole number"))
+    }
+
+    pub(super) fn one_of(&self, key: &str, words: &[&str]) -> Result<&str, ConfigError> {
+        let text = self.text(key);
+        match words.contains(&text) {
+            true => Ok(text),
+            false => Err(self.wrong(key, &format!("expected one of {}", words.join(", ")))),
+        }
+    }
+
+    /// Where a setting was set, for messages.
+    pub(super) fn place(&self, key: &str) -> String {
+        match self.values.get(key) {
+            Some((_, Origin::File(path, line))) => format!("{}:{line}: {key}", path.display()),
+            Some((_, Origin::Default)) | None => key.to_owned(),
+            Some((_, origin)) => format!("{origin}: {key}"),
+        }
+    }
+
+    fn wrong(&self, key: &str, expected: &str) -> ConfigError {
+        ConfigError(format!("{}: {:?}: {expected}", self.place(key), self.text(key)))
+    }
+
+    pub(super) fn shown(&self) -> Vec<Shown> {
+        SETTINGS
+            .iter()
+            .map(|Setting { key, doc, .. }| {
+                let found = self.values.get(key);
+                Shown {
+                    key,
+                    value: found.map(|(text, _)| {
+                        if *key == "nats.url" {
+                            masked(text)
+                        } else {
+                            text.clone()
+                        }
+                    }),
+                    origin: found.map_or("not set".to_owned(), |(_, origin)| origin.to_string()),
+                    doc,
+                }
+            })
+            .collect()
+    }
+}
+
+/// Passwords and tokens inside URLs.
+fn masked(urls: &str) -> String {
+    urls.split(',')
+        .map(|url| match url.rsplit_once('@') {
+            None => url.to_owned(),
+            Some((before, host)) => {
+                let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
+                if scheme.is_empty() {
+                    format!("***@{host}")
+                } else {
+                    format!("{scheme}://***@{host}")
+                }
+            }
+        })
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+fn flag_value<'a>(flags: &'a GlobalArgs, flag: &str) -> Option<&'a str> {
+    match flag {
+        "db" => flags.db.as_deref(),
+        "nats-url" => flags.nats_url.as_deref(),
+        "nats-creds" => flags.nats_creds.as_deref(),
+        "nats-nkey" => flags.nats_nkey.as_deref(),
+        "nats-token-file" => flags.nats_token_file.as_deref(),
+        "nats-user" => flags.nats_user.as_deref(),
+        "nats-password-file" => flags.nats_password_file.as_deref(),
+        "nats-js-domain" => flags.nats_js_domain.as_deref(),
+        "nats-ca" => flags.nats_ca.as_deref(),
+        "nats-cert" => flags.nats_cert.as_deref(),
+        "nats-key" => flags.nats_key.as_deref(),
+        "log-format" => flags.log_format.as_deref(),
+        _ => None,
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+}
+
+fn unknown(path: &Path, line: usize, key: &str) -> ConfigError {
+    let nearest = SETTINGS
+        .iter()
+        .map(|setting| setting.key)
+        .min_by_key(|known| distance(key, known))
+        .unwrap_or_default();
+    ConfigError(format!(
+        "{}:{line}: unknown setting {key:?}; the nearest is {nearest} (`config show` lists all)",
+        path.display()
+    ))
+}
+
+/// Edits between two words.
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.chars().count()).collect();
+    for (i, a) in one.chars().enumerate() {
+        let mut diagonal = i;
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+        for (j, b) in other.chars().enumerate() {
+            let (left, above) = (
+                row.get(j).copied().unwrap_or(0),
+                row.get(j + 1).copied().unwrap_or(0),
+            );
+            let best = (diagonal + usize::from(a != b)).min(left + 1).min(above + 1);
+            diagonal = above;
+            if let Some(cell) = row.get_mut(j + 1) {
+                *cell = best;
+            }
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}

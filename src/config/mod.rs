@@ -1,0 +1,321 @@
+//! The configuration as meant: flags beat the environment, which beats the file, which beats the defaults; every
+//! value knows where it came from. May touch: `serde`/`toml`, `cli`. May not: NATS, SQLite.
+
+mod layers;
+mod settings;
+mod units;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::cli::GlobalArgs;
+use layers::Layers;
+pub use layers::{Origin, Shown};
+
+/// Where the file is looked for when no flag names one.
+pub const DEFAULT_FILE: &str = "/etc/results-projector/config.toml";
+
+/// What is wrong with the configuration: where, what, what was expected. Exit code 2.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct ConfigError(pub(crate) String);
+
+/// `[store]`
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// The database.
+    pub path: PathBuf,
+    /// `full` (true) or `normal`.
+    pub synchronous_full: bool,
+    /// Bytes of SQLite's page cache.
+    pub page_cache_bytes: u64,
+    /// Bytes past which the write-ahead log is cut back.
+    pub wal_bytes_max: u64,
+    /// Free bytes on the disk below which nothing is written; 0: no reserve.
+    pub disk_reserve_bytes: u64,
+}
+
+/// `[nats]`
+#[derive(Clone, Debug)]
+pub struct Nats {
+    /// Servers, separated by commas.
+    pub url: String,
+    /// Credentials file.
+    pub creds: Option<PathBuf>,
+    /// File with an nkey seed.
+    pub nkey: Option<PathBuf>,
+    /// File with a token.
+    pub token_file: Option<PathBuf>,
+    /// User name.
+    pub user: Option<String>,
+    /// File with the password.
+    pub password_file: Option<PathBuf>,
+    /// JetStream domain.
+    pub js_domain: Option<String>,
+    /// Certificates to check the server's against.
+    pub ca: Option<PathBuf>,
+    /// Client certificate.
+    pub cert: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+}
+
+/// `[source]`
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Prefix of our durables' names.
+    pub consumer_prefix: String,
+    /// Time after which the server delivers again.
+    pub ack_wait: Duration,
+    /// Between idle heartbeats.
+    pub heartbeat: Duration,
+    /// Life of a pull request.
+    pub expires: Duration,
+    /// Messages a pull request.
+    pub batch_messages: usize,
+    /// Bytes a pull request.
+    pub batch_bytes: u64,
+    /// Bytes of messages between the server and their commit.
+    pub in_flight_bytes: u64,
+    /// Between two checks of a running reader.
+    pub check_interval: Duration,
+}
+
+/// `[outputs]`
+#[derive(Clone, Debug)]
+pub struct Outputs {
+    /// Longest object.
+    pub max_bytes: u64,
+    /// Bytes of objects between the store and their commit.
+    pub in_flight_bytes: u64,
+    /// Looks, and reads, under way at once.
+    pub concurrency: usize,
+    /// Longest silence of the store.
+    pub idle_timeout: Duration,
+    /// Longest fetch of nothing.
+    pub base_timeout: Duration,
+    /// Bytes a second by which an object's size lengthens its limit.
+    pub min_rate_bytes: u64,
+    /// Pending for longer counts as gone.
+    pub give_up_after: Duration,
+    /// Bytes of objects under repair.
+    pub repair_in_flight_bytes: u64,
+}
+
+/// `[group]`
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Items in one transaction.
+    pub max_rows: usize,
+    /// Payload bytes in one transaction.
+    pub max_bytes: u64,
+}
+
+/// `[log]`
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// `text`, `json` or `journald`.
+    pub format: String,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+}
+
+/// Everything, as meant.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// See [`Store`].
+    pub store: Store,
+    /// See [`Nats`].
+    pub nats: Nats,
+    /// See [`Source`].
+    pub source: Source,
+    /// See [`Outputs`].
+    pub outputs: Outputs,
+    /// See [`Group`].
+    pub group: Group,
+    /// Payload bytes that the dead-letter book holds.
+    pub dead_letter_bytes_max: u64,
+    /// See [`Log`].
+    pub log: Log,
+    shown: Vec<Shown>,
+}
+
+impl Config {
+    /// Reads all layers.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn load(flags: &GlobalArgs, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let layers = Layers::read(flags, env)?;
+        let path = |key| layers.optional(key).map(PathBuf::from);
+        let config = Self {
+            store: Store {
+                path: PathBuf::from(layers.text("store.path")),
+                synchronous_full: layers.one_of("store.synchronous", &["full", "normal"])? == "full",
+                page_cache_bytes: layers.bytes("store.page_cache")?,
+                wal_bytes_max: layers.bytes("store.wal_limit")?,
+                disk_reserve_bytes: layers.bytes("store.disk_reserve")?,
+            },
+            nats: Nats {
+                url: layers.text("nats.url").to_owned(),
+                creds: path("nats.creds"),
+                nkey: path("nats.nkey"),
+                token_file: path("nats.token_file"),
+                user: layers.optional("nats.user").map(str::to_owned),
+                password_file: path("nats.password_file"),
+                js_domain: layers.optional("nats.js_domain").map(str::to_owned),
+                ca: path("nats.ca"),
+                cert: path("nats.cert"),
+                key: path("nats.key"),
+            },
+            source: Source {
+                consumer_prefix: layers.text("source.consumer_prefix").to_owned(),
+                ack_wait: layers.duration("source.ack_wait")?,
+                heartbeat: layers.duration("source.heartbeat")?,
+                expires: layers.duration("source.expires")?,
+                batch_messages: layers.count("source.batch_messages")?,
+                batch_bytes: layers.bytes("source.batch_bytes")?,
+                in_flight_bytes: layers.bytes("source.in_flight_bytes")?,
+                check_interval: layers.duration("source.check_interval")?,
+            },
+            outputs: Outputs {
+                max_bytes: layers.bytes("outputs.max_bytes")?,
+                in_flight_bytes: layers.bytes("outputs.in_flight_bytes")?,
+                concurrency: layers.count("outputs.concurrency")?,
+                idle_timeout: layers.duration("outputs.idle_timeout")?,
+                base_timeout: layers.duration("outputs.base_timeout")?,
+                min_rate_bytes: layers.bytes("outputs.min_rate")?,
+                give_up_after: layers.duration("outputs.give_up_after")?,
+                repair_in_flight_bytes: layers.bytes("outputs.repair_in_flight_bytes")?,
+            },
+            group: Group {
+                max_rows: layers.count("group.max_rows")?,
+                max_bytes: layers.bytes("group.max_bytes")?,
+            },
+            dead_letter_bytes_max: layers.bytes("dead_letters.max_bytes")?,
+            log: Log {
+                format: layers
+                    .one_of("log.format", &["text", "json", "journald"])?
+                    .to_owned(),
+                level: layers
+                    .one_of("log.level", &["error", "warn", "info", "debug", "trace"])?
+                    .to_owned(),
+            },
+            shown: layers.shown(),
+        };
+        config.check(&layers)?;
+        Ok(config)
+    }
+
+    /// Every setting with its value and origin; secrets masked.
+    #[must_use]
+    pub fn shown(&self) -> &[Shown] {
+        &self.shown
+    }
+
+    /// What no value says alone.
+    fn check(&self, layers: &Layers) -> Result<(), ConfigError> {
+        let refuse = |key: &str, why: String| Err(ConfigError(format!("{}: {why}", layers.place(key))));
+        if self.outputs.max_bytes
+            > self
+                .outputs
+                .in_flight_bytes
+                .min(self.outputs.repair_in_flight_bytes)
+        {
+            return refuse(
+                "outputs.max_bytes",
+                "an output of this size would not fit into outputs.in_flight_bytes and \
+                 outputs.repair_in_flight_bytes; raise those, or lower this"
+                    .to_owned(),
+            );
+        }
+        for (key, bytes, least) in [
+            ("source.in_flight_bytes", self.source.in_flight_bytes, 4 << 20),
+            (
+                "source.in_flight_bytes",
+                u64::from(u32::MAX) - self.source.in_flight_bytes.min(u64::from(u32::MAX)),
+                1,
+            ),
+            ("outputs.in_flight_bytes", self.outputs.in_flight_bytes, 1 << 20),
+            ("group.max_bytes", self.group.max_bytes, 1),
+            ("group.max_rows", self.group.max_rows as u64, 1),
+            ("source.batch_messages", self.source.batch_messages as u64, 1),
+            ("outputs.concurrency", self.outputs.concurrency as u64, 1),
+        ] {
+            if bytes < least {
+                return refuse(
+                    key,
+                    format!("out of range; at least {least}, and below 4 GiB, is needed"),
+                );
+            }
+        }
+        let prefix = &self.source.consumer_prefix;
+        if prefix.is_empty()
+            || !prefix
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+        {
+            return refuse(
+                "source.consumer_prefix",
+                format!("{prefix:?} cannot begin a consumer's name; use ASCII letters, digits, '_' and '-'"),
+            );
+        }
+        if self.source.heartbeat * 2 > self.source.expires {
+            return refuse(
+                "source.heartbeat",
+                "must be at most half of source.expires".to_owned(),
+            );
+        }
+        for (key, length) in [
+            ("source.heartbeat", self.source.heartbeat),
+            ("source.check_interval", self.source.check_interval),
+            ("source.ack_wait", self.source.ack_wait),
+        ] {
+            if length < Duration::from_millis(100) {
+                return refuse(key, "must be at least 100 ms".to_owned());
+            }
+        }
+        let nats = &self.nats;
+        let ways = [
+            ("nats.creds", nats.creds.is_some()),
+            ("nats.nkey", nats.nkey.is_some()),
+            ("nats.token_file", nats.token_file.is_some()),
+            ("nats.user", nats.user.is_some()),
+        ];
+        let given: Vec<&str> = ways
+            .iter()
+            .filter(|(_, given)| *given)
+            .map(|(key, _)| *key)
+            .collect();
+        if let [first, second, ..] = given.as_slice() {
+            return refuse(
+                second,
+                format!("{first} is set as well; a connection has one way to log in: keep one of them"),
+            );
+        }
+        for (key, other, wrong) in [
+            (
+                "nats.user",
+                "nats.password_file",
+                nats.user.is_some() && nats.password_file.is_none(),
+            ),
+            (
+                "nats.password_file",
+                "nats.user",
+                nats.password_file.is_some() && nats.user.is_none(),
+            ),
+            ("nats.cert", "nats.key", nats.cert.is_some() && nats.key.is_none()),
+            ("nats.key", "nats.cert", nats.key.is_some() && nats.cert.is_none()),
+        ] {
+            if wrong {
+                return refuse(key, format!("{other} is missing beside it"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

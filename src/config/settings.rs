@@ -1,0 +1,193 @@
+//! The table of settings: one line each, from which parsing, `config show` and the documents follow.
+
+/// One setting.
+#[derive(Debug)]
+pub(super) struct Setting {
+    pub(super) key: &'static str,
+    /// Besides `RESULTS_PROJECTOR_` and the key in capitals.
+    pub(super) env: Option<&'static str>,
+    /// The flag without its dashes.
+    pub(super) flag: Option<&'static str>,
+    /// `None`: not set.
+    pub(super) default: Option<&'static str>,
+    pub(super) doc: &'static str,
+}
+
+const fn plain(key: &'static str, default: &'static str, doc: &'static str) -> Setting {
+    Setting {
+        key,
+        env: None,
+        flag: None,
+        default: Some(default),
+        doc,
+    }
+}
+
+const fn nats(
+    key: &'static str,
+    env: Option<&'static str>,
+    flag: &'static str,
+    doc: &'static str,
+) -> Setting {
+    Setting {
+        key,
+        env,
+        flag: Some(flag),
+        default: None,
+        doc,
+    }
+}
+
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "store.path",
+        env: Some("RESULTS_PROJECTOR_DB"),
+        flag: Some("db"),
+        default: Some("/var/lib/results-projector/results.db"),
+        doc: "the database",
+    },
+    plain(
+        "store.synchronous",
+        "full",
+        "full: every commit survives a power cut; normal: the stream brings the last ones back",
+    ),
+    plain(
+        "store.page_cache",
+        "256 MiB",
+        "SQLite's page cache; it should hold the indexes, about 0.3 KB a row",
+    ),
+    plain(
+        "store.wal_limit",
+        "512 MiB",
+        "size past which the write-ahead log is cut back",
+    ),
+    plain(
+        "store.disk_reserve",
+        "256 MiB",
+        "free space below which nothing is written; 0: none",
+    ),
+    Setting {
+        key: "nats.url",
+        env: Some("NATS_URL"),
+        flag: Some("nats-url"),
+        default: Some("nats://127.0.0.1:4222"),
+        doc: "servers, separated by commas",
+    },
+    nats(
+        "nats.creds",
+        Some("NATS_CREDS"),
+        "nats-creds",
+        "credentials file: user JWT and seed",
+    ),
+    nats(
+        "nats.nkey",
+        Some("NATS_NKEY"),
+        "nats-nkey",
+        "file with an nkey seed",
+    ),
+    nats("nats.token_file", None, "nats-token-file", "file with a token"),
+    nats("nats.user", None, "nats-user", "user name"),
+    nats(
+        "nats.password_file",
+        None,
+        "nats-password-file",
+        "file with the user's password",
+    ),
+    nats("nats.js_domain", None, "nats-js-domain", "JetStream domain"),
+    nats(
+        "nats.ca",
+        Some("NATS_CA"),
+        "nats-ca",
+        "certificates that the server's is checked against",
+    ),
+    nats("nats.cert", Some("NATS_CERT"), "nats-cert", "client certificate"),
+    nats(
+        "nats.key",
+        Some("NATS_KEY"),
+        "nats-key",
+        "key of the client certificate",
+    ),
+    plain(
+        "source.consumer_prefix",
+        "results_projector",
+        "our durable consumers' names begin with this",
+    ),
+    plain(
+        "source.ack_wait",
+        "5 min",
+        "the server delivers again what is not acked for so long",
+    ),
+    plain("source.heartbeat", "3 s", "between the server's idle heartbeats"),
+    plain("source.expires", "15 s", "life of one pull request"),
+    plain(
+        "source.batch_messages",
+        "5000",
+        "messages a pull request asks for",
+    ),
+    plain(
+        "source.batch_bytes",
+        "8 MiB",
+        "bytes a pull request asks for; at least the server's max_payload is asked",
+    ),
+    plain(
+        "source.in_flight_bytes",
+        "128 MiB",
+        "messages between the server and their commit, with what they cost in memory",
+    ),
+    plain(
+        "source.check_interval",
+        "30 s",
+        "between two checks of a reader that may have stalled",
+    ),
+    plain("outputs.max_bytes", "64 MiB", "longest output that is fetched"),
+    plain(
+        "outputs.in_flight_bytes",
+        "64 MiB",
+        "outputs between the object store and their commit",
+    ),
+    plain(
+        "outputs.concurrency",
+        "8",
+        "outputs looked for, and read, at once",
+    ),
+    plain(
+        "outputs.idle_timeout",
+        "2 s",
+        "longest silence of the object store within a fetch",
+    ),
+    plain(
+        "outputs.base_timeout",
+        "2 s",
+        "longest fetch, besides the time for its size",
+    ),
+    plain(
+        "outputs.min_rate",
+        "10 MB",
+        "bytes a second: an output's size divided by this lengthens its limit",
+    ),
+    plain(
+        "outputs.give_up_after",
+        "30 days",
+        "an output pending for longer counts as gone",
+    ),
+    plain(
+        "outputs.repair_in_flight_bytes",
+        "64 MiB",
+        "outputs that are fetched late, at once",
+    ),
+    plain("group.max_rows", "20000", "items in one transaction"),
+    plain("group.max_bytes", "32 MiB", "payload in one transaction"),
+    plain(
+        "dead_letters.max_bytes",
+        "1 GiB",
+        "payloads that the dead-letter book keeps; beyond it the stream holds them",
+    ),
+    Setting {
+        key: "log.format",
+        env: None,
+        flag: Some("log-format"),
+        default: Some("text"),
+        doc: "text, json or journald, on stderr",
+    },
+    plain("log.level", "info", "error, warn, info, debug or trace"),
+];

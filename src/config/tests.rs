@@ -1,0 +1,150 @@
+use super::*;
+
+fn load(file: Option<&str>, env: &[(&str, &str)], flags: GlobalArgs) -> Result<Config, ConfigError> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut flags = flags;
+    if let Some(text) = file {
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, text).unwrap();
+        flags.config = Some(path);
+    }
+    Config::load(&flags, &|name| {
+        env.iter()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| (*value).to_owned())
+    })
+}
+
+fn refusal(file: &str) -> String {
+    load(Some(file), &[], GlobalArgs::default())
+        .unwrap_err()
+        .to_string()
+}
+
+fn origin(config: &Config, key: &str) -> String {
+    config
+        .shown()
+        .iter()
+        .find(|shown| shown.key == key)
+        .unwrap()
+        .origin
+        .clone()
+}
+
+#[test]
+fn flags_beat_environment_beats_file_beats_defaults_and_each_value_knows_its_origin() {
+    let file = "[group]\nmax_rows = 7\n[store]\npath = \"file.db\"\n[nats]\nurl = \"nats://file\"\n";
+    let flags = GlobalArgs {
+        db: Some("flag.db".into()),
+        ..GlobalArgs::default()
+    };
+    let env = [
+        ("RESULTS_PROJECTOR_DB", "env.db"),
+        ("NATS_URL", "nats://user:secret@env:4222,nats://b"),
+    ];
+    let config = load(Some(file), &env, flags).unwrap();
+    assert_eq!(config.store.path, PathBuf::from("flag.db"));
+    assert_eq!(config.nats.url, "nats://user:secret@env:4222,nats://b");
+    assert_eq!(config.group.max_rows, 7);
+    assert_eq!(config.source.expires, Duration::from_secs(15));
+    assert_eq!(origin(&config, "store.path"), "flag --db");
+    assert_eq!(origin(&config, "nats.url"), "environment NATS_URL");
+    assert!(origin(&config, "group.max_rows").ends_with("config.toml:2"));
+    assert_eq!(origin(&config, "source.expires"), "default");
+    let url = config
+        .shown()
+        .iter()
+        .find(|shown| shown.key == "nats.url")
+        .unwrap();
+    assert_eq!(url.value.as_deref(), Some("nats://***@env:4222,nats://b"));
+}
+
+#[test]
+fn every_setting_can_come_from_the_environment_by_its_own_name() {
+    let config = load(
+        None,
+        &[("RESULTS_PROJECTOR_GROUP_MAX_BYTES", "3 MiB")],
+        GlobalArgs::default(),
+    )
+    .unwrap();
+    assert_eq!(config.group.max_bytes, 3 << 20);
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_line_and_the_nearest_one() {
+    let text = refusal("[outputs]\n\nmax_byte = \"1 MiB\"\n");
+    assert!(
+        text.contains(
+            "config.toml:3: unknown setting \"outputs.max_byte\"; the nearest is outputs.max_bytes"
+        ),
+        "{text}"
+    );
+    assert!(
+        refusal("[nonsense]\n").is_empty() || load(Some("[nonsense]\n"), &[], GlobalArgs::default()).is_err()
+    );
+}
+
+#[test]
+fn a_wrong_value_is_refused_with_place_key_value_and_what_was_expected() {
+    for (file, wanted) in [
+        (
+            "[source]\nack_wait = 5\n",
+            "source.ack_wait: \"5\": expected a duration with its unit",
+        ),
+        (
+            "[group]\nmax_bytes = \"many\"\n",
+            "group.max_bytes: \"many\": expected a size",
+        ),
+        ("[store]\nsynchronous = \"off\"\n", "expected one of full, normal"),
+        ("[group\n", "config.toml:1"),
+        (
+            "[group]\nmax_rows = true\n",
+            "group.max_rows: expected a text or a whole number",
+        ),
+        (
+            "[outputs]\nmax_bytes = \"65 MiB\"\n",
+            "raise those, or lower this",
+        ),
+        (
+            "[source]\nconsumer_prefix = \"a.b\"\n",
+            "cannot begin a consumer's name",
+        ),
+        (
+            "[source]\nheartbeat = \"10 s\"\n",
+            "at most half of source.expires",
+        ),
+        ("[nats]\nuser = \"me\"\n", "nats.password_file is missing"),
+        ("[nats]\ncert = \"me.pem\"\n", "nats.key is missing"),
+        ("[nats]\ncreds = \"a\"\nnkey = \"b\"\n", "keep one of them"),
+    ] {
+        let text = refusal(file);
+        assert!(text.contains(wanted), "{file:?} gave {text:?}");
+    }
+}
+
+#[test]
+fn sizes_and_durations_carry_units() {
+    assert_eq!(units::bytes("64 MiB"), Ok(64 << 20));
+    assert_eq!(units::bytes("10MB"), Ok(10_000_000));
+    assert_eq!(units::bytes("4096"), Ok(4096));
+    assert_eq!(units::duration("1h 30m"), Ok(Duration::from_secs(5400)));
+    assert_eq!(units::duration("250 ms"), Ok(Duration::from_millis(250)));
+    assert_eq!(units::duration("30 days"), Ok(Duration::from_secs(30 * 86_400)));
+    for text in ["", "5", "s", "5 parsecs", "99999999999999999999 s"] {
+        assert!(units::duration(text).is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn a_configuration_file_that_is_named_must_exist() {
+    let flags = GlobalArgs {
+        config: Some(PathBuf::from("nowhere.toml")),
+        ..GlobalArgs::default()
+    };
+    assert!(
+        load(None, &[], flags)
+            .unwrap_err()
+            .to_string()
+            .contains("nowhere.toml")
+    );
+}

@@ -1,0 +1,422 @@
+//! Every stage, channel and limit on one screen: spawned here, wired here, ended here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use chrono::Utc;
+use thiserror::Error;
+use tokio::sync::{Notify, mpsc as tokio_mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::repair::Repairer;
+use super::resolve::{ObjectBudget, Resolver};
+use super::writer::{Lane, Work, Writer, WriterLimits, WriterState, WriterStopped};
+use crate::config::Config;
+use crate::source::connect::{self, ConnectError, Connection};
+use crate::source::fetch::{FetchLimits, Fetcher};
+use crate::source::opening::{Desk, Identity, PullOptions, create_output_store};
+use crate::source::reader::{Budget, Feedback, Reader, ReaderSettings, ReaderState, Refused, Wiring};
+use crate::store::{Owner, Store, StoreError, StoreOptions, Synchronous};
+use crate::wire::kv::StreamName;
+use crate::wire::sequence::StreamSeq;
+use crate::wire::time::Timestamp;
+
+/// The streams that are read. EVENTS and INVENTORY follow with the tables that they fill.
+pub const STREAMS: [StreamName; 1] = [StreamName::Results];
+
+/// After SIGTERM: the group in hand, its commit and its ack.
+const DRAIN_LIMIT: Duration = Duration::from_secs(4);
+/// `--until-caught-up` ends when nothing has answered for so long.
+const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+/// A pull request of a process that is gone waits at the server for its own life and some more.
+const WATCH_MARGIN: Duration = Duration::from_secs(5);
+
+/// How `run` was called.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunOptions {
+    /// Stop when caught up.
+    pub until_caught_up: bool,
+    /// Take consumers that are in use.
+    pub take_over_consumers: bool,
+    /// Create what the backend has not yet.
+    pub create_missing: bool,
+}
+
+/// Why the service ended badly.
+#[derive(Debug, Error)]
+pub enum ServiceError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Only an operator can decide.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The writer cannot go on.
+    #[error(transparent)]
+    Writer(#[from] WriterStopped),
+    /// `--until-caught-up` cannot be.
+    #[error("cannot catch up: {0}")]
+    Unavailable(String),
+    /// A bug.
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl ServiceError {
+    /// DESIGN §8.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Store(error) => error.exit_code(),
+            Self::Connect(error) => error.exit_code(),
+            Self::Refused(_) => 2,
+            Self::Writer(stopped) => stopped.exit_code,
+            Self::Unavailable(_) | Self::Broken(_) => 3,
+        }
+    }
+}
+
+/// What can be watched while the service runs.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// The writer.
+    pub writer: watch::Receiver<WriterState>,
+    /// The readers.
+    pub readers: BTreeMap<StreamName, watch::Receiver<ReaderState>>,
+}
+
+/// Runs the service until `stop` is true, or until caught up. `watching` is given what can be watched.
+///
+/// # Errors
+/// See [`ServiceError`].
+pub async fn run(
+    config: &Config,
+    options: RunOptions,
+    mut stop: watch::Receiver<bool>,
+    watching: impl FnOnce(Watched),
+) -> Result<(), ServiceError> {
+    let me = owner();
+    let store = Store::open(&config.store.path, &store_options(config), &me)?;
+    let reconsidered = store.reconsider_too_large(config.outputs.max_bytes, Timestamp::from(Utc::now()))?;
+    if reconsidered > 0 {
+        info!(
+            outputs = reconsidered,
+            "the limit was raised: fetching outputs that were too large"
+        );
+    }
+    let connection = tokio::select! {
+        connection = connect(config, options) => connection?,
+        () = super::raised(&mut stop) => {
+            store.close();
+            return Ok(());
+        }
+    };
+    if options.create_missing
+        && let Err(error) =
+            create_output_store(connection.client.clone(), config.nats.js_domain.as_deref()).await
+    {
+        warn!(%error, "the object store was not created");
+    }
+    let pipeline = Pipeline::start(config, options, store, &me, connection).await?;
+    watching(pipeline.watched.clone());
+    pipeline.run(options, stop).await
+}
+
+async fn connect(config: &Config, options: RunOptions) -> Result<Connection, ConnectError> {
+    if options.until_caught_up {
+        connect::once(&config.nats).await
+    } else {
+        connect::patiently(&config.nats).await
+    }
+}
+
+/// This process, for the lock file and the durable's metadata.
+fn owner() -> Owner {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Owner {
+        pid: std::process::id(),
+        started_at: Timestamp::from(Utc::now()).stored(),
+        host,
+    }
+}
+
+/// The store's part of the configuration.
+#[must_use]
+pub fn store_options(config: &Config) -> StoreOptions {
+    StoreOptions {
+        synchronous: if config.store.synchronous_full {
+            Synchronous::Full
+        } else {
+            Synchronous::Normal
+        },
+        page_cache_bytes: config.store.page_cache_bytes,
+        dead_letter_bytes_max: config.dead_letter_bytes_max,
+    }
+}
+
+struct Pipeline {
+    connection: Connection,
+    watched: Watched,
+    repairer: Repairer,
+    works: mpsc::Sender<Work>,
+    shutdown: watch::Sender<bool>,
+    writer_done: tokio::sync::oneshot::Receiver<Result<(), WriterStopped>>,
+    readers: JoinSet<Result<(), Refused>>,
+    others: JoinSet<()>,
+}
+
+impl Pipeline {
+    async fn start(
+        config: &Config,
+        options: RunOptions,
+        store: Store,
+        me: &Owner,
+        connection: Connection,
+    ) -> Result<Self, ServiceError> {
+        let broken = |what: String| ServiceError::Broken(what);
+        let (shutdown, down) = watch::channel(false);
+        // Unbounded channels: what is in them holds permits of the budgets, which bound them by bytes (I6).
+        let (works, works_rx) = mpsc::channel::<Work>();
+        let budget = Budget::new(config.source.in_flight_bytes);
+        let fetcher = fetcher(config, &connection).await.map_err(broken)?;
+        let objects = ObjectBudget::new(config.outputs.in_flight_bytes);
+        let owed = Arc::new(Notify::new());
+        let identity = Identity {
+            nonce: Uuid::new_v4().to_string(),
+            owner: format!(
+                "process {} on {}, running since {}, with database {} ({})",
+                me.pid,
+                me.host,
+                me.started_at,
+                store.database_id(),
+                store.path().display()
+            ),
+        };
+        let (mut readers, mut others) = (JoinSet::new(), JoinSet::new());
+        let (mut lanes, mut states) = (BTreeMap::new(), BTreeMap::new());
+        for stream in STREAMS {
+            let (items, items_rx) = tokio_mpsc::unbounded_channel();
+            let (generation, generation_rx) = watch::channel(0);
+            let (feedback, feedback_rx) = watch::channel(Feedback::default());
+            let (state, state_rx) = watch::channel(ReaderState::default());
+            lanes.insert(stream, Lane::new(generation_rx.clone(), feedback));
+            states.insert(stream, state_rx);
+            let desk = Desk::new(
+                connection.client.clone(),
+                config.nats.js_domain.as_deref(),
+                stream,
+                identity.clone(),
+                pull_options(config, &budget),
+            )
+            .await
+            .map_err(|error| broken(error.to_string()))?;
+            let wiring = Wiring {
+                items,
+                generation,
+                feedback: feedback_rx,
+                connection: connection.state.clone(),
+                state,
+                shutdown: down.clone(),
+                budget: budget.clone(),
+            };
+            let settings = ReaderSettings {
+                check_interval: config.source.check_interval,
+                watch_limit: config.source.expires + WATCH_MARGIN,
+                take_over: options.take_over_consumers,
+                create_missing: options.create_missing,
+            };
+            readers.spawn(Reader::new(stream, desk, connection.client.clone(), wiring, settings).run());
+            let resolver = Resolver {
+                items: items_rx,
+                works: works.clone(),
+                generation: generation_rx,
+                fetcher: fetcher.clone(),
+                budget: objects.clone(),
+            };
+            others.spawn(resolver.run());
+        }
+        let repairer = Repairer {
+            fetcher,
+            works: works.clone(),
+            budget: ObjectBudget::new(config.outputs.repair_in_flight_bytes),
+            owed: owed.clone(),
+            give_up_after: config.outputs.give_up_after,
+        };
+        if !options.until_caught_up {
+            others.spawn(repairer.clone().run(down.clone()));
+        }
+        let (state, writer_state) = watch::channel(WriterState::default());
+        let limits = WriterLimits {
+            group_rows_max: config.group.max_rows,
+            group_bytes_max: usize::try_from(config.group.max_bytes).unwrap_or(usize::MAX),
+            wal_bytes_max: config.store.wal_bytes_max,
+            disk_reserve_bytes: config.store.disk_reserve_bytes,
+        };
+        let writer = Writer::new(store, works_rx, lanes, limits, state, owed, down);
+        let (done, writer_done) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name("writer".to_owned())
+            .spawn(move || {
+                // An error is a supervisor that no longer waits.
+                let _told = done.send(writer.run());
+            })
+            .map_err(|error| broken(format!("cannot start the writer's thread: {error}")))?;
+        let watched = Watched {
+            writer: writer_state,
+            readers: states,
+        };
+        Ok(Self {
+            connection,
+            watched,
+            repairer,
+            works,
+            shutdown,
+            writer_done,
+            readers,
+            others,
+        })
+    }
+
+    /// Supervises: the first of the stages that ends decides how the service ends.
+    async fn run(mut self, options: RunOptions, mut stop: watch::Receiver<bool>) -> Result<(), ServiceError> {
+        let mut writer_ended = None;
+        let mut outcome = Ok(());
+        {
+            let caught_up = caught_up(
+                self.watched.clone(),
+                self.connection.state.clone(),
+                options.until_caught_up,
+            );
+            tokio::select! {
+                () = super::raised(&mut stop) => info!("stopping: finishing the group in hand"),
+                ended = &mut self.writer_done => writer_ended = Some(ended),
+                Some(reader) = self.readers.join_next() => {
+                    outcome = match reader {
+                        Ok(Ok(())) => Ok(()),
+                        Ok(Err(refused)) => Err(refused.into()),
+                        Err(error) => Err(ServiceError::Broken(format!("a reader broke: {error}"))),
+                    };
+                }
+                Some(_) = self.others.join_next() => {
+                    // They end when the writer does, which says why.
+                }
+                reached = caught_up => match reached {
+                    Ok(()) => self.repairer.attempt_pending_once().await,
+                    Err(reason) => outcome = Err(ServiceError::Unavailable(reason)),
+                },
+            }
+        }
+        self.shutdown.send_replace(true);
+        // An error is a writer that has ended already.
+        let _asked = self.works.send(Work::Shutdown);
+        let ended = match writer_ended {
+            Some(ended) => Some(ended),
+            None => timeout(DRAIN_LIMIT, &mut self.writer_done).await.ok(),
+        };
+        match ended {
+            Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(stopped))) => outcome = Err(stopped.into()),
+            Some(Err(_)) => outcome = Err(ServiceError::Broken("the writer broke off".to_owned())),
+            None => warn!(
+                "the database did not finish in time; what was not committed comes again from the stream"
+            ),
+        }
+        // The readers send their last acks and end.
+        let last_acks = async { while self.readers.join_next().await.is_some() {} };
+        if timeout(Duration::from_millis(500), last_acks).await.is_ok()
+            && self.connection.state.borrow().connected
+        {
+            // A flush that does not come back costs nothing: acks are a courtesy.
+            let _flushed = timeout(Duration::from_millis(300), self.connection.client.flush()).await;
+        }
+        self.others.abort_all();
+        outcome
+    }
+}
+
+/// Returns when every position has reached its stream's end as seen at the first opening; never, unless asked for.
+async fn caught_up(
+    watched: Watched,
+    mut connection: watch::Receiver<crate::source::connect::ConnectionState>,
+    asked_for: bool,
+) -> Result<(), String> {
+    if !asked_for {
+        std::future::pending::<()>().await;
+    }
+    let mut silent_since: Option<Instant> = None;
+    loop {
+        let positions = watched.writer.borrow().positions.clone();
+        let mut waiting = None;
+        for (stream, reader) in &watched.readers {
+            let reader = reader.borrow();
+            let position = positions.get(stream).copied().unwrap_or(StreamSeq(0));
+            match reader.first_last {
+                Some(last) if position >= last => {}
+                _ => {
+                    waiting = Some(
+                        reader
+                            .not_reading
+                            .clone()
+                            .unwrap_or_else(|| format!("{stream} is still read")),
+                    )
+                }
+            }
+        }
+        let Some(waiting) = waiting else { return Ok(()) };
+        let stuck = !connection.borrow_and_update().connected
+            || watched
+                .readers
+                .values()
+                .any(|reader| reader.borrow().not_reading.is_some())
+            || watched.writer.borrow().not_writing.is_some();
+        let missing = waiting.contains("does not exist");
+        let since = *silent_since.get_or_insert_with(Instant::now);
+        if !stuck {
+            silent_since = None;
+        } else if missing || since.elapsed() > SILENCE_LIMIT {
+            let writing = watched.writer.borrow().not_writing.clone();
+            return Err(writing.unwrap_or(waiting));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn fetcher(config: &Config, connection: &Connection) -> Result<Fetcher, String> {
+    let outputs = &config.outputs;
+    let limits = FetchLimits {
+        max_bytes: outputs.max_bytes,
+        idle: outputs.idle_timeout,
+        base: outputs.base_timeout,
+        min_rate: outputs.min_rate_bytes,
+        concurrency: outputs.concurrency,
+    };
+    Fetcher::new(
+        connection.client.clone(),
+        config.nats.js_domain.as_deref(),
+        limits,
+    )
+    .await
+}
+
+fn pull_options(config: &Config, budget: &Budget) -> PullOptions {
+    let source = &config.source;
+    // Twice what can be in flight here, or the server falls silent before a group is full.
+    let in_flight = budget.messages_max() + source.batch_messages;
+    PullOptions {
+        consumer_prefix: source.consumer_prefix.clone(),
+        ack_wait: source.ack_wait,
+        heartbeat: source.heartbeat,
+        expires: source.expires,
+        batch_messages: source.batch_messages,
+        batch_bytes: usize::try_from(source.batch_bytes).unwrap_or(usize::MAX),
+        max_ack_pending: i64::try_from(in_flight.saturating_mul(2)).unwrap_or(i64::MAX),
+    }
+}

@@ -1,0 +1,252 @@
+//! The connection: how it logs in, how it comes back, and what is told of its ups and downs.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+use thiserror::Error;
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::opening::jitter;
+use crate::config;
+
+/// A connection attempt that takes longer has failed.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that is silent for two of these is dead.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// Between attempts to reconnect: doubling from 100 ms.
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// While the first connection is waited for, it is said this often.
+const SAY_EVERY: u32 = 10;
+
+/// The connection's ups and downs.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionState {
+    /// Whether it stands now.
+    pub connected: bool,
+    /// Rises with every loss and every return.
+    pub epoch: u64,
+}
+
+/// A client, and what is told of it.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// The client.
+    pub client: Client,
+    /// Its ups and downs.
+    pub state: watch::Receiver<ConnectionState>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// The outside is unavailable: exit code 3.
+    #[error("cannot connect to {url}: {why}; is the server running, and reachable from here?")]
+    Unreachable {
+        /// Where to.
+        url: String,
+        /// What happened.
+        why: String,
+    },
+    /// The server is there and says no: exit code 3, since it may be mended there.
+    #[error(
+        "{url} refuses these credentials: {why}; check nats.creds, nats.nkey, nats.token_file or nats.user"
+    )]
+    Refused {
+        /// Where to.
+        url: String,
+        /// What happened.
+        why: String,
+    },
+    /// A file that cannot be used: exit code 2.
+    #[error("{0}")]
+    Configuration(String),
+}
+
+impl ConnectError {
+    /// DESIGN §8.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Configuration(_) => 2,
+            Self::Unreachable { .. } | Self::Refused { .. } => 3,
+        }
+    }
+}
+
+/// Connects, or says why not: for commands that need the server now.
+///
+/// # Errors
+/// See [`ConnectError`].
+pub async fn once(nats: &config::Nats) -> Result<Connection, ConnectError> {
+    let (tx, state) = watch::channel(ConnectionState::default());
+    let client = attempt(nats, Arc::new(tx)).await?;
+    Ok(Connection { client, state })
+}
+
+/// Tries until the server is there: for the service.
+///
+/// # Errors
+/// Only [`ConnectError::Configuration`]: waiting cannot mend a file.
+pub async fn patiently(nats: &config::Nats) -> Result<Connection, ConnectError> {
+    let (tx, state) = watch::channel(ConnectionState::default());
+    let tx = Arc::new(tx);
+    let mut attempts = 0_u32;
+    loop {
+        match attempt(nats, tx.clone()).await {
+            Ok(client) => return Ok(Connection { client, state }),
+            Err(error @ ConnectError::Configuration(_)) => return Err(error),
+            Err(error) => {
+                if attempts % SAY_EVERY == 0 {
+                    match &error {
+                        ConnectError::Refused { .. } => {
+                            error!(%error, attempts, "waiting for the server to accept us")
+                        }
+                        _ => warn!(%error, attempts, "waiting for the server"),
+                    }
+                }
+                attempts += 1;
+                jitter(1_500, 3_000).await;
+            }
+        }
+    }
+}
+
+async fn attempt(
+    nats: &config::Nats,
+    state: Arc<watch::Sender<ConnectionState>>,
+) -> Result<Client, ConnectError> {
+    let url = config_url(&nats.url);
+    let servers: Vec<&str> = nats
+        .url
+        .split(',')
+        .map(str::trim)
+        .filter(|server| !server.is_empty())
+        .collect();
+    let servers = servers
+        .iter()
+        .map(|server| server.parse::<async_nats::ServerAddr>())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| ConnectError::Configuration(format!("nats.url {url:?}: {error}")))?;
+    let losses = Arc::new(AtomicU64::new(0));
+    let options = options(nats)?
+        .name("results-projector")
+        .connection_timeout(CONNECT_TIMEOUT)
+        .ping_interval(PING_INTERVAL)
+        .max_reconnects(None)
+        .reconnect_delay_callback(|attempts| {
+            let doublings = u32::try_from(attempts.min(6)).unwrap_or(6);
+            Duration::from_millis(50 << doublings).min(RECONNECT_PAUSE_MAX)
+        })
+        .event_callback(move |event| {
+            told(&state, &losses, &event);
+            std::future::ready(())
+        });
+    async_nats::connect_with_options(servers, options)
+        .await
+        .map_err(|error| {
+            let why = std::error::Error::source(&error)
+                .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+            match error.kind() {
+                ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+                    ConnectError::Refused { url, why }
+                }
+                _ => ConnectError::Unreachable { url, why },
+            }
+        })
+}
+
+/// The client tells of everything; what repeats is counted, not printed.
+fn told(state: &watch::Sender<ConnectionState>, losses: &AtomicU64, event: &Event) {
+    match event {
+        Event::Connected => {
+            state.send_modify(|state| {
+                state.connected = true;
+                state.epoch += 1;
+            });
+            info!("connected to NATS");
+        }
+        Event::Disconnected | Event::Closed => {
+            let was = state.borrow().connected;
+            state.send_modify(|state| {
+                state.connected = false;
+                state.epoch += 1;
+            });
+            if was {
+                warn!("the connection to NATS was lost; reconnecting by itself");
+            }
+        }
+        Event::SlowConsumer(_) => {
+            if losses.fetch_add(1, Ordering::Relaxed) == 0 {
+                warn!(
+                    "the client dropped messages that it could not buffer; the readers notice and read them again"
+                );
+            }
+        }
+        other => tracing::debug!(event = %other, "client event"),
+    }
+}
+
+fn options(nats: &config::Nats) -> Result<ConnectOptions, ConnectError> {
+    let mut options = ConnectOptions::new();
+    if let Some(path) = &nats.creds {
+        options = options
+            .credentials(&secret("nats.creds", path)?)
+            .map_err(|error| {
+                ConnectError::Configuration(format!(
+                    "nats.creds {}: no credentials file: {error}",
+                    path.display()
+                ))
+            })?;
+    } else if let Some(path) = &nats.nkey {
+        options = options.nkey(secret("nats.nkey", path)?);
+    } else if let Some(path) = &nats.token_file {
+        options = options.token(secret("nats.token_file", path)?);
+    } else if let (Some(user), Some(path)) = (&nats.user, &nats.password_file) {
+        options = options.user_and_password(user.clone(), secret("nats.password_file", path)?);
+    }
+    for (key, path) in [
+        ("nats.ca", &nats.ca),
+        ("nats.cert", &nats.cert),
+        ("nats.key", &nats.key),
+    ] {
+        if let Some(path) = path {
+            secret(key, path)?;
+        }
+    }
+    if let Some(ca) = &nats.ca {
+        options = options.add_root_certificates(ca.clone()).require_tls(true);
+    }
+    if let (Some(cert), Some(key)) = (&nats.cert, &nats.key) {
+        options = options
+            .add_client_certificate(cert.clone(), key.clone())
+            .require_tls(true);
+    }
+    Ok(options)
+}
+
+/// A file's text without its last line end.
+fn secret(key: &str, path: &Path) -> Result<String, ConnectError> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        ConnectError::Configuration(format!("cannot read {key} {}: {error}", path.display()))
+    })?;
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.is_empty() {
+        return Err(ConnectError::Configuration(format!(
+            "{key} {} is empty",
+            path.display()
+        )));
+    }
+    Ok(text.to_owned())
+}
+
+/// The servers without what stands before an `@`.
+fn config_url(url: &str) -> String {
+    url.split(',')
+        .map(|server| server.rsplit_once('@').map_or(server, |(_, host)| host).trim())
+        .collect::<Vec<_>>()
+        .join(",")
+}

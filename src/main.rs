@@ -28,7 +28,9 @@ fn main() -> ExitCode {
 }
 
 fn execute(flags: &GlobalArgs, config: &Config, command: Command) -> Result<ExitCode, CommandError> {
-    logging::start(&config.log, flags.verbose, flags.quiet);
+    // A command that answers a question says nothing else while all is well.
+    let quieter = u8::from(!matches!(command, Command::Run(_)));
+    logging::start(&config.log, flags.verbose, flags.quiet + quieter);
     // Two workers: the writer has a thread of its own, and the server wants a core too.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

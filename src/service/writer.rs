@@ -591,16 +591,9 @@ impl Writer {
     /// After a commit: copies the log when it has grown enough, cuts it back past its limit.
     fn bound_log(&mut self, backlog: bool) {
         let wal = self.store.wal_bytes();
-        let step = if backlog {
-            BACKLOG_WAL_BYTES.min(self.limits.wal_bytes_max)
-        } else {
-            QUIET_WAL_BYTES
-        };
-        if wal >= self.limits.wal_bytes_max {
-            self.checkpoint(true);
-        } else if wal.saturating_sub(self.wal_at_checkpoint) >= step
-            || (wal >= step && self.wal_at_checkpoint >= step)
-        {
+        let step = if backlog { BACKLOG_WAL_BYTES } else { QUIET_WAL_BYTES }.min(self.limits.wal_bytes_max);
+        // While a reader holds the log it cannot be cut: asking again is worth it only once it has grown by as much.
+        if wal >= step && wal >= self.wal_at_checkpoint.saturating_add(step / 2).min(wal.max(step)) {
             self.checkpoint(true);
         }
     }

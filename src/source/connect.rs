@@ -100,7 +100,7 @@ pub async fn patiently(nats: &config::Nats) -> Result<Connection, ConnectError> 
             Ok(client) => return Ok(Connection { client, state }),
             Err(error @ ConnectError::Configuration(_)) => return Err(error),
             Err(error) => {
-                if attempts % SAY_EVERY == 0 {
+                if attempts.is_multiple_of(SAY_EVERY) {
                     match &error {
                         ConnectError::Refused { .. } => {
                             error!(%error, attempts, "waiting for the server to accept us")
@@ -169,7 +169,7 @@ fn told(state: &watch::Sender<ConnectionState>, losses: &AtomicU64, event: &Even
             });
             info!("connected to NATS");
         }
-        Event::Disconnected | Event::Closed => {
+        Event::Disconnected => {
             let was = state.borrow().connected;
             state.send_modify(|state| {
                 state.connected = false;

@@ -246,7 +246,7 @@ fn from_row(row: &Row<'_>) -> Result<Standing, String> {
             ignored: number(7)?,
             gap: number(8)?,
         },
-        past: past.iter().map(|past| mark_of(past)).collect::<Result<_, _>>()?,
+        past: past.iter().map(mark_of).collect::<Result<_, _>>()?,
     })
 }
 

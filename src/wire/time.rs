@@ -59,9 +59,9 @@ impl Timestamp {
         let nanos = time.nanosecond();
         if nanos != 0 {
             text.push('.');
-            if nanos % 1_000_000 == 0 {
+            if nanos.is_multiple_of(1_000_000) {
                 digits(&mut text, nanos / 1_000_000, 3);
-            } else if nanos % 1_000 == 0 {
+            } else if nanos.is_multiple_of(1_000) {
                 digits(&mut text, nanos / 1_000, 6);
             } else {
                 digits(&mut text, nanos, 9);

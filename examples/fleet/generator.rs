@@ -288,13 +288,17 @@ pub async fn store_objects(js: &jetstream::Context, planned: &[Planned]) -> Resu
         return Ok(());
     }
     let store = js.get_object_store("result_output").await?;
-    let all = planned.iter().flat_map(|planned| planned.objects.iter());
-    let mut puts = futures_util::stream::iter(all)
-        .map(|(name, bytes)| {
-            let store = store.clone();
-            async move { store.put(name.as_str(), &mut &bytes[..]).await }
-        })
-        .buffer_unordered(4);
+    let all: Vec<(String, Bytes)> = planned.iter().flat_map(|planned| planned.objects.clone()).collect();
+    let mut puts = FuturesUnordered::new();
+    for (name, bytes) in all {
+        let store = store.clone();
+        puts.push(async move { store.put(name.as_str(), &mut &bytes[..]).await });
+        if puts.len() >= 4
+            && let Some(put) = puts.next().await
+        {
+            put?;
+        }
+    }
     while let Some(put) = puts.next().await {
         put?;
     }
@@ -325,18 +329,20 @@ pub async fn publish(js: &jetstream::Context, planned: &[Planned]) -> Result<(),
     publish_messages(js, planned).await
 }
 
-/// Creates the streams and stores that kanade's backend creates. `max_bytes` replaces its limits of 2 GiB for RESULTS
-/// and 1 GiB for outputs: a test must not lose messages to them unless it means to.
-pub async fn create_streams(js: &jetstream::Context, max_bytes: i64) -> Result<(), async_nats::Error> {
+/// Creates the streams and stores that kanade's backend creates (contract §2.3, §2.4). `max_bytes` replaces its byte
+/// limits: a test must not lose messages to them unless it means to.
+pub async fn create_streams(js: &jetstream::Context, max_bytes: Option<i64>) -> Result<(), async_nats::Error> {
     const DAY: Duration = Duration::from_secs(86_400);
-    for (name, subjects, days) in
-        [("RESULTS", "results.>", 30), ("EVENTS", "events.>", 7), ("INVENTORY", "inventory.>", 90)]
-    {
+    for (name, subjects, days, mebibytes) in [
+        ("RESULTS", "results.>", 30, 2_048),
+        ("EVENTS", "events.>", 7, 256),
+        ("INVENTORY", "inventory.>", 90, 1_024),
+    ] {
         js.create_or_update_stream(stream::Config {
             name: name.into(),
             subjects: vec![subjects.into()],
             max_age: DAY * days,
-            max_bytes,
+            max_bytes: max_bytes.unwrap_or(mebibytes << 20),
             storage: stream::StorageType::File,
             ..Default::default()
         })
@@ -347,11 +353,11 @@ pub async fn create_streams(js: &jetstream::Context, max_bytes: i64) -> Result<(
 }
 
 /// Creates the object store of outputs.
-pub async fn create_output_store(js: &jetstream::Context, max_bytes: i64) -> Result<(), async_nats::Error> {
+pub async fn create_output_store(js: &jetstream::Context, max_bytes: Option<i64>) -> Result<(), async_nats::Error> {
     js.create_object_store(object_store::Config {
         bucket: "result_output".into(),
         max_age: Duration::from_secs(7 * 86_400),
-        max_bytes,
+        max_bytes: max_bytes.unwrap_or(1 << 30),
         ..Default::default()
     })
     .await?;

@@ -48,7 +48,7 @@ async fn main() -> Result<(), async_nats::Error> {
     let client = async_nats::connect(&args.nats_url).await?;
     let js = async_nats::jetstream::new(client.clone());
     if args.create_streams {
-        generator::create_streams(&js, 8 << 30).await?;
+        generator::create_streams(&js, None).await?;
     }
     let profile = Profile {
         results: args.results,

@@ -1,0 +1,1 @@
+//! Bad input: each with a clear outcome, nothing lost, neighbours untouched.

@@ -1,0 +1,111 @@
+//! What is in a database, and whether two hold the same.
+
+use std::path::Path;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags};
+
+/// The read model's tables and their keys (contract §6.4), as far as they exist.
+const TABLES: [(&str, &str); 3] = [
+    ("execution_results", "result_id"),
+    ("job_completions", "job_id, pc_id"),
+    ("job_version_completions", "job_id, version, pc_id"),
+];
+
+pub fn open(db: &Path) -> Connection {
+    let conn = Connection::open_with_flags(db, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    conn.busy_timeout(std::time::Duration::from_secs(30)).unwrap();
+    conn
+}
+
+/// The canonical dump (contract §6.9), a line a row.
+pub fn dump(db: &Path) -> Vec<String> {
+    let conn = open(db);
+    let mut lines = Vec::new();
+    for (table, key) in TABLES {
+        let mut columns: Vec<String> = conn
+            .prepare("SELECT name FROM pragma_table_info(?1)")
+            .unwrap()
+            .query_map([table], |row| row.get(0))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        columns.sort();
+        let list = columns.iter().map(|column| format!("\"{column}\"")).collect::<Vec<_>>().join(", ");
+        let mut statement = conn.prepare(&format!("SELECT {list} FROM {table} ORDER BY {key}")).unwrap();
+        let mut rows = statement.query([]).unwrap();
+        while let Some(row) = rows.next().unwrap() {
+            let cells: Vec<String> = (0..columns.len())
+                .map(|index| match row.get_ref(index).unwrap() {
+                    ValueRef::Null => format!("{}=NULL", columns[index]),
+                    ValueRef::Integer(number) => format!("{}={number}", columns[index]),
+                    ValueRef::Real(number) => format!("{}={number:?}", columns[index]),
+                    ValueRef::Text(text) => format!("{}={:?}", columns[index], String::from_utf8_lossy(text)),
+                    ValueRef::Blob(blob) => format!("{}={blob:?}", columns[index]),
+                })
+                .collect();
+            lines.push(format!("{table}: {}", cells.join(" ")));
+        }
+    }
+    lines
+}
+
+/// Two databases hold the same read model; else the first differing rows are shown.
+pub fn assert_same(one: &Path, other: &Path) {
+    let (left, right) = (dump(one), dump(other));
+    if left == right {
+        return;
+    }
+    let clip = |line: Option<&String>| line.map_or("-".to_owned(), |line| line.chars().take(400).collect());
+    let only = |lines: &[String], others: &[String]| -> Vec<String> {
+        let others: std::collections::HashSet<&String> = others.iter().collect();
+        lines.iter().filter(|line| !others.contains(line)).take(3).map(|line| clip(Some(line))).collect()
+    };
+    panic!(
+        "the databases differ: {} and {} rows\nonly in the first: {:#?}\nonly in the second: {:#?}",
+        left.len(),
+        right.len(),
+        only(&left, &right),
+        only(&right, &left)
+    );
+}
+
+/// I3: every sequence up to the position is accounted for, in every incarnation.
+pub fn check_i3(db: &Path) {
+    let conn = open(db);
+    let mut statement = conn
+        .prepare("SELECT stream, incarnation, first, position, projected, dead, ignored, gap FROM projector_position")
+        .unwrap();
+    let mut rows = statement.query([]).unwrap();
+    while let Some(row) = rows.next().unwrap() {
+        let number = |index: usize| row.get::<_, i64>(index).unwrap();
+        let stream: String = row.get(0).unwrap();
+        assert_eq!(
+            number(4) + number(5) + number(6) + number(7),
+            number(3) - number(2) + 1,
+            "{stream} incarnation {}",
+            number(1)
+        );
+    }
+}
+
+/// One number.
+pub fn one(db: &Path, sql: &str) -> i64 {
+    open(db).query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
+/// One text.
+pub fn text(db: &Path, sql: &str) -> String {
+    open(db).query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
+/// The committed position of RESULTS; 0 while there is none.
+pub fn position(db: &Path) -> u64 {
+    let Ok(conn) = Connection::open_with_flags(db, OpenFlags::SQLITE_OPEN_READ_ONLY) else { return 0 };
+    conn.query_row(
+        "SELECT position FROM projector_position WHERE stream = 'RESULTS' ORDER BY incarnation DESC LIMIT 1",
+        [],
+        |row| row.get(0),
+    )
+    .unwrap_or(0)
+}

@@ -1,0 +1,33 @@
+//! Real parts for the tests: a server each, the real binary, real files. No fixed ports, no sleeps for luck.
+
+pub mod dump;
+pub mod nats;
+pub mod projector;
+pub mod proxy;
+#[path = "../../../examples/fleet/generator.rs"]
+pub mod fleet;
+
+use std::time::{Duration, Instant};
+
+pub use dump::{assert_same, check_i3, dump, one, position};
+pub use fleet::{Planned, Profile, plan, publish};
+pub use nats::NatsServer;
+pub use projector::Projector;
+pub use proxy::Proxy;
+
+/// Counts that fit into the everyday run, and those that the promise names (`scripts/test --full`).
+pub fn scale<T>(quick: T, full: T) -> T {
+    if std::env::var_os("RESULTS_PROJECTOR_TEST_FULL").is_some() { full } else { quick }
+}
+
+/// Long enough for a machine that is busy with other things.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Polls until it is so; the panic names what was awaited.
+pub fn wait_until(what: &str, limit: Duration, mut so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !so() {
+        assert!(started.elapsed() < limit, "waited {limit:?} in vain until {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,18 @@
+//! The service against real servers and real files.
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::print_stderr,
+    clippy::let_underscore_must_use
+)]
+
+mod harness;
+
+mod bad_input;
+mod reader;
+mod survives;

@@ -1,0 +1,1 @@
+//! Each row of the reader's table against a real server.

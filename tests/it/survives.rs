@@ -1,0 +1,152 @@
+//! What must survive anything: every result a row, once, with its whole output.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::harness::fleet::{Dice, Kind};
+use crate::harness::projector::{catch_up, place};
+use crate::harness::{self, *};
+
+/// Every planned result is a row whose outputs have their hashes.
+pub fn assert_all_there(db: &Path, planned: &[Planned]) {
+    let mut expected: HashMap<&str, &Planned> = HashMap::new();
+    for planned in planned.iter().filter(|planned| planned.kind != Kind::Malformed) {
+        // The first in the stream counts.
+        expected.entry(planned.result_id.as_deref().unwrap()).or_insert(planned);
+    }
+    let conn = harness::dump::open(db);
+    let mut statement = conn.prepare("SELECT result_id, stdout, stderr FROM execution_results").unwrap();
+    let mut rows = statement.query([]).unwrap();
+    let mut found = 0;
+    while let Some(row) = rows.next().unwrap() {
+        let id: String = row.get(0).unwrap();
+        let planned = expected.get(id.as_str()).unwrap_or_else(|| panic!("row {id} was never published"));
+        for (column, wanted) in [(1, planned.stdout_sha256), (2, planned.stderr_sha256)] {
+            let text: String = row.get(column).unwrap();
+            if let Some(wanted) = wanted {
+                let hash: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+                assert_eq!(hash, wanted, "{id} column {column}: {}", &text[..text.len().min(200)]);
+            }
+        }
+        found += 1;
+    }
+    assert_eq!(found, expected.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_kills_at_random_moments_lose_nothing_and_repeat_nothing() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let results = scale(6_000, 20_000);
+    let profile = Profile { results, duplicate_permille: 20, malformed: 12, overflow_permille: 4, ..Profile::default() };
+    let planned = plan(11, &profile);
+    let (_folder, db) = place();
+
+    let publishing = tokio::spawn({
+        let planned = planned.clone();
+        async move {
+            for part in planned.chunks(200) {
+                publish(&js, part).await.unwrap();
+                // Spread over the kills.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    });
+    let mut dice = Dice::new(7);
+    for _ in 0..20 {
+        let projector = Projector::start(&db, &server.url());
+        std::thread::sleep(Duration::from_millis(30 + dice.below(400)));
+        projector.kill();
+    }
+    publishing.await.unwrap();
+    catch_up(&db, &server.url());
+
+    assert_all_there(&db, &planned);
+    check_i3(&db);
+    let (_folder, undisturbed) = place();
+    catch_up(&undisturbed, &server.url());
+    assert_same(&db, &undisturbed);
+    assert_eq!(one(&db, "SELECT count(*) FROM projector_dead_letters"), 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_cuts_of_the_connection_lose_nothing_and_repeat_nothing() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let planned = plan(12, &Profile { results: scale(15_000, 40_000), overflow_permille: 4, ..Profile::default() });
+    publish(&js, &planned).await.unwrap();
+    let proxy = Proxy::start(server.address()).await;
+    let (_folder, db) = place();
+    let mut dice = Dice::new(3);
+    // Some cuts come in the middle of the burst that follows an opening, some while connecting, some in between.
+    proxy.cut_after(60_000);
+    let projector = Projector::start_with(&db, &proxy.url(), &["run"], &[("RESULTS_PROJECTOR_SOURCE_BATCH_MESSAGES", "500")]);
+    let last = planned.len() as u64;
+    for number in 1..=50 {
+        let armed = proxy.cuts();
+        wait_until("the connection is cut", PATIENCE, || {
+            // Nothing flows any more once all is read: then the cut is made by hand.
+            if position(&db) == last {
+                proxy.cut();
+            }
+            proxy.cuts() > armed
+        });
+        if number % 7 == 0 {
+            proxy.delay(Duration::from_millis(3));
+        } else {
+            proxy.delay(Duration::ZERO);
+        }
+        proxy.cut_after(1_000 + dice.below(900_000));
+    }
+    proxy.cut_after(u64::MAX >> 2);
+    proxy.delay(Duration::ZERO);
+    wait_until("everything is projected", PATIENCE, || position(&db) == last);
+    assert!(projector.terminate().success());
+    assert_all_there(&db, &planned);
+    check_i3(&db);
+    let (_folder, undisturbed) = place();
+    catch_up(&undisturbed, &server.url());
+    assert_same(&db, &undisturbed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_killed_and_comes_back_is_read_on_from_the_position() {
+    let mut server = NatsServer::start();
+    let js = server.fleet().await;
+    let planned = plan(13, &Profile { results: 4_000, ..Profile::default() });
+    let (_folder, db) = place();
+    let projector = Projector::start(&db, &server.url());
+    for part in planned.chunks(1_000) {
+        publish(&js, part).await.unwrap();
+        server.kill();
+        server.start_again();
+        wait_until("the publisher is connected again", PATIENCE, || {
+            js.client().connection_state() == async_nats::connection::State::Connected
+        });
+    }
+    wait_until("everything is projected", PATIENCE, || position(&db) == 4_000);
+    assert!(projector.terminate().success());
+    assert_all_there(&db, &planned);
+    check_i3(&db);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_it_within_five_seconds_with_everything_in_hand_committed() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let planned = plan(14, &Profile { results: 20_000, ..Profile::default() });
+    publish(&js, &planned).await.unwrap();
+    let (_folder, db) = place();
+    let projector = Projector::start(&db, &server.url());
+    wait_until("it writes", PATIENCE, || position(&db) > 0);
+    let started = std::time::Instant::now();
+    let status = projector.terminate();
+    assert!(status.success() && started.elapsed() < Duration::from_secs(5), "{status} after {:?}", started.elapsed());
+    assert!(!db.with_extension("db-wal").exists(), "a clean stop leaves no log behind");
+    check_i3(&db);
+    catch_up(&db, &server.url());
+    assert_all_there(&db, &planned);
+}

@@ -9,7 +9,7 @@ pub mod fleet;
 
 use std::time::{Duration, Instant};
 
-pub use dump::{assert_same, check_i3, dump, one, position};
+pub use dump::{assert_same, check_i3, one, position};
 pub use fleet::{Planned, Profile, plan, publish};
 pub use nats::NatsServer;
 pub use projector::Projector;

@@ -366,10 +366,19 @@ const MESSAGE_OVERHEAD_BYTES: usize = 64 << 10;
 /// A JetStream API call that takes longer is unknown, not failed.
 const API_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A JetStream context with our time-out.
+/// A JetStream context with our time-out for API calls.
 #[must_use]
 pub fn context(client: async_nats::Client, js_domain: Option<&str>) -> jetstream::Context {
-    let builder = jetstream::context::ContextBuilder::new().timeout(API_TIMEOUT);
+    context_with_timeout(client, js_domain, API_TIMEOUT)
+}
+
+/// A JetStream context whose requests fail after `timeout`.
+pub(super) fn context_with_timeout(
+    client: async_nats::Client,
+    js_domain: Option<&str>,
+    timeout: Duration,
+) -> jetstream::Context {
+    let builder = jetstream::context::ContextBuilder::new().timeout(timeout);
     match js_domain {
         Some(domain) => builder.domain(domain).build(client),
         None => builder.build(client),

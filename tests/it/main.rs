@@ -14,5 +14,6 @@
 mod harness;
 
 mod bad_input;
+mod outputs;
 mod reader;
 mod survives;

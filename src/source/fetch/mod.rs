@@ -105,7 +105,10 @@ impl Fetcher {
         js_domain: Option<&str>,
         limits: FetchLimits,
     ) -> Result<Self, String> {
-        let bucket = Bucket::new(super::opening::context(client, js_domain)).await?;
+        // Longer than our own limit, which must be the one that counts.
+        let request_limit = limits.idle + Duration::from_secs(1);
+        let bucket =
+            Bucket::new(super::opening::context_with_timeout(client, js_domain, request_limit)).await?;
         let permits = limits.concurrency.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Self {
             bucket,
@@ -134,9 +137,11 @@ impl Fetcher {
         }
         let started = Instant::now();
         let outcome = timeout(self.limits.base, self.look_twice(name, published)).await;
-        self.breaker.record(outcome.is_ok());
         let (meta, via) = match outcome {
-            Err(_) => return Looked::Ended(Attempt::Pending(self.late("did not answer", self.limits.base))),
+            Err(_) => {
+                self.breaker.record(false);
+                return Looked::Ended(Attempt::Pending(self.late("did not answer", self.limits.base)));
+            }
             Ok(Err(attempt)) => return Looked::Ended(attempt),
             Ok(Ok(found)) => found,
         };
@@ -175,8 +180,20 @@ impl Fetcher {
             }
         })
         .await;
-        self.breaker.record(outcome.is_ok());
-        outcome.unwrap_or_else(|_| Attempt::Pending(self.late("did not deliver it all", total)))
+        outcome.unwrap_or_else(|_| {
+            self.breaker.record(false);
+            Attempt::Pending(self.late("did not deliver it all", total))
+        })
+    }
+
+    /// Waits for one answer, no longer than the idle limit; the breaker learns of both.
+    async fn ask<T>(&self, answer: impl Future<Output = Result<T, AskFailed>>) -> Result<T, Trouble> {
+        let answer = timeout(self.limits.idle, answer).await;
+        self.breaker.record(answer.is_ok());
+        match answer {
+            Ok(answer) => answer.map_err(Trouble::from),
+            Err(_) => Err(Trouble::Unreachable(self.late("did not answer", self.limits.idle))),
+        }
     }
 
     fn late(&self, what: &str, after: Duration) -> String {
@@ -233,12 +250,9 @@ impl Fetcher {
     }
 
     async fn old_enough(&self, published: Timestamp) -> Result<bool, Attempt> {
-        let now = timeout(self.limits.idle, self.bucket.server_time())
-            .await
-            .map_err(|_| Attempt::Pending(self.late("did not tell its time", self.limits.idle)))?
-            .map_err(|failed| match Trouble::from(failed) {
-                Trouble::Missing(reason) | Trouble::Unreachable(reason) => Attempt::Pending(reason),
-            })?;
+        let now = self.ask(self.bucket.server_time()).await.map_err(|trouble| match trouble {
+            Trouble::Missing(reason) | Trouble::Unreachable(reason) => Attempt::Pending(reason),
+        })?;
         Ok(match (now.unix_nanos(), published.unix_nanos()) {
             (Some(now), Some(published)) => {
                 i128::from(now) - i128::from(published) > CERTAIN_AFTER.as_nanos() as i128
@@ -248,10 +262,7 @@ impl Fetcher {
     }
 
     async fn meta(&self, name: &str, via: Via) -> Result<Meta, Trouble> {
-        let meta = timeout(self.limits.idle, self.bucket.meta(name, via))
-            .await
-            .map_err(|_| Trouble::Unreachable(self.late("did not answer", self.limits.idle)))??;
-        match meta {
+        match self.ask(self.bucket.meta(name, via)).await? {
             meta if meta.deleted => Err(Trouble::Missing("the object was deleted".to_owned())),
             meta if meta.is_link() => Err(Trouble::Missing(
                 "the object is a link, which agents never make".to_owned(),
@@ -268,15 +279,11 @@ impl Fetcher {
         let mut hash = Sha256::new();
         let mut after = 0;
         for number in 1..=meta.chunks {
-            let chunk = timeout(self.limits.idle, self.bucket.chunk_after(&meta.nuid, after, via))
-                .await
-                .map_err(|_| Trouble::Unreachable(self.late("fell silent", self.limits.idle)))?;
-            let (seq, chunk) = chunk.map_err(|failed| match failed {
-                AskFailed::NotFound => {
-                    Trouble::Missing(format!("chunk {number} of {} is missing", meta.chunks))
-                }
-                AskFailed::Unreachable(reason) => Trouble::Unreachable(reason),
-            })?;
+            let (seq, chunk) =
+                self.ask(self.bucket.chunk_after(&meta.nuid, after, via)).await.map_err(|trouble| match trouble {
+                    Trouble::Missing(_) => Trouble::Missing(format!("chunk {number} of {} is missing", meta.chunks)),
+                    trouble => trouble,
+                })?;
             if bytes.len() + chunk.len() > size {
                 return Err(Trouble::Missing(format!(
                     "its chunks hold more than its {size} bytes"

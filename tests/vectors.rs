@@ -1,5 +1,11 @@
 //! The contract's test vectors, every file and every case that the code so far has a rule for.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::string_slice)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::string_slice
+)]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -42,8 +48,15 @@ const NOT_YET: [&str; 27] = [
     "reap_deadline",
 ];
 /// Run here, on pure functions.
-const PURE: [&str; 7] =
-    ["config_keys", "constants", "exec_result_decode", "exec_result_identity", "object_names", "subjects", "timestamps"];
+const PURE: [&str; 7] = [
+    "config_keys",
+    "constants",
+    "exec_result_decode",
+    "exec_result_identity",
+    "object_names",
+    "subjects",
+    "timestamps",
+];
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors")
 }
@@ -66,7 +79,10 @@ fn payload(input: &Value) -> Vec<u8> {
         return text.as_bytes().to_vec();
     }
     if let Some(hex) = input["hex"].as_str() {
-        return (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+        return (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+            .collect();
     }
     input["json"].to_string().into_bytes()
 }
@@ -75,10 +91,22 @@ fn payload(input: &Value) -> Vec<u8> {
 fn every_vector_file_is_run_or_waits_for_its_rules() {
     let found: BTreeSet<String> = fs::read_dir(folder())
         .unwrap()
-        .filter_map(|entry| Some(entry.unwrap().file_name().to_str()?.strip_suffix(".json")?.to_owned()))
+        .filter_map(|entry| {
+            Some(
+                entry
+                    .unwrap()
+                    .file_name()
+                    .to_str()?
+                    .strip_suffix(".json")?
+                    .to_owned(),
+            )
+        })
         .collect();
-    let known: BTreeSet<String> =
-        NOT_YET.iter().chain(&PURE).map(|name| (*name).to_owned()).collect();
+    let known: BTreeSet<String> = NOT_YET
+        .iter()
+        .chain(&PURE)
+        .map(|name| (*name).to_owned())
+        .collect();
     assert_eq!(found, known);
 }
 
@@ -106,7 +134,10 @@ fn constants_vectors_are_the_constants_of_the_code() {
     };
     check("constants", |input, expect| {
         let name = input.as_str().unwrap();
-        let (_, value) = known.iter().find(|(known, _)| *known == name).expect("a constant of the code");
+        let (_, value) = known
+            .iter()
+            .find(|(known, _)| *known == name)
+            .expect("a constant of the code");
         assert_eq!(value, expect);
     });
 }
@@ -138,7 +169,9 @@ fn subjects_vectors_hold() {
             "inventory" => json!(subject::inventory(text("pc_id"), text("category"))),
             "parse" => match subject::parse(text("subject")) {
                 None => Value::Null,
-                Some(Subject::Result { request_id }) => json!({"stream": "RESULTS", "request_id": request_id}),
+                Some(Subject::Result { request_id }) => {
+                    json!({"stream": "RESULTS", "request_id": request_id})
+                }
                 Some(Subject::Started { exec_id, pc_id }) => {
                     json!({"stream": "EVENTS", "exec_id": exec_id, "pc_id": pc_id})
                 }
@@ -160,7 +193,12 @@ fn object_names_vectors_hold() {
             "candidates" => {
                 let field = Field::parse(text("stream")).unwrap();
                 let content = text("bytes_utf8").as_bytes();
-                json!(object::candidates(text("request_id"), text("pc_id"), field, content))
+                json!(object::candidates(
+                    text("request_id"),
+                    text("pc_id"),
+                    field,
+                    content
+                ))
             }
             "parse" => match object::parse(text("object")) {
                 None => Value::Null,
@@ -218,7 +256,10 @@ fn exec_result_decode_vectors_hold_borrowed_and_shared() {
         let (borrowed, shared) = (decode(&bytes), decode_shared(&bytes.clone().into()));
         assert_eq!(borrowed.is_ok(), shared.is_ok());
         // The incumbent takes a JSON array of the fields in order; ours may take it or not (§3.2).
-        if input["text"].as_str().is_some_and(|text| text.trim_start().starts_with('[')) {
+        if input["text"]
+            .as_str()
+            .is_some_and(|text| text.trim_start().starts_with('['))
+        {
             return;
         }
         assert_eq!(json!(borrowed.is_ok()), expect["ok"], "{:?}", borrowed.err());

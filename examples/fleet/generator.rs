@@ -117,7 +117,18 @@ const JOBS: [&str; 8] = [
     "browser-policy",
 ];
 const WORDS: [&str; 12] = [
-    "checked", "volume", "C:", "service", "running", "update", "KB5039212", "installed", "Müller", "日本", "ok", "42",
+    "checked",
+    "volume",
+    "C:",
+    "service",
+    "running",
+    "update",
+    "KB5039212",
+    "installed",
+    "Müller",
+    "日本",
+    "ok",
+    "42",
 ];
 
 fn text(dice: &mut Dice, bytes: usize) -> String {
@@ -133,7 +144,8 @@ fn text(dice: &mut Dice, bytes: usize) -> String {
 }
 
 fn time(seconds: u64, millis: u64) -> String {
-    let at = chrono::DateTime::from_timestamp(1_780_000_000 + seconds as i64, (millis * 1_000_000) as u32).unwrap_or_default();
+    let at = chrono::DateTime::from_timestamp(1_780_000_000 + seconds as i64, (millis * 1_000_000) as u32)
+        .unwrap_or_default();
     at.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)
 }
 
@@ -161,7 +173,12 @@ pub fn plan(seed: u64, profile: &Profile) -> Vec<Planned> {
         if dice.permille(profile.duplicate_permille) {
             let again = planned[dice.below(planned.len() as u64) as usize].clone();
             if again.kind != Kind::Malformed {
-                planned.push(Planned { kind: Kind::Duplicate, objects: Vec::new(), missing: Vec::new(), ..again });
+                planned.push(Planned {
+                    kind: Kind::Duplicate,
+                    objects: Vec::new(),
+                    missing: Vec::new(),
+                    ..again
+                });
             }
         }
         if malformed < profile.malformed && number % malformed_every == malformed_every / 3 {
@@ -188,7 +205,11 @@ fn result(dice: &mut Dice, profile: &Profile, number: usize, request: &str, want
             stderr = format!("Access is denied.\n{}", text(dice, 80));
         }
         5 => {
-            (kind, skipped, exit_code) = (Kind::Skipped, true, [122, 124, 125, 126, 127][dice.below(5) as usize]);
+            (kind, skipped, exit_code) = (
+                Kind::Skipped,
+                true,
+                [122, 124, 125, 126, 127][dice.below(5) as usize],
+            );
             stdout.clear();
         }
         6 => {
@@ -238,7 +259,10 @@ fn result(dice: &mut Dice, profile: &Profile, number: usize, request: &str, want
     fields.insert("stdout".into(), json!(stdout));
     fields.insert("stderr".into(), json!(stderr));
     fields.insert("started_at".into(), json!(time(started, number as u64 % 1_000)));
-    fields.insert("finished_at".into(), json!(time(started + 1 + dice.below(90), dice.below(1_000))));
+    fields.insert(
+        "finished_at".into(),
+        json!(time(started + 1 + dice.below(90), dice.below(1_000))),
+    );
     fields.insert("manifest_id".into(), json!(job));
     let row_key = if legacy {
         let name = format!("kanade-issue-19/legacy-result-id:{request_id}:{pc_id}");
@@ -288,7 +312,10 @@ pub async fn store_objects(js: &jetstream::Context, planned: &[Planned]) -> Resu
         return Ok(());
     }
     let store = js.get_object_store("result_output").await?;
-    let all: Vec<(String, Bytes)> = planned.iter().flat_map(|planned| planned.objects.clone()).collect();
+    let all: Vec<(String, Bytes)> = planned
+        .iter()
+        .flat_map(|planned| planned.objects.clone())
+        .collect();
     let mut puts = FuturesUnordered::new();
     for (name, bytes) in all {
         let store = store.clone();
@@ -309,7 +336,9 @@ pub async fn store_objects(js: &jetstream::Context, planned: &[Planned]) -> Resu
 pub async fn publish_messages(js: &jetstream::Context, planned: &[Planned]) -> Result<(), async_nats::Error> {
     let mut acks = FuturesUnordered::new();
     for planned in planned {
-        let ack = js.publish(planned.subject.clone(), planned.payload.clone()).await?;
+        let ack = js
+            .publish(planned.subject.clone(), planned.payload.clone())
+            .await?;
         acks.push(async move { ack.await });
         while acks.len() >= 200 {
             if let Some(ack) = acks.next().await {
@@ -331,7 +360,10 @@ pub async fn publish(js: &jetstream::Context, planned: &[Planned]) -> Result<(),
 
 /// Creates the streams and stores that kanade's backend creates (contract §2.3, §2.4). `max_bytes` replaces its byte
 /// limits: a test must not lose messages to them unless it means to.
-pub async fn create_streams(js: &jetstream::Context, max_bytes: Option<i64>) -> Result<(), async_nats::Error> {
+pub async fn create_streams(
+    js: &jetstream::Context,
+    max_bytes: Option<i64>,
+) -> Result<(), async_nats::Error> {
     const DAY: Duration = Duration::from_secs(86_400);
     for (name, subjects, days, mebibytes) in [
         ("RESULTS", "results.>", 30, 2_048),
@@ -348,12 +380,20 @@ pub async fn create_streams(js: &jetstream::Context, max_bytes: Option<i64>) -> 
         })
         .await?;
     }
-    js.create_or_update_key_value(kv::Config { bucket: "jobs".into(), history: 5, ..Default::default() }).await?;
+    js.create_or_update_key_value(kv::Config {
+        bucket: "jobs".into(),
+        history: 5,
+        ..Default::default()
+    })
+    .await?;
     create_output_store(js, max_bytes).await
 }
 
 /// Creates the object store of outputs.
-pub async fn create_output_store(js: &jetstream::Context, max_bytes: Option<i64>) -> Result<(), async_nats::Error> {
+pub async fn create_output_store(
+    js: &jetstream::Context,
+    max_bytes: Option<i64>,
+) -> Result<(), async_nats::Error> {
     js.create_object_store(object_store::Config {
         bucket: "result_output".into(),
         max_age: Duration::from_secs(7 * 86_400),

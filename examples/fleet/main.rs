@@ -60,9 +60,15 @@ async fn main() -> Result<(), async_nats::Error> {
         ..Profile::default()
     };
     let planned = generator::plan(args.seed, &profile);
-    let target = if stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target = if stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
     let bar = ProgressBar::with_draw_target(Some(planned.len() as u64), target);
-    bar.set_style(ProgressStyle::with_template("{bar:32} {human_pos}/{human_len} published  {per_sec}")?);
+    bar.set_style(ProgressStyle::with_template(
+        "{bar:32} {human_pos}/{human_len} published  {per_sec}",
+    )?);
     for part in planned.chunks(1_000) {
         generator::publish(&js, part).await?;
         bar.inc(part.len() as u64);
@@ -75,8 +81,13 @@ async fn main() -> Result<(), async_nats::Error> {
 fn by_kind(planned: &[Planned]) -> String {
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
     for planned in planned {
-        *kinds.entry(format!("{:?}", planned.kind).to_lowercase()).or_default() += 1;
+        *kinds
+            .entry(format!("{:?}", planned.kind).to_lowercase())
+            .or_default() += 1;
     }
-    let parts: Vec<String> = kinds.into_iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let parts: Vec<String> = kinds
+        .into_iter()
+        .map(|(kind, count)| format!("{count} {kind}"))
+        .collect();
     format!("{} messages: {}", planned.len(), parts.join(", "))
 }

@@ -24,6 +24,9 @@ use crate::wire::{object, subject};
 /// Results whose objects are under way at once; more wait in the channel behind, bounded by their permits.
 const PENDING_MAX: usize = 1024;
 
+/// Items taken from the reader at once.
+const BATCH_MAX: usize = 128;
+
 /// The budget for objects in flight (I6), a budget of its own: messages must not hold what an object waits for.
 #[derive(Clone, Debug)]
 pub struct ObjectBudget {
@@ -98,6 +101,7 @@ impl Resolver {
         // Reservations are taken in stream order: each result passes the turn on once it has its bytes.
         let mut turn: Option<oneshot::Receiver<()>> = None;
         let mut generation = self.generation.clone();
+        let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
             let outcome = tokio::select! {
                 biased;
@@ -109,23 +113,32 @@ impl Resolver {
                 outputs = head(&mut queue) => {
                     self.leave(&mut queue, outputs)
                 }
-                item = self.items.recv(), if queue.len() < PENDING_MAX => match item {
-                    None => None,
-                    Some(item) => {
-                        let place = self.place(item, &mut turn);
-                        if place.waits.is_none() && queue.is_empty() {
-                            self.works.send(Work::Entry(place.entry)).ok()
-                        } else {
-                            queue.push_back(place);
-                            Some(())
-                        }
-                    }
-                },
+                received = self.items.recv_many(&mut batch, BATCH_MAX), if queue.len() < PENDING_MAX => {
+                    if received == 0 { None } else { self.take(&mut batch, &mut queue, &mut turn) }
+                }
             };
             if outcome.is_none() {
                 return;
             }
         }
+    }
+
+    /// Gives each item its place; what is ready, with nothing before it, leaves at once.
+    fn take(
+        &self,
+        batch: &mut Vec<Item>,
+        queue: &mut VecDeque<Place>,
+        turn: &mut Option<oneshot::Receiver<()>>,
+    ) -> Option<()> {
+        for item in batch.drain(..) {
+            let place = self.place(item, turn);
+            if place.waits.is_none() && queue.is_empty() {
+                self.works.send(Work::Entry(place.entry)).ok()?;
+            } else {
+                queue.push_back(place);
+            }
+        }
+        Some(())
     }
 
     /// The head has what it waited for: it leaves, and all that were ready behind it.
@@ -306,11 +319,11 @@ fn decode(stream: StreamName, delivery: &Delivery) -> Message {
     }
     match decode_shared(&delivery.payload) {
         Ok(result) => Message::Result {
-            result: Box::new(ResultMessage {
+            result: ResultMessage {
                 result,
                 stdout: None,
                 stderr: None,
-            }),
+            },
         },
         Err(error) => Message::Dead(error.to_string()),
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use thiserror::Error;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot, watch};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::projection::result::ResultMessage;
 use crate::source::reader::{Ack, Delivery, Feedback, Standing as ReaderStanding};
@@ -31,8 +31,8 @@ const IDLE_AFTER: Duration = Duration::from_millis(250);
 const COMMITS_PER_CHECKPOINT: u32 = 64;
 /// Quiet for so long, the last commits are copied too.
 const QUIET_AFTER: Duration = Duration::from_secs(3);
-/// A quiet log larger than this is cut to nothing.
-const QUIET_WAL_BYTES: u64 = 64 << 20;
+/// When caught up the log is copied when it has grown by so much, and a quiet one that is larger is cut to nothing.
+const QUIET_WAL_BYTES: u64 = 32 << 20;
 /// In a backlog the log is copied when it has grown by so much: large checkpoints write a page once that twenty
 /// groups have changed.
 const BACKLOG_WAL_BYTES: u64 = 400 << 20;
@@ -121,11 +121,15 @@ pub struct Envelope {
 
 /// What a message turned out to be.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every message is a result, and its envelope is boxed"
+)]
 pub enum Message {
     /// A result, its pointers followed.
     Result {
         /// For the rules.
-        result: Box<ResultMessage>,
+        result: ResultMessage,
     },
     /// It cannot be projected: why.
     Dead(String),
@@ -279,7 +283,7 @@ pub struct Writer {
     /// Of the last messages: which became dead letters.
     recent_dead: VecDeque<bool>,
     commits_since_checkpoint: u32,
-    wal_at_checkpoint: u64,
+    checkpoint_step: u64,
     last_commit: Instant,
 }
 
@@ -308,7 +312,7 @@ impl Writer {
             shutdown,
             recent_dead: VecDeque::with_capacity(WATCHED_MESSAGES),
             commits_since_checkpoint: 0,
-            wal_at_checkpoint: 0,
+            checkpoint_step: 0,
             last_commit: Instant::now(),
         }
     }
@@ -520,6 +524,11 @@ impl Writer {
     }
 
     fn committed(&mut self, group: Vec<Unit>, done: attempt::Done) {
+        debug!(
+            rows = group.len(),
+            commit_seconds = done.commit_time.as_secs_f64(),
+            "committed"
+        );
         let backlog = self.intake.put_back.is_some() || group.len() >= self.limits.group_rows_max / 4;
         let items = group.len() as u64;
         for (stream, standing) in done.standings {
@@ -588,12 +597,22 @@ impl Writer {
             && self.recent_dead.iter().filter(|dead| **dead).count() > WATCHED_MESSAGES / 2
     }
 
-    /// After a commit: copies the log when it has grown enough, cuts it back past its limit.
+    /// Large checkpoints in a backlog, where twenty groups change the same page; small ones when caught up, so that no
+    /// lone commit waits long for one. A log that a reader keeps growing is cut back as soon as the reader allows.
     fn bound_log(&mut self, backlog: bool) {
-        let wal = self.store.wal_bytes();
-        let step = if backlog { BACKLOG_WAL_BYTES } else { QUIET_WAL_BYTES }.min(self.limits.wal_bytes_max);
-        // While a reader holds the log it cannot be cut: asking again is worth it only once it has grown by as much.
-        if wal >= step && wal >= self.wal_at_checkpoint.saturating_add(step / 2).min(wal.max(step)) {
+        let step = if backlog {
+            BACKLOG_WAL_BYTES
+        } else {
+            QUIET_WAL_BYTES
+        }
+        .min(self.limits.wal_bytes_max / 2);
+        if step != self.checkpoint_step {
+            self.checkpoint_step = step;
+            if let Err(error) = self.store.checkpoint_every(step) {
+                warn!(%error, "the size of checkpoints was not set");
+            }
+        }
+        if self.store.wal_bytes() >= self.limits.wal_bytes_max {
             self.checkpoint(true);
         }
     }
@@ -608,10 +627,9 @@ impl Writer {
 
     fn checkpoint(&mut self, truncate: bool) {
         self.commits_since_checkpoint = 0;
-        match self.store.checkpoint(truncate) {
-            Ok(_) => self.wal_at_checkpoint = self.store.wal_bytes(),
-            // A full disk fails here too; the commits stay in the log, which the next start reads.
-            Err(error) => warn!(%error, "the log could not be copied into the database"),
+        // A full disk fails here too; the commits stay in the log, which the next start reads.
+        if let Err(error) = self.store.checkpoint(truncate) {
+            warn!(%error, "the log could not be copied into the database");
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull;
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
@@ -25,6 +25,9 @@ use crate::wire::time::Timestamp;
 
 /// What one message in flight costs besides its bytes: its handles, and its place in a queue.
 const ITEM_OVERHEAD_BYTES: usize = 512;
+
+/// Messages taken from the client in one go.
+const DRAIN_MAX: usize = 256;
 
 /// The budget for messages between the server and their commit (I6). A message is charged for its payload twice:
 /// for the bytes as they came, and for the texts that JSON's escapes made it copy.
@@ -458,7 +461,20 @@ impl Reader {
     async fn read(&mut self, mut session: Session) -> End {
         loop {
             let happening = self.select(&mut session).await;
-            if let Err(end) = self.apply(&mut session, happening).await {
+            let mut outcome = self.apply(&mut session, happening).await;
+            // What has arrived already needs no look at everything else in between.
+            for _ in 0..DRAIN_MAX {
+                if outcome.is_err() || session.held.is_some() {
+                    break;
+                }
+                match session.messages.next().now_or_never() {
+                    Some(Some(Ok(message))) => outcome = self.delivered(&mut session, message),
+                    Some(Some(Err(error))) => outcome = Err(End::OpenAnew(error.to_string())),
+                    Some(None) => outcome = Err(End::OpenAnew("the client's iterator ended".to_owned())),
+                    None => break,
+                }
+            }
+            if let Err(end) = outcome {
                 if matches!(end, End::Shutdown) {
                     self.last_ack(session.acked).await;
                 }

@@ -1,6 +1,6 @@
 //! One transaction: rows, books and positions together, or nothing (I1).
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::completions::{Ledger, TriggerWatch};
 use super::dead_letters::{self, DeadLetter};
@@ -12,6 +12,21 @@ use crate::wire::kv::StreamName;
 use crate::wire::result::Field;
 use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
+
+/// Asking and inserting in one step: only a row that is there already costs a second look.
+const INSERT_RESULT: &str =
+    "INSERT INTO execution_results (result_id, request_id, exec_id, pc_id, exit_code, stdout,
+         stderr, started_at, finished_at, recorded_at, job_id, parent_result_id, skipped)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+     ON CONFLICT (result_id) DO NOTHING";
+const INSERT_MESSAGE: &str =
+    "INSERT INTO projector_results (incarnation, stream_seq, published_ns, result_id, pc_id, job_id)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+
+fn begin_immediate(conn: &Connection) -> Result<usize, rusqlite::Error> {
+    conn.prepare_cached("BEGIN IMMEDIATE")
+        .and_then(|mut begin| begin.execute([]))
+}
 
 /// Proof that a stream's position, with everything up to it, is on disk. Only a commit makes one, and only this
 /// can be acknowledged (I2).
@@ -49,15 +64,28 @@ pub struct Gap {
 }
 
 /// An open transaction on the writer's connection. Dropped without a commit, it leaves nothing.
-#[derive(Debug)]
 pub struct Group<'s> {
-    tx: Transaction<'s>,
+    tx: &'s Connection,
+    /// The two statements of every row, held: looking them up for each would cost as much as binding them.
+    insert_result: CachedStatement<'s>,
+    insert_message: CachedStatement<'s>,
     /// `None` while other triggers than the known two are there: then the triggers write the ledgers.
     ledger: Option<Ledger>,
     letters: &'s mut LetterRoom,
     letter_bytes_added: u64,
     now_wall: Timestamp,
     advanced: Vec<Committed>,
+}
+
+impl Drop for Group<'_> {
+    fn drop(&mut self) {
+        // SQLite may have rolled back by itself; after a commit there is nothing to roll back.
+        if !self.tx.is_autocommit()
+            && let Err(error) = self.tx.execute_batch("ROLLBACK")
+        {
+            tracing::warn!(%error, "a transaction was not rolled back");
+        }
+    }
 }
 
 /// How many payload bytes the dead-letter book may still take.
@@ -70,23 +98,37 @@ pub(super) struct LetterRoom {
 impl<'s> Group<'s> {
     /// Begins. `now_wall` goes into `_wall` columns only.
     pub(super) fn begin(
-        conn: &'s mut Connection,
+        conn: &'s Connection,
         triggers: &mut TriggerWatch,
         letters: &'s mut LetterRoom,
         now_wall: Timestamp,
     ) -> Result<Self, StoreError> {
-        let tx = conn
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(StoreError::sqlite("begin a transaction"))?;
-        let ledger = triggers.look(&tx)?.then(Ledger::default);
-        Ok(Self {
-            tx,
-            ledger,
-            letters,
-            letter_bytes_added: 0,
-            now_wall,
-            advanced: Vec::new(),
-        })
+        begin_immediate(conn).map_err(StoreError::sqlite("begin a transaction"))?;
+        let mut begun = || -> Result<_, StoreError> {
+            let ledger = triggers.look(conn)?.then(Ledger::default);
+            let prepare = |sql| {
+                conn.prepare_cached(sql)
+                    .map_err(StoreError::sqlite("prepare to write results"))
+            };
+            Ok((ledger, prepare(INSERT_RESULT)?, prepare(INSERT_MESSAGE)?))
+        };
+        match begun() {
+            Ok((ledger, insert_result, insert_message)) => Ok(Self {
+                tx: conn,
+                insert_result,
+                insert_message,
+                ledger,
+                letters,
+                letter_bytes_added: 0,
+                now_wall,
+                advanced: Vec::new(),
+            }),
+            Err(error) => {
+                // The first error is the one to tell.
+                let _rolled_back = conn.execute_batch("ROLLBACK");
+                Err(error)
+            }
+        }
     }
 
     /// Projects one result: its row, its outputs' book, the ledgers, and its line in `projector_results`.
@@ -104,32 +146,23 @@ impl<'s> Group<'s> {
         let what = || format!("write result {:?}", clip(&row.result_id));
         let result = row.result;
         let (job_id, exit_code) = (result.manifest_id.as_deref(), result.exit_code);
-        // Asking and inserting in one step: only a row that is there already costs a second look.
         let inserted = self
-            .tx
-            .prepare_cached(
-                "INSERT INTO execution_results (result_id, request_id, exec_id, pc_id, exit_code, stdout, stderr,
-                     started_at, finished_at, recorded_at, job_id, parent_result_id, skipped)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
-                 ON CONFLICT (result_id) DO NOTHING",
-            )
-            .and_then(|mut statement| {
-                statement.execute(params![
-                    row.result_id,
-                    &*result.request_id,
-                    result.exec_id.as_deref(),
-                    &*result.pc_id,
-                    exit_code,
-                    row.stdout,
-                    row.stderr,
-                    row.started_at,
-                    row.finished_at,
-                    row.recorded_at,
-                    job_id,
-                    result.parent_result_id.as_deref(),
-                    result.skipped_column(),
-                ])
-            })
+            .insert_result
+            .execute(params![
+                row.result_id,
+                &*result.request_id,
+                result.exec_id.as_deref(),
+                &*result.pc_id,
+                exit_code,
+                row.stdout,
+                row.stderr,
+                row.started_at,
+                row.finished_at,
+                row.recorded_at,
+                job_id,
+                result.parent_result_id.as_deref(),
+                result.skipped_column(),
+            ])
             .map_err(StoreError::sqlite(what()))?;
         let known = if inserted == 1 {
             Known::Absent
@@ -179,21 +212,15 @@ impl<'s> Group<'s> {
             }
             RowChange::Nothing => {}
         }
-        self.tx
-            .prepare_cached(
-                "INSERT INTO projector_results (incarnation, stream_seq, published_ns, result_id, pc_id, job_id)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            )
-            .and_then(|mut statement| {
-                statement.execute(params![
-                    int(incarnation)?,
-                    int(seq.0)?,
-                    published.unix_nanos().unwrap_or(i64::MAX),
-                    row.result_id,
-                    &*result.pc_id,
-                    job_id,
-                ])
-            })
+        self.insert_message
+            .execute(params![
+                incarnation,
+                seq.0,
+                published.unix_nanos().unwrap_or(i64::MAX),
+                row.result_id,
+                &*result.pc_id,
+                job_id,
+            ])
             .map_err(StoreError::sqlite(what()))?;
         Ok(())
     }
@@ -207,7 +234,7 @@ impl<'s> Group<'s> {
             .letters
             .bytes_max
             .saturating_sub(self.letters.bytes + self.letter_bytes_added);
-        self.letter_bytes_added += dead_letters::enter(&self.tx, incarnation, letter, room)?;
+        self.letter_bytes_added += dead_letters::enter(self.tx, incarnation, letter, room)?;
         Ok(())
     }
 
@@ -242,7 +269,7 @@ impl<'s> Group<'s> {
     /// # Errors
     /// SQLite's.
     pub fn repair(&mut self, repair: &Repair) -> Result<(), StoreError> {
-        output_book::repair(&self.tx, repair, self.now_wall)
+        output_book::repair(self.tx, repair, self.now_wall)
     }
 
     /// Begins an incarnation of a stream.
@@ -250,7 +277,7 @@ impl<'s> Group<'s> {
     /// # Errors
     /// [`StoreError::RefusedAdvance`] when it has begun already.
     pub fn begin_incarnation(&mut self, stream: StreamName, standing: &Standing) -> Result<(), StoreError> {
-        position::begin(&self.tx, stream, standing)
+        position::begin(self.tx, stream, standing)
     }
 
     /// Moves a stream's position (I1).
@@ -258,7 +285,7 @@ impl<'s> Group<'s> {
     /// # Errors
     /// [`StoreError::RefusedAdvance`] when the stored position is not where the advance starts.
     pub fn advance(&mut self, advance: &Advance) -> Result<(), StoreError> {
-        position::write(&self.tx, advance)?;
+        position::write(self.tx, advance)?;
         self.advanced.push(Committed {
             stream: advance.stream,
             last: advance.to.position,
@@ -279,17 +306,17 @@ impl<'s> Group<'s> {
                 .and_then(|mut statement| statement.execute([]))
                 .map_err(StoreError::sqlite("set a savepoint"))
         };
-        run(&self.tx, "SAVEPOINT item")?;
+        run(self.tx, "SAVEPOINT item")?;
         let outcome = item(self);
         match &outcome {
             Ok(()) => {}
             // A full disk has rolled back the whole transaction already: a further statement would commit by itself.
             Err(error) if error.class() != Class::Data || self.tx.is_autocommit() => return outcome,
             Err(_) => {
-                run(&self.tx, "ROLLBACK TO item")?;
+                run(self.tx, "ROLLBACK TO item")?;
             }
         }
-        run(&self.tx, "RELEASE item")?;
+        run(self.tx, "RELEASE item")?;
         outcome
     }
 
@@ -305,11 +332,14 @@ impl<'s> Group<'s> {
     /// SQLite's; then whether it is on disk must be read from the position.
     pub fn commit(mut self) -> Result<Vec<Committed>, StoreError> {
         if let Some(ledger) = &mut self.ledger {
-            ledger.write(&self.tx)?;
+            ledger.write(self.tx)?;
         }
-        self.tx.commit().map_err(StoreError::sqlite("commit"))?;
+        self.tx
+            .prepare_cached("COMMIT")
+            .and_then(|mut commit| commit.execute([]))
+            .map_err(StoreError::sqlite("commit"))?;
         self.letters.bytes += self.letter_bytes_added;
-        Ok(self.advanced)
+        Ok(std::mem::take(&mut self.advanced))
     }
 
     fn known(&self, result_id: &str) -> Result<Known, StoreError> {
@@ -350,7 +380,7 @@ impl<'s> Group<'s> {
     ) -> Result<(), StoreError> {
         for field in [Field::Stdout, Field::Stderr] {
             if let Some(output) = message.output(field) {
-                output_book::enter(&self.tx, result_id, field, output, published, self.now_wall)?;
+                output_book::enter(self.tx, result_id, field, output, published, self.now_wall)?;
             }
         }
         Ok(())

@@ -95,7 +95,7 @@ impl Store {
     /// SQLite's; [`StoreError::Moved`] when the path no longer names the file that was opened.
     pub fn begin(&mut self, now_wall: Timestamp) -> Result<Group<'_>, StoreError> {
         self.check_identity()?;
-        Group::begin(&mut self.conn, &mut self.triggers, &mut self.letters, now_wall)
+        Group::begin(&self.conn, &mut self.triggers, &mut self.letters, now_wall)
     }
 
     /// Replaces a connection that can no longer be trusted.
@@ -158,6 +158,20 @@ impl Store {
     #[must_use]
     pub fn wal_bytes(&self) -> u64 {
         file_bytes(&wal_path(&self.path))
+    }
+
+    /// Lets a commit copy the log into the database whenever it holds so many bytes.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn checkpoint_every(&self, bytes: u64) -> Result<(), StoreError> {
+        self.conn
+            .pragma_update(
+                None,
+                "wal_autocheckpoint",
+                bytes / u64::from(open::PAGE_SIZE_BYTES),
+            )
+            .map_err(StoreError::sqlite("set the size of a checkpoint"))
     }
 
     /// Copies the log into the database as far as readers allow; with `truncate` also cuts it to nothing when no

@@ -19,7 +19,7 @@ const QUICK_CHECK_LIMIT: Duration = Duration::from_secs(10);
 /// How long a statement waits for another process's lock before the group is tried again.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// 8 KB: the compromise between large groups and lone rows.
-const PAGE_SIZE_BYTES: u32 = 8192;
+pub(super) const PAGE_SIZE_BYTES: u32 = 8192;
 
 /// How hard a commit is pressed onto the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,8 +158,6 @@ pub(super) fn connection(path: &Path, options: &StoreOptions) -> Result<Connecti
         "cache_size",
         &-i64::try_from(options.page_cache_bytes / 1024).unwrap_or(i64::MAX),
     )?;
-    // Checkpoints are the writer's own business: large ones in a backlog, small ones when caught up.
-    pragma("wal_autocheckpoint", &0)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)
         .map_err(StoreError::sqlite("switch triggers on"))?;
     conn.set_prepared_statement_cache_capacity(64);

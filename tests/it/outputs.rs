@@ -31,17 +31,32 @@ async fn send(js: &jetstream::Context, (subject, payload): (String, Bytes)) {
 }
 
 async fn put(js: &jetstream::Context, name: &str, bytes: &[u8]) {
-    js.get_object_store("result_output").await.unwrap().put(name, &mut &bytes[..]).await.unwrap();
+    js.get_object_store("result_output")
+        .await
+        .unwrap()
+        .put(name, &mut &bytes[..])
+        .await
+        .unwrap();
 }
 
 fn state(db: &Path, id: &str) -> String {
     let conn = dump::open(db);
-    conn.query_row("SELECT state FROM projector_outputs WHERE result_id = ?1 AND field = 'stdout'", [id], |row| row.get(0))
-        .unwrap_or_else(|_| "none".to_owned())
+    conn.query_row(
+        "SELECT state FROM projector_outputs WHERE result_id = ?1 AND field = 'stdout'",
+        [id],
+        |row| row.get(0),
+    )
+    .unwrap_or_else(|_| "none".to_owned())
 }
 
 fn stdout(db: &Path, id: &str) -> String {
-    dump::open(db).query_row("SELECT stdout FROM execution_results WHERE result_id = ?1", [id], |row| row.get(0)).unwrap()
+    dump::open(db)
+        .query_row(
+            "SELECT stdout FROM execution_results WHERE result_id = ?1",
+            [id],
+            |row| row.get(0),
+        )
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,32 +64,53 @@ async fn outputs_that_come_back_late_leave_the_rows_of_an_undisturbed_run() {
     let server = NatsServer::start();
     let js = server.fleet().await;
     let results = scale(200, 2_000);
-    let profile =
-        Profile { results, overflow_permille: 1_000, overflow_bytes: (300_000, 1_000_000), ..Profile::default() };
+    let profile = Profile {
+        results,
+        overflow_permille: 1_000,
+        overflow_bytes: (300_000, 1_000_000),
+        ..Profile::default()
+    };
     let planned = plan(51, &profile);
     let (_folder, db) = place();
     let projector = Projector::start(&db, &server.url());
     publish(&js, &planned[..results / 2]).await.unwrap();
-    wait_until("the first half is projected", PATIENCE * 3, || position(&db) == (results / 2) as u64);
+    wait_until("the first half is projected", PATIENCE * 3, || {
+        position(&db) == (results / 2) as u64
+    });
     js.delete_object_store("result_output").await.unwrap();
     publish_messages(&js, &planned[results / 2..]).await.unwrap();
     let started = Instant::now();
-    wait_until("every row is there at once", PATIENCE, || position(&db) == results as u64);
-    assert!(started.elapsed() < Duration::from_secs(20), "rows waited for outputs: {:?}", started.elapsed());
-    let missing = one(&db, "SELECT count(*) FROM projector_outputs WHERE state = 'pending'");
+    wait_until("every row is there at once", PATIENCE, || {
+        position(&db) == results as u64
+    });
+    assert!(
+        started.elapsed() < Duration::from_secs(20),
+        "rows waited for outputs: {:?}",
+        started.elapsed()
+    );
+    let missing = one(
+        &db,
+        "SELECT count(*) FROM projector_outputs WHERE state = 'pending'",
+    );
     assert_eq!(missing as usize, results - results / 2);
     let listed = run(&db, &server.url(), &["outputs", "list", "--json"]);
     let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
     assert_eq!(listed["outputs"].as_array().unwrap().len(), results - results / 2);
     let last = planned.last().unwrap();
     let text = stdout(&db, last.result_id.as_deref().unwrap());
-    assert!(text.starts_with("[results-projector] stdout is in object ") && text.ends_with(", not fetched yet"), "{text}");
+    assert!(
+        text.starts_with("[results-projector] stdout is in object ") && text.ends_with(", not fetched yet"),
+        "{text}"
+    );
 
     // The whole store comes back: the deleted first half too, for the run to compare with.
     create_output_store(&js, Some(BYTES_MAX)).await.unwrap();
     store_objects(&js, &planned).await.unwrap();
     wait_until("all outputs are repaired", PATIENCE * 6, || {
-        one(&db, "SELECT count(*) FROM projector_outputs WHERE state <> 'fetched'") == 0
+        one(
+            &db,
+            "SELECT count(*) FROM projector_outputs WHERE state <> 'fetched'",
+        ) == 0
     });
     assert!(projector.terminate().success());
     assert_all_there(&db, &planned);
@@ -89,14 +125,24 @@ async fn three_thousand_objects_in_one_go_leave_no_consumer_at_the_server() {
     let server = NatsServer::start();
     let js = server.fleet().await;
     let results = scale(1_200, 3_000);
-    let profile =
-        Profile { results, overflow_permille: 1_000, overflow_bytes: (262_145, 262_400), ..Profile::default() };
+    let profile = Profile {
+        results,
+        overflow_permille: 1_000,
+        overflow_bytes: (262_145, 262_400),
+        ..Profile::default()
+    };
     let planned = plan(52, &profile);
     publish(&js, &planned).await.unwrap();
     let (_folder, db) = place();
     catch_up(&db, &server.url());
     assert_all_there(&db, &planned);
-    assert_eq!(one(&db, "SELECT count(*) FROM projector_outputs WHERE state <> 'fetched'"), 0);
+    assert_eq!(
+        one(
+            &db,
+            "SELECT count(*) FROM projector_outputs WHERE state <> 'fetched'"
+        ),
+        0
+    );
     let store = js.get_stream("OBJ_result_output").await.unwrap();
     assert_eq!(store.cached_info().state.consumer_count, 0);
 }
@@ -116,17 +162,32 @@ async fn an_output_as_large_as_the_budget_and_two_that_exceed_it_together_pass()
     put(&js, "q-two/PC-1/stderr", &half).await;
     for (id, stderr) in [("s1", false), ("large", false), ("two", true), ("s2", false)] {
         let stderr = stderr.then(|| format!("q-{id}/PC-1/stderr"));
-        send(&js, pointing(id, &format!("q-{id}/PC-1/stdout"), stderr.as_deref())).await;
+        send(
+            &js,
+            pointing(id, &format!("q-{id}/PC-1/stdout"), stderr.as_deref()),
+        )
+        .await;
     }
     let (_folder, db) = place();
     // The time limits are not what this is about: a busy machine reads 64 MiB slowly.
-    let env = [("RESULTS_PROJECTOR_OUTPUTS_BASE_TIMEOUT", "60 s"), ("RESULTS_PROJECTOR_OUTPUTS_IDLE_TIMEOUT", "20 s")];
+    let env = [
+        ("RESULTS_PROJECTOR_OUTPUTS_BASE_TIMEOUT", "60 s"),
+        ("RESULTS_PROJECTOR_OUTPUTS_IDLE_TIMEOUT", "20 s"),
+    ];
     let output = run_with(&db, &server.url(), &["run", "--until-caught-up"], &env);
     assert!(output.status.success(), "{}", text(&output));
     let lengths = |id: &str| {
-        one(&db, &format!("SELECT length(stdout) + length(stderr) FROM execution_results WHERE result_id = '{id}'"))
+        one(
+            &db,
+            &format!(
+                "SELECT length(stdout) + length(stderr) FROM execution_results WHERE result_id = '{id}'"
+            ),
+        )
     };
-    assert_eq!((lengths("large"), lengths("two"), lengths("s2")), (64 << 20, 80 << 20, 5));
+    assert_eq!(
+        (lengths("large"), lengths("two"), lengths("s2")),
+        (64 << 20, 80 << 20, 5)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,7 +207,10 @@ async fn each_state_has_its_words_and_its_place_in_the_list() {
     let output = run_with(&db, &server.url(), &["run", "--until-caught-up"], &env);
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(stdout(&db, "good"), "a\u{fffd}b");
-    assert_eq!(stdout(&db, "absent"), "[results-projector] stdout is in object q-absent/PC-1/stdout, not fetched yet");
+    assert_eq!(
+        stdout(&db, "absent"),
+        "[results-projector] stdout is in object q-absent/PC-1/stdout, not fetched yet"
+    );
     assert_eq!(
         stdout(&db, "thief"),
         "[results-projector] stdout points to object q-other/PC-1/stdout, which belongs to another result"
@@ -155,7 +219,10 @@ async fn each_state_has_its_words_and_its_place_in_the_list() {
         stdout(&db, "long"),
         "[results-projector] stdout in object q-long/PC-1/stdout is longer than the limit of 2097152 bytes"
     );
-    assert_eq!(stdout(&db, "empty"), "[results-projector] stdout was in object , which is gone");
+    assert_eq!(
+        stdout(&db, "empty"),
+        "[results-projector] stdout was in object , which is gone"
+    );
     for (id, wanted) in [
         ("good", "fetched"),
         ("absent", "pending"),
@@ -167,7 +234,9 @@ async fn each_state_has_its_words_and_its_place_in_the_list() {
     }
     // The limit raised: the one that was too large is fetched.
     let projector = Projector::start(&db, &server.url());
-    wait_until("the long one is fetched", PATIENCE, || state(&db, "long") == "fetched");
+    wait_until("the long one is fetched", PATIENCE, || {
+        state(&db, "long") == "fetched"
+    });
     assert_eq!(stdout(&db, "long").len(), 3 << 20);
     assert!(projector.terminate().success());
 }
@@ -188,13 +257,22 @@ async fn what_is_not_whole_is_never_taken_for_whole_and_never_called_gone_while_
     let nuid = store.info("q-nochunks/PC-1/stdout").await.unwrap().nuid;
     bucket.purge().filter(chunks(nuid)).await.unwrap();
     let nuid = store.info("q-cut/PC-1/stdout").await.unwrap().nuid;
-    let second = bucket.direct_get_next_for_subject(chunks(nuid), None).await.unwrap().sequence + 1;
+    let second = bucket
+        .direct_get_next_for_subject(chunks(nuid), None)
+        .await
+        .unwrap()
+        .sequence
+        + 1;
     bucket.delete_message(second).await.unwrap();
     let info = store.info("q-flipped/PC-1/stdout").await.unwrap();
     let subject = chunks(info.nuid.clone());
     bucket.purge().filter(subject.clone()).await.unwrap();
     for part in vec![b'j'; 400_000].chunks(131_072) {
-        js.publish(subject.clone(), part.to_vec().into()).await.unwrap().await.unwrap();
+        js.publish(subject.clone(), part.to_vec().into())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
     }
     store.delete("q-deleted/PC-1/stdout").await.unwrap();
     for id in ["nochunks", "cut", "flipped", "deleted"] {
@@ -203,8 +281,17 @@ async fn what_is_not_whole_is_never_taken_for_whole_and_never_called_gone_while_
     let (_folder, db) = place();
     let started = Instant::now();
     catch_up(&db, &server.url());
-    assert!(started.elapsed() < Duration::from_secs(20), "a fetch hung: {:?}", started.elapsed());
-    let reasons = |id: &str| dump::text(&db, &format!("SELECT reason FROM projector_outputs WHERE result_id = '{id}'"));
+    assert!(
+        started.elapsed() < Duration::from_secs(20),
+        "a fetch hung: {:?}",
+        started.elapsed()
+    );
+    let reasons = |id: &str| {
+        dump::text(
+            &db,
+            &format!("SELECT reason FROM projector_outputs WHERE result_id = '{id}'"),
+        )
+    };
     for (id, reason) in [
         ("nochunks", "chunk 1 of 4 is missing"),
         ("cut", "chunk 4 of 4 is missing"),
@@ -212,14 +299,20 @@ async fn what_is_not_whole_is_never_taken_for_whole_and_never_called_gone_while_
         ("deleted", "deleted"),
     ] {
         assert_eq!(state(&db, id), "pending", "{id}: {}", reasons(id));
-        assert!(reasons(id).contains(reason) && reasons(id).contains("not certain yet"), "{id}: {}", reasons(id));
+        assert!(
+            reasons(id).contains(reason) && reasons(id).contains("not certain yet"),
+            "{id}: {}",
+            reasons(id)
+        );
     }
     if !scale(false, true) {
         return;
     }
     let projector = Projector::start(&db, &server.url());
     wait_until("two minutes have passed", Duration::from_secs(400), || {
-        ["nochunks", "cut", "flipped", "deleted"].iter().all(|id| state(&db, id) == "gone")
+        ["nochunks", "cut", "flipped", "deleted"]
+            .iter()
+            .all(|id| state(&db, id) == "gone")
     });
     assert!(stdout(&db, "cut").ends_with("which is gone"));
     assert!(projector.terminate().success());
@@ -236,10 +329,22 @@ async fn outputs_of_old_messages_that_are_not_there_are_gone_at_once() {
     server.start_again();
     let (_folder, db) = place();
     catch_up(&db, &server.url());
-    assert_eq!((state(&db, "old").as_str(), state(&db, "older").as_str()), ("gone", "gone"));
-    assert_eq!(stdout(&db, "old"), "[results-projector] stdout was in object q-old/PC-1/stdout, which is gone");
+    assert_eq!(
+        (state(&db, "old").as_str(), state(&db, "older").as_str()),
+        ("gone", "gone")
+    );
+    assert_eq!(
+        stdout(&db, "old"),
+        "[results-projector] stdout was in object q-old/PC-1/stdout, which is gone"
+    );
     // It is asked for again after an hour: not before, and it can come back.
-    assert_eq!(one(&db, "SELECT count(*) FROM projector_outputs WHERE next_try_wall IS NOT NULL"), 2);
+    assert_eq!(
+        one(
+            &db,
+            "SELECT count(*) FROM projector_outputs WHERE next_try_wall IS NOT NULL"
+        ),
+        2
+    );
 }
 
 /// Moves the publish times of all stored results into the past, in the server's own file: a message is a header with
@@ -256,7 +361,10 @@ fn age_messages(server: &NatsServer, by: Duration) {
     let mut at = 0;
     while at + 22 <= bytes.len() {
         let number = |from: usize, len: usize| {
-            bytes[from..from + len].iter().rev().fold(0_u64, |sum, byte| (sum << 8) | u64::from(*byte))
+            bytes[from..from + len]
+                .iter()
+                .rev()
+                .fold(0_u64, |sum, byte| (sum << 8) | u64::from(*byte))
         };
         let length = number(at, 4) as usize & 0x7fff_ffff;
         let headers = number(at, 4) & 0x8000_0000 != 0;
@@ -284,20 +392,54 @@ async fn a_store_that_falls_silent_holds_up_results_for_no_longer_than_one_fetch
     js.delete_object_store("result_output").await.unwrap();
     // Somebody listens where the store would, and never answers.
     let client = server.client().await;
-    let _silent = client.subscribe("$JS.API.DIRECT.GET.OBJ_result_output.>").await.unwrap();
+    let _silent = client
+        .subscribe("$JS.API.DIRECT.GET.OBJ_result_output.>")
+        .await
+        .unwrap();
     client.flush().await.unwrap();
     for number in 0..60 {
-        send(&js, pointing(&format!("n{number}"), &format!("q-n{number}/PC-1/stdout"), None)).await;
+        send(
+            &js,
+            pointing(&format!("n{number}"), &format!("q-n{number}/PC-1/stdout"), None),
+        )
+        .await;
     }
-    publish(&js, &plan(53, &Profile { results: 10, ..Profile::default() })).await.unwrap();
+    publish(
+        &js,
+        &plan(
+            53,
+            &Profile {
+                results: 10,
+                ..Profile::default()
+            },
+        ),
+    )
+    .await
+    .unwrap();
     let (_folder, db) = place();
     let started = Instant::now();
     let projector = Projector::start(&db, &server.url());
-    wait_until("the results behind are projected", PATIENCE, || position(&db) == 70);
+    wait_until("the results behind are projected", PATIENCE, || {
+        position(&db) == 70
+    });
     // Two seconds for those under way when the breaker opens, and some for a busy machine; one after the other they
     // would have taken fifteen.
-    assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
-    assert_eq!(one(&db, "SELECT count(*) FROM projector_outputs WHERE state = 'pending'"), 60);
-    assert!(projector.stderr().contains("the object store does not answer"), "{}", projector.stderr());
+    assert!(
+        started.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        started.elapsed()
+    );
+    assert_eq!(
+        one(
+            &db,
+            "SELECT count(*) FROM projector_outputs WHERE state = 'pending'"
+        ),
+        60
+    );
+    assert!(
+        projector.stderr().contains("the object store does not answer"),
+        "{}",
+        projector.stderr()
+    );
     assert!(projector.terminate().success());
 }

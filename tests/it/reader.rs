@@ -14,7 +14,13 @@ use crate::survives::assert_all_there;
 const DURABLE: &str = "results_projector_results";
 
 fn small(seed: u64, results: usize) -> Vec<Planned> {
-    plan(seed, &Profile { results, ..Profile::default() })
+    plan(
+        seed,
+        &Profile {
+            results,
+            ..Profile::default()
+        },
+    )
 }
 
 async fn stream(js: &jetstream::Context) -> jetstream::stream::Stream {
@@ -28,9 +34,13 @@ fn rows(db: &Path) -> i64 {
 fn gaps(db: &Path) -> Vec<(i64, i64, i64)> {
     let conn = dump::open(db);
     let mut statement = conn
-        .prepare("SELECT incarnation, first_seq, last_seq FROM projector_gaps ORDER BY incarnation, first_seq")
+        .prepare(
+            "SELECT incarnation, first_seq, last_seq FROM projector_gaps ORDER BY incarnation, first_seq",
+        )
         .unwrap();
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+    let rows = statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .unwrap();
     rows.map(Result::unwrap).collect()
 }
 
@@ -43,7 +53,9 @@ async fn a_consumer_deleted_while_we_read_is_made_again_at_the_position() {
     let projector = Projector::start(&db, &server.url());
     for (number, part) in planned.chunks(500).enumerate() {
         publish(&js, part).await.unwrap();
-        wait_until("the part is projected", PATIENCE, || position(&db) == (number as u64 + 1) * 500);
+        wait_until("the part is projected", PATIENCE, || {
+            position(&db) == (number as u64 + 1) * 500
+        });
         js.delete_consumer_from_stream(DURABLE, "RESULTS").await.unwrap();
     }
     publish(&js, &small(22, 10)).await.unwrap();
@@ -81,7 +93,10 @@ async fn a_consumer_left_behind_by_a_kill_with_deliveries_outstanding_is_taken_o
     drop(consumer);
     let started = std::time::Instant::now();
     catch_up(&db, &server.url());
-    assert!(started.elapsed() < Duration::from_secs(10), "it waited for a process that is gone");
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "it waited for a process that is gone"
+    );
     assert_all_there(&db, &planned);
     check_i3(&db);
 }
@@ -114,7 +129,10 @@ async fn a_stream_purged_whole_while_we_are_away_leaves_one_gap_up_to_its_end() 
     publish(&js, &small(25, 40)).await.unwrap();
     stream(&js).await.purge().await.unwrap();
     catch_up(&db, &server.url());
-    assert_eq!((rows(&db), position(&db), gaps(&db)), (100, 140, vec![(1, 101, 140)]));
+    assert_eq!(
+        (rows(&db), position(&db), gaps(&db)),
+        (100, 140, vec![(1, 101, 140)])
+    );
     publish(&js, &small(26, 10)).await.unwrap();
     catch_up(&db, &server.url());
     assert_eq!((rows(&db), position(&db)), (110, 150));
@@ -131,7 +149,10 @@ async fn messages_deleted_in_the_middle_are_gaps_in_their_place() {
     }
     let (_folder, db) = place();
     catch_up(&db, &server.url());
-    assert_eq!((rows(&db), position(&db), gaps(&db)), (26, 30, vec![(1, 3, 3), (1, 10, 12)]));
+    assert_eq!(
+        (rows(&db), position(&db), gaps(&db)),
+        (26, 30, vec![(1, 3, 3), (1, 10, 12)])
+    );
     check_i3(&db);
 }
 
@@ -184,7 +205,13 @@ async fn a_stream_made_anew_begins_an_incarnation_and_overwrites_nothing() {
     catch_up(&db, &server.url());
     assert_eq!((rows(&db), position(&db)), (130, 80));
     assert_eq!(one(&db, "SELECT max(incarnation) FROM projector_position"), 2);
-    assert_eq!(one(&db, "SELECT count(*) FROM projector_results WHERE incarnation = 1"), 50);
+    assert_eq!(
+        one(
+            &db,
+            "SELECT count(*) FROM projector_results WHERE incarnation = 1"
+        ),
+        50
+    );
     check_i3(&db);
 }
 
@@ -223,7 +250,11 @@ async fn a_store_restored_from_an_older_copy_is_read_on_after_the_last_message_i
     let (_folder, db) = place();
     // In small groups, so that there are positions to compare.
     let env = [("RESULTS_PROJECTOR_GROUP_MAX_ROWS", "50")];
-    assert!(run_with(&db, &server.url(), &["run", "--until-caught-up"], &env).status.success());
+    assert!(
+        run_with(&db, &server.url(), &["run", "--until-caught-up"], &env)
+            .status
+            .success()
+    );
     server.stop();
     server.restore_store(copies.path());
     server.start_again();
@@ -236,7 +267,10 @@ async fn a_store_restored_from_an_older_copy_is_read_on_after_the_last_message_i
     assert_all_there(&db, &all);
     assert_eq!(position(&db), 1_400);
     let first = one(&db, "SELECT first FROM projector_position WHERE incarnation = 2");
-    assert!((2..=1_001).contains(&first), "the last kept position in common is used, not the start: {first}");
+    assert!(
+        (2..=1_001).contains(&first),
+        "the last kept position in common is used, not the start: {first}"
+    );
     check_i3(&db);
 }
 
@@ -244,7 +278,19 @@ async fn a_store_restored_from_an_older_copy_is_read_on_after_the_last_message_i
 async fn a_dead_letter_met_again_in_a_new_life_of_the_stream_keeps_its_entry() {
     let mut server = NatsServer::start();
     let js = server.fleet().await;
-    publish(&js, &plan(36, &Profile { results: 40, malformed: 4, ..Profile::default() })).await.unwrap();
+    publish(
+        &js,
+        &plan(
+            36,
+            &Profile {
+                results: 40,
+                malformed: 4,
+                ..Profile::default()
+            },
+        ),
+    )
+    .await
+    .unwrap();
     let copies = tempfile::tempdir().unwrap();
     server.stop();
     server.copy_store(copies.path());
@@ -258,7 +304,13 @@ async fn a_dead_letter_met_again_in_a_new_life_of_the_stream_keeps_its_entry() {
     publish(&server.jetstream().await, &small(38, 5)).await.unwrap();
     catch_up(&db, &server.url());
     assert_eq!(one(&db, "SELECT count(*) FROM projector_dead_letters"), 4);
-    assert_eq!(one(&db, "SELECT sum(dead) FROM projector_position WHERE incarnation = 2"), 4);
+    assert_eq!(
+        one(
+            &db,
+            "SELECT sum(dead) FROM projector_position WHERE incarnation = 2"
+        ),
+        4
+    );
     check_i3(&db);
 }
 
@@ -297,7 +349,11 @@ async fn only_the_streams_creation_time_changed_is_the_same_stream() {
     meta["created"] = json!("2026-01-01T00:00:00Z");
     let meta = meta.to_string();
     std::fs::write(&meta_file, &meta).unwrap();
-    std::fs::write(meta_file.with_file_name("meta.sum"), store_checksum("RESULTS", meta.as_bytes())).unwrap();
+    std::fs::write(
+        meta_file.with_file_name("meta.sum"),
+        store_checksum("RESULTS", meta.as_bytes()),
+    )
+    .unwrap();
     server.start_again();
     let js = server.jetstream().await;
     assert_ne!(stream(&js).await.cached_info().created, before);
@@ -316,7 +372,12 @@ fn store_checksum(stream: &str, bytes: &[u8]) -> String {
     let word = |at: usize| u64::from_le_bytes(key[at * 8..at * 8 + 8].try_into().unwrap());
     let mut hasher = highway::HighwayHasher::new(highway::Key([word(0), word(1), word(2), word(3)]));
     hasher.append(bytes);
-    hasher.finalize64().to_le_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+    hasher
+        .finalize64()
+        .to_le_bytes()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -347,18 +408,32 @@ async fn a_consumer_that_another_process_is_using_is_refused_and_can_be_taken_ov
     wait_until("the first is reading", PATIENCE, || position(&db) == 50);
     // A copy of the database: the same database id, another file, another lock.
     let copy = folder.path().join("copy.db");
-    dump::open(&db).execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
-    let env = [("RESULTS_PROJECTOR_SOURCE_EXPIRES", "2 s"), ("RESULTS_PROJECTOR_SOURCE_HEARTBEAT", "500 ms")];
+    dump::open(&db)
+        .execute("VACUUM INTO ?1", [copy.to_str().unwrap()])
+        .unwrap();
+    let env = [
+        ("RESULTS_PROJECTOR_SOURCE_EXPIRES", "2 s"),
+        ("RESULTS_PROJECTOR_SOURCE_HEARTBEAT", "500 ms"),
+    ];
     let refused = run_with(&copy, &server.url(), &["run"], &env);
     assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
     let said = text(&refused);
-    assert!(said.contains(&format!("process {}", first.pid())) && said.contains("--take-over-consumers"), "{said}");
+    assert!(
+        said.contains(&format!("process {}", first.pid())) && said.contains("--take-over-consumers"),
+        "{said}"
+    );
     assert!(first.is_running());
 
     let second = Projector::start_with(&copy, &server.url(), &["run", "--take-over-consumers"], &[]);
     let ended = first.wait_exit(PATIENCE);
     assert_eq!(ended.code(), Some(2), "{}", first.stderr());
-    assert!(first.stderr().contains(&format!("taken over by process {}", second.pid())), "{}", first.stderr());
+    assert!(
+        first
+            .stderr()
+            .contains(&format!("taken over by process {}", second.pid())),
+        "{}",
+        first.stderr()
+    );
     publish(&js, &small(43, 5)).await.unwrap();
     wait_until("the second reads on", PATIENCE, || position(&copy) == 55);
     assert!(second.terminate().success());
@@ -369,11 +444,18 @@ async fn an_idle_consumer_of_somebody_else_is_taken_over_and_said() {
     let server = NatsServer::start();
     let js = server.fleet().await;
     publish(&js, &small(44, 20)).await.unwrap();
-    let config = pull::Config { durable_name: Some(DURABLE.into()), ..Default::default() };
+    let config = pull::Config {
+        durable_name: Some(DURABLE.into()),
+        ..Default::default()
+    };
     stream(&js).await.create_consumer(config).await.unwrap();
     let (_folder, db) = place();
     let output = catch_up(&db, &server.url());
-    assert!(text(&output).contains("taking over the consumer"), "{}", text(&output));
+    assert!(
+        text(&output).contains("taking over the consumer"),
+        "{}",
+        text(&output)
+    );
     assert_eq!(rows(&db), 20);
 }
 
@@ -383,17 +465,29 @@ async fn a_missing_stream_is_waited_for_or_made_when_asked() {
     let (_folder, db) = place();
     let output = run(&db, &server.url(), &["run", "--until-caught-up"]);
     assert_eq!(output.status.code(), Some(3), "{}", text(&output));
-    assert!(text(&output).contains("RESULTS does not exist"), "{}", text(&output));
+    assert!(
+        text(&output).contains("RESULTS does not exist"),
+        "{}",
+        text(&output)
+    );
     let mut waiting = Projector::start(&db, &server.url());
-    wait_until("it says what it waits for", PATIENCE, || waiting.stderr().contains("RESULTS does not exist"));
+    wait_until("it says what it waits for", PATIENCE, || {
+        waiting.stderr().contains("RESULTS does not exist")
+    });
     let js = server.fleet().await;
     publish(&js, &small(45, 5)).await.unwrap();
-    wait_until("it reads the stream once it is there", PATIENCE, || position(&db) == 5);
+    wait_until("it reads the stream once it is there", PATIENCE, || {
+        position(&db) == 5
+    });
     assert!(waiting.is_running() && waiting.terminate().success());
 
     let server = NatsServer::start();
     let (_folder, db) = place();
-    let output = run(&db, &server.url(), &["run", "--until-caught-up", "--create-missing"]);
+    let output = run(
+        &db,
+        &server.url(),
+        &["run", "--until-caught-up", "--create-missing"],
+    );
     assert!(output.status.success(), "{}", text(&output));
     let js = server.jetstream().await;
     assert!(js.get_stream("RESULTS").await.is_ok() && js.get_object_store("result_output").await.is_ok());
@@ -409,7 +503,10 @@ async fn a_late_ack_of_an_older_opening_cannot_stop_the_reader_for_good() {
     wait_until("it is caught up", PATIENCE, || position(&db) == 500);
     // Far beyond what this consumer has delivered: its floor is then above its deliveries.
     let client = server.client().await;
-    client.publish(format!("$JS.ACK.RESULTS.{DURABLE}.1.5000.5000.1.0"), "".into()).await.unwrap();
+    client
+        .publish(format!("$JS.ACK.RESULTS.{DURABLE}.1.5000.5000.1.0"), "".into())
+        .await
+        .unwrap();
     client.flush().await.unwrap();
     publish(&js, &small(47, 500)).await.unwrap();
     wait_until("it reads on", PATIENCE, || position(&db) == 1_000);

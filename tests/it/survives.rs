@@ -15,20 +15,31 @@ pub fn assert_all_there(db: &Path, planned: &[Planned]) {
     let mut expected: HashMap<&str, &Planned> = HashMap::new();
     for planned in planned.iter().filter(|planned| planned.kind != Kind::Malformed) {
         // The first in the stream counts.
-        expected.entry(planned.result_id.as_deref().unwrap()).or_insert(planned);
+        expected
+            .entry(planned.result_id.as_deref().unwrap())
+            .or_insert(planned);
     }
     let conn = harness::dump::open(db);
-    let mut statement = conn.prepare("SELECT result_id, stdout, stderr FROM execution_results").unwrap();
+    let mut statement = conn
+        .prepare("SELECT result_id, stdout, stderr FROM execution_results")
+        .unwrap();
     let mut rows = statement.query([]).unwrap();
     let mut found = 0;
     while let Some(row) = rows.next().unwrap() {
         let id: String = row.get(0).unwrap();
-        let planned = expected.get(id.as_str()).unwrap_or_else(|| panic!("row {id} was never published"));
+        let planned = expected
+            .get(id.as_str())
+            .unwrap_or_else(|| panic!("row {id} was never published"));
         for (column, wanted) in [(1, planned.stdout_sha256), (2, planned.stderr_sha256)] {
             let text: String = row.get(column).unwrap();
             if let Some(wanted) = wanted {
                 let hash: [u8; 32] = Sha256::digest(text.as_bytes()).into();
-                assert_eq!(hash, wanted, "{id} column {column}: {}", &text[..text.len().min(200)]);
+                assert_eq!(
+                    hash,
+                    wanted,
+                    "{id} column {column}: {}",
+                    &text[..text.len().min(200)]
+                );
             }
         }
         found += 1;
@@ -41,7 +52,13 @@ async fn twenty_kills_at_random_moments_lose_nothing_and_repeat_nothing() {
     let server = NatsServer::start();
     let js = server.fleet().await;
     let results = scale(6_000, 20_000);
-    let profile = Profile { results, duplicate_permille: 20, malformed: 12, overflow_permille: 4, ..Profile::default() };
+    let profile = Profile {
+        results,
+        duplicate_permille: 20,
+        malformed: 12,
+        overflow_permille: 4,
+        ..Profile::default()
+    };
     let planned = plan(11, &profile);
     let (_folder, db) = place();
 
@@ -76,14 +93,26 @@ async fn twenty_kills_at_random_moments_lose_nothing_and_repeat_nothing() {
 async fn fifty_cuts_of_the_connection_lose_nothing_and_repeat_nothing() {
     let server = NatsServer::start();
     let js = server.fleet().await;
-    let planned = plan(12, &Profile { results: scale(15_000, 40_000), overflow_permille: 4, ..Profile::default() });
+    let planned = plan(
+        12,
+        &Profile {
+            results: scale(15_000, 40_000),
+            overflow_permille: 4,
+            ..Profile::default()
+        },
+    );
     publish(&js, &planned).await.unwrap();
     let proxy = Proxy::start(server.address()).await;
     let (_folder, db) = place();
     let mut dice = Dice::new(3);
     // Some cuts come in the middle of the burst that follows an opening, some while connecting, some in between.
     proxy.cut_after(60_000);
-    let projector = Projector::start_with(&db, &proxy.url(), &["run"], &[("RESULTS_PROJECTOR_SOURCE_BATCH_MESSAGES", "500")]);
+    let projector = Projector::start_with(
+        &db,
+        &proxy.url(),
+        &["run"],
+        &[("RESULTS_PROJECTOR_SOURCE_BATCH_MESSAGES", "500")],
+    );
     let last = planned.len() as u64;
     for number in 1..=50 {
         let armed = proxy.cuts();
@@ -116,7 +145,13 @@ async fn fifty_cuts_of_the_connection_lose_nothing_and_repeat_nothing() {
 async fn a_server_that_is_killed_and_comes_back_is_read_on_from_the_position() {
     let mut server = NatsServer::start();
     let js = server.fleet().await;
-    let planned = plan(13, &Profile { results: 4_000, ..Profile::default() });
+    let planned = plan(
+        13,
+        &Profile {
+            results: 4_000,
+            ..Profile::default()
+        },
+    );
     let (_folder, db) = place();
     let projector = Projector::start(&db, &server.url());
     for part in planned.chunks(1_000) {
@@ -137,15 +172,28 @@ async fn a_server_that_is_killed_and_comes_back_is_read_on_from_the_position() {
 async fn sigterm_ends_it_within_five_seconds_with_everything_in_hand_committed() {
     let server = NatsServer::start();
     let js = server.fleet().await;
-    let planned = plan(14, &Profile { results: 20_000, ..Profile::default() });
+    let planned = plan(
+        14,
+        &Profile {
+            results: 20_000,
+            ..Profile::default()
+        },
+    );
     publish(&js, &planned).await.unwrap();
     let (_folder, db) = place();
     let projector = Projector::start(&db, &server.url());
     wait_until("it writes", PATIENCE, || position(&db) > 0);
     let started = std::time::Instant::now();
     let status = projector.terminate();
-    assert!(status.success() && started.elapsed() < Duration::from_secs(5), "{status} after {:?}", started.elapsed());
-    assert!(!db.with_extension("db-wal").exists(), "a clean stop leaves no log behind");
+    assert!(
+        status.success() && started.elapsed() < Duration::from_secs(5),
+        "{status} after {:?}",
+        started.elapsed()
+    );
+    assert!(
+        !db.with_extension("db-wal").exists(),
+        "a clean stop leaves no log behind"
+    );
     check_i3(&db);
     catch_up(&db, &server.url());
     assert_all_there(&db, &planned);

@@ -1,6 +1,7 @@
 //! One attempt at a group: every item in one transaction, in order, then the positions, then the commit.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use async_nats::Subject;
 
@@ -26,6 +27,8 @@ pub(super) struct Done {
     /// For each message: whether it became a dead letter.
     pub(super) dead: Vec<bool>,
     pub(super) owes_outputs: bool,
+    /// How long SQLite took to make it durable.
+    pub(super) commit_time: Duration,
 }
 
 /// Where a stream will stand once the group is committed.
@@ -150,7 +153,9 @@ impl Writer {
             done.standings
                 .insert(stream, course.write(stream, group, &mut tx)?);
         }
+        let committing = Instant::now();
         done.committed = tx.commit()?;
+        done.commit_time = committing.elapsed();
         Ok(done)
     }
 }

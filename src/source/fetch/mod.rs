@@ -107,8 +107,12 @@ impl Fetcher {
     ) -> Result<Self, String> {
         // Longer than our own limit, which must be the one that counts.
         let request_limit = limits.idle + Duration::from_secs(1);
-        let bucket =
-            Bucket::new(super::opening::context_with_timeout(client, js_domain, request_limit)).await?;
+        let bucket = Bucket::new(super::opening::context_with_timeout(
+            client,
+            js_domain,
+            request_limit,
+        ))
+        .await?;
         let permits = limits.concurrency.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Self {
             bucket,
@@ -192,7 +196,9 @@ impl Fetcher {
         self.breaker.record(answer.is_ok());
         match answer {
             Ok(answer) => answer.map_err(Trouble::from),
-            Err(_) => Err(Trouble::Unreachable(self.late("did not answer", self.limits.idle))),
+            Err(_) => Err(Trouble::Unreachable(
+                self.late("did not answer", self.limits.idle),
+            )),
         }
     }
 
@@ -250,9 +256,12 @@ impl Fetcher {
     }
 
     async fn old_enough(&self, published: Timestamp) -> Result<bool, Attempt> {
-        let now = self.ask(self.bucket.server_time()).await.map_err(|trouble| match trouble {
-            Trouble::Missing(reason) | Trouble::Unreachable(reason) => Attempt::Pending(reason),
-        })?;
+        let now = self
+            .ask(self.bucket.server_time())
+            .await
+            .map_err(|trouble| match trouble {
+                Trouble::Missing(reason) | Trouble::Unreachable(reason) => Attempt::Pending(reason),
+            })?;
         Ok(match (now.unix_nanos(), published.unix_nanos()) {
             (Some(now), Some(published)) => {
                 i128::from(now) - i128::from(published) > CERTAIN_AFTER.as_nanos() as i128
@@ -279,9 +288,13 @@ impl Fetcher {
         let mut hash = Sha256::new();
         let mut after = 0;
         for number in 1..=meta.chunks {
-            let (seq, chunk) =
-                self.ask(self.bucket.chunk_after(&meta.nuid, after, via)).await.map_err(|trouble| match trouble {
-                    Trouble::Missing(_) => Trouble::Missing(format!("chunk {number} of {} is missing", meta.chunks)),
+            let (seq, chunk) = self
+                .ask(self.bucket.chunk_after(&meta.nuid, after, via))
+                .await
+                .map_err(|trouble| match trouble {
+                    Trouble::Missing(_) => {
+                        Trouble::Missing(format!("chunk {number} of {} is missing", meta.chunks))
+                    }
                     trouble => trouble,
                 })?;
             if bytes.len() + chunk.len() > size {

@@ -31,8 +31,14 @@ pub fn dump(db: &Path) -> Vec<String> {
             .map(Result::unwrap)
             .collect();
         columns.sort();
-        let list = columns.iter().map(|column| format!("\"{column}\"")).collect::<Vec<_>>().join(", ");
-        let mut statement = conn.prepare(&format!("SELECT {list} FROM {table} ORDER BY {key}")).unwrap();
+        let list = columns
+            .iter()
+            .map(|column| format!("\"{column}\""))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let mut statement = conn
+            .prepare(&format!("SELECT {list} FROM {table} ORDER BY {key}"))
+            .unwrap();
         let mut rows = statement.query([]).unwrap();
         while let Some(row) = rows.next().unwrap() {
             let cells: Vec<String> = (0..columns.len())
@@ -59,7 +65,12 @@ pub fn assert_same(one: &Path, other: &Path) {
     let clip = |line: Option<&String>| line.map_or("-".to_owned(), |line| line.chars().take(400).collect());
     let only = |lines: &[String], others: &[String]| -> Vec<String> {
         let others: std::collections::HashSet<&String> = others.iter().collect();
-        lines.iter().filter(|line| !others.contains(line)).take(3).map(|line| clip(Some(line))).collect()
+        lines
+            .iter()
+            .filter(|line| !others.contains(line))
+            .take(3)
+            .map(|line| clip(Some(line)))
+            .collect()
     };
     panic!(
         "the databases differ: {} and {} rows\nonly in the first: {:#?}\nonly in the second: {:#?}",
@@ -101,7 +112,9 @@ pub fn text(db: &Path, sql: &str) -> String {
 
 /// The committed position of RESULTS; 0 while there is none.
 pub fn position(db: &Path) -> u64 {
-    let Ok(conn) = Connection::open_with_flags(db, OpenFlags::SQLITE_OPEN_READ_ONLY) else { return 0 };
+    let Ok(conn) = Connection::open_with_flags(db, OpenFlags::SQLITE_OPEN_READ_ONLY) else {
+        return 0;
+    };
     conn.query_row(
         "SELECT position FROM projector_position WHERE stream = 'RESULTS' ORDER BY incarnation DESC LIMIT 1",
         [],

@@ -1,11 +1,11 @@
 //! Real parts for the tests: a server each, the real binary, real files. No fixed ports, no sleeps for luck.
 
 pub mod dump;
+#[path = "../../../examples/fleet/generator.rs"]
+pub mod fleet;
 pub mod nats;
 pub mod projector;
 pub mod proxy;
-#[path = "../../../examples/fleet/generator.rs"]
-pub mod fleet;
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,11 @@ pub use proxy::Proxy;
 
 /// Counts that fit into the everyday run, and those that the promise names (`scripts/test --full`).
 pub fn scale<T>(quick: T, full: T) -> T {
-    if std::env::var_os("RESULTS_PROJECTOR_TEST_FULL").is_some() { full } else { quick }
+    if std::env::var_os("RESULTS_PROJECTOR_TEST_FULL").is_some() {
+        full
+    } else {
+        quick
+    }
 }
 
 /// Long enough for a machine that is busy with other things.

@@ -41,7 +41,12 @@ impl NatsServer {
     /// With more lines in its configuration file.
     pub fn start_with(config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut server = Self { folder, config: config.to_owned(), child: None, port: 0 };
+        let mut server = Self {
+            folder,
+            config: config.to_owned(),
+            child: None,
+            port: 0,
+        };
         server.start_again();
         server
     }
@@ -53,7 +58,11 @@ impl NatsServer {
         let ports = folder.join("ports");
         let _ = fs::remove_dir_all(&ports);
         fs::create_dir_all(&ports).unwrap();
-        let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
+        let port = if self.port == 0 {
+            "-1".to_owned()
+        } else {
+            self.port.to_string()
+        };
         let text = format!(
             "listen: \"127.0.0.1:{port}\"\nports_file_dir: \"{}\"\njetstream {{ store_dir: \"{}\", max_file_store: 1TB }}\n{}\n",
             ports.display(),
@@ -61,7 +70,11 @@ impl NatsServer {
             self.config
         );
         fs::write(folder.join("nats.conf"), text).unwrap();
-        let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("nats.log")).unwrap();
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(folder.join("nats.log"))
+            .unwrap();
         let mut child = Command::new(binary())
             .arg("-c")
             .arg(folder.join("nats.conf"))
@@ -71,18 +84,22 @@ impl NatsServer {
             .spawn()
             .unwrap();
         let mut found = None;
-        wait_until("the server has a port and JetStream", Duration::from_secs(30), || {
-            if let Some(status) = child.try_wait().unwrap() {
-                panic!("nats-server ended with {status}:\n{}", self.log_tail());
-            }
-            found = fs::read_dir(&ports).unwrap().flatten().find_map(|entry| {
-                let text = fs::read_to_string(entry.path()).ok()?;
-                let json: serde_json::Value = serde_json::from_str(&text).ok()?;
-                let url = json["nats"][0].as_str()?;
-                url.rsplit_once(':')?.1.trim_end_matches('/').parse::<u16>().ok()
-            });
-            found.is_some() && self.log_tail().contains("Server is ready")
-        });
+        wait_until(
+            "the server has a port and JetStream",
+            Duration::from_secs(30),
+            || {
+                if let Some(status) = child.try_wait().unwrap() {
+                    panic!("nats-server ended with {status}:\n{}", self.log_tail());
+                }
+                found = fs::read_dir(&ports).unwrap().flatten().find_map(|entry| {
+                    let text = fs::read_to_string(entry.path()).ok()?;
+                    let json: serde_json::Value = serde_json::from_str(&text).ok()?;
+                    let url = json["nats"][0].as_str()?;
+                    url.rsplit_once(':')?.1.trim_end_matches('/').parse::<u16>().ok()
+                });
+                found.is_some() && self.log_tail().contains("Server is ready")
+            },
+        );
         self.port = found.unwrap();
         self.child = Some(child);
     }

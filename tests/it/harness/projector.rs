@@ -24,8 +24,16 @@ fn command(db: &Path, url: &str, args: &[&str]) -> Command {
         }
     }
     // Checks run every second instead of every thirty; a small reserve lets small disks be filled.
-    command.env("RESULTS_PROJECTOR_SOURCE_CHECK_INTERVAL", "1 s").env("RESULTS_PROJECTOR_STORE_DISK_RESERVE", "0");
-    command.arg("--db").arg(db).arg("--nats-url").arg(url).args(args).stdin(Stdio::null());
+    command
+        .env("RESULTS_PROJECTOR_SOURCE_CHECK_INTERVAL", "1 s")
+        .env("RESULTS_PROJECTOR_STORE_DISK_RESERVE", "0");
+    command
+        .arg("--db")
+        .arg(db)
+        .arg("--nats-url")
+        .arg(url)
+        .args(args)
+        .stdin(Stdio::null());
     command
 }
 
@@ -88,7 +96,10 @@ impl Projector {
         let folder = self.folder.path().to_owned();
         let child = &mut self.child;
         wait_until(
-            &format!("the projector ends; it said:\n{}", fs::read_to_string(folder.join("stderr")).unwrap_or_default()),
+            &format!(
+                "the projector ends; it said:\n{}",
+                fs::read_to_string(folder.join("stderr")).unwrap_or_default()
+            ),
             limit,
             || {
                 status = child.try_wait().unwrap();

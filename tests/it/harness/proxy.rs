@@ -51,7 +51,11 @@ impl Proxy {
                 }
             }
         });
-        Self { port, shared, _accepting: AbortOnDrop(accepting) }
+        Self {
+            port,
+            shared,
+            _accepting: AbortOnDrop(accepting),
+        }
     }
 
     pub fn url(&self) -> String {
@@ -74,7 +78,9 @@ impl Proxy {
 
     /// Each packet in both directions waits.
     pub fn delay(&self, delay: Duration) {
-        self.shared.delay_ms.store(delay.as_millis() as u64, Ordering::SeqCst);
+        self.shared
+            .delay_ms
+            .store(delay.as_millis() as u64, Ordering::SeqCst);
     }
 
     /// Bytes to clients so far.
@@ -84,7 +90,9 @@ impl Proxy {
 }
 
 async fn forward(client: TcpStream, shared: Arc<Shared>) {
-    let Ok(server) = TcpStream::connect(&shared.target).await else { return };
+    let Ok(server) = TcpStream::connect(&shared.target).await else {
+        return;
+    };
     let mut cut = shared.cuts.subscribe();
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
@@ -103,7 +111,9 @@ async fn copy(
 ) {
     let mut buffer = vec![0; 16 << 10];
     loop {
-        let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+        let Ok(read @ 1..) = from.read(&mut buffer).await else {
+            return;
+        };
         let delay = shared.delay_ms.load(Ordering::SeqCst);
         if delay > 0 {
             tokio::time::sleep(Duration::from_millis(delay)).await;

@@ -51,7 +51,44 @@ async fn consume(js: &jetstream::Context, messages: usize) -> f64 {
     started.elapsed().as_secs_f64()
 }
 
+/// (b) in a process of its own, as fresh as the product's: `--bare FILE --rows N --db FILE`.
+fn bare_process(file: &str) {
+    let bytes = Bytes::from(std::fs::read(file).unwrap());
+    let mut decoded: Vec<ExecResult<ByteString>> = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let length = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+        decoded.push(decode_shared(&bytes.slice(at + 4..at + 4 + length)).unwrap());
+        at += 4 + length;
+    }
+    if flag("outputs") {
+        let long = ByteString::from("x".repeat(1_000_000));
+        decoded.iter_mut().for_each(|result| result.stdout = long.clone());
+    }
+    let (mut before, mut after) = (Usage::default(), Usage::default());
+    before.sample(std::process::id());
+    let started = Instant::now();
+    let mut bare = Bare::create(std::path::Path::new(&argument("db", String::new())));
+    let commits = bare.insert(&decoded, argument("rows", 20_000));
+    bare.close();
+    let seconds = started.elapsed().as_secs_f64();
+    after.sample(std::process::id());
+    println!(
+        "{}",
+        serde_json::json!([
+            seconds,
+            after.written - before.written,
+            after.cpu - before.cpu,
+            commits
+        ])
+    );
+}
+
 fn main() {
+    let bare = argument("bare", String::new());
+    if !bare.is_empty() {
+        return bare_process(&bare);
+    }
     let outputs = flag("outputs");
     let results = argument("results", if outputs { 2_000 } else { 200_000 });
     let rounds = argument("rounds", 3_usize);
@@ -87,16 +124,17 @@ fn main() {
         }
         planned.into_iter().map(|planned| planned.payload).collect()
     });
-    let mut decoded: Vec<ExecResult<ByteString>> = payloads
-        .iter()
-        .map(|payload| decode_shared(payload).unwrap())
-        .collect();
-    if outputs {
-        let long = ByteString::from("x".repeat(1_000_000));
-        decoded.iter_mut().for_each(|result| result.stdout = long.clone());
-    }
     let bytes: usize = payloads.iter().map(Bytes::len).sum();
-    drop(payloads);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    {
+        use std::io::Write;
+        let mut out = std::io::BufWriter::new(file.reopen().unwrap());
+        for payload in payloads {
+            out.write_all(&(payload.len() as u32).to_le_bytes()).unwrap();
+            out.write_all(&payload).unwrap();
+        }
+        out.flush().unwrap();
+    }
     println!(
         "{results} results, {} bytes a message, {rounds} rounds, median of each",
         bytes / results
@@ -113,15 +151,23 @@ fn main() {
         let folder = tempfile::tempdir().unwrap();
         // What one run left for the disk to do must not slow the next.
         rustix::fs::sync();
-        let (mut before, mut after) = (Usage::default(), Usage::default());
-        before.sample(std::process::id());
-        let started = Instant::now();
-        let mut bare = Bare::create(&folder.path().join("bare.db"));
-        bare_commits.extend(bare.insert(&decoded, if outputs { 32 } else { 20_000 }));
-        bare.close();
-        inserted.push(started.elapsed().as_secs_f64());
-        after.sample(std::process::id());
-        (bare_written, bare_cpu) = (after.written - before.written, after.cpu - before.cpu);
+        let rows = if outputs { "32" } else { "20000" };
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command
+            .arg("--bare")
+            .arg(file.path())
+            .args(["--rows", rows, "--db"])
+            .arg(folder.path().join("bare.db"));
+        if outputs {
+            command.arg("--outputs");
+        }
+        let said = command.output().unwrap();
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        let (seconds, written, cpu, times): (f64, u64, f64, Vec<f64>) =
+            serde_json::from_slice(&said.stdout).unwrap();
+        inserted.push(seconds);
+        (bare_written, bare_cpu) = (written, cpu);
+        bare_commits.extend(times);
         rustix::fs::sync();
         let (seconds, used, times) = drain(&server.url, &folder.path().join("results.db"), &[]);
         projected.push(seconds);

@@ -110,7 +110,10 @@ impl Layers {
         })?;
         for (section, value) in table.get_ref() {
             let line = line_of(&text, section.span().start);
-            let DeValue::Table(entries) = value.get_ref() else {
+            let known = SETTINGS
+                .iter()
+                .any(|setting| setting.key.split('.').next() == Some(section.get_ref()));
+            let (true, DeValue::Table(entries)) = (known, value.get_ref()) else {
                 return Err(unknown(path, line, section.get_ref()));
             };
             for (name, value) in entries {

@@ -23,8 +23,9 @@ use crate::wire::kv::StreamName;
 use crate::wire::sequence::{ConsumerSeq, Mark, StreamSeq, SubjectHash};
 use crate::wire::time::Timestamp;
 
-/// What one message in flight costs besides its bytes: its handles, and its place in a queue.
-const ITEM_OVERHEAD_BYTES: usize = 512;
+/// What one message in flight costs besides its bytes, measured: the handles of its texts, its place in a queue, the
+/// allocator's share.
+const ITEM_OVERHEAD_BYTES: usize = 1_536;
 
 /// Messages taken from the client in one go.
 const DRAIN_MAX: usize = 256;

@@ -49,7 +49,7 @@ impl Lock {
             .truncate(false)
             .mode(0o640)
             .open(&path)
-            .map_err(StoreError::io(format!("open the lock file {}", path.display())))?;
+            .map_err(|source| super::open::cannot_open(database, source))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -269,7 +269,7 @@ fn check_kind(conn: &Connection, path: &Path) -> Result<(), StoreError> {
 }
 
 /// What only an operator can change is told from what may heal by itself.
-fn cannot_open(path: &Path, source: std::io::Error) -> StoreError {
+pub(super) fn cannot_open(path: &Path, source: std::io::Error) -> StoreError {
     use std::io::ErrorKind as K;
     let hint = match source.kind() {
         K::NotFound => "no such file or folder; name another with --db, or make the folder",

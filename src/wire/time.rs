@@ -21,9 +21,14 @@ impl Timestamp {
     /// # Errors
     /// Says why a text is none.
     pub fn parse_wire(text: &str) -> Result<Self, TimeError> {
-        text.parse::<DateTime<Utc>>()
-            .map(Self)
-            .map_err(|error| TimeError(error.to_string()))
+        let time = text
+            .parse::<DateTime<Utc>>()
+            .map_err(|error| TimeError(error.to_string()))?;
+        // RFC 3339 has four digits for the year; with more, the order of texts is no longer the order of times.
+        if !(0..=9999).contains(&time.year()) {
+            return Err(TimeError("the year has more than four digits".to_owned()));
+        }
+        Ok(Self(time))
     }
 
     /// Reads what [`Timestamp::stored`] wrote.
@@ -174,6 +179,7 @@ mod tests {
             "2026-06-01T24:00:00Z",
             "1780272000",
             "99999999-01-01T00:00:00Z",
+            "+10000-01-01T00:00:00Z",
         ] {
             assert!(Timestamp::parse_wire(text).is_err(), "{text}");
         }

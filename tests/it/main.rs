@@ -17,3 +17,4 @@ mod bad_input;
 mod outputs;
 mod reader;
 mod survives;
+mod writer;

@@ -1,0 +1,396 @@
+//! The writer: poisoned groups, an environment that does not allow a commit, files that move, a second process.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::harness::projector::{catch_up, place, run, run_with, text};
+use crate::harness::*;
+use crate::survives::assert_all_there;
+
+fn small(seed: u64, results: usize) -> Vec<Planned> {
+    plan(
+        seed,
+        &Profile {
+            results,
+            ..Profile::default()
+        },
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poison_message_does_not_hold_back_its_group() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (_folder, db) = place();
+    publish(&js, &small(61, 1)).await.unwrap();
+    catch_up(&db, &server.url());
+    let planned = small(62, 3_000);
+    let poisoned: Vec<&str> = [5, 6, 900, 2_999]
+        .iter()
+        .map(|at| planned[*at].result_id.as_deref().unwrap())
+        .collect();
+    {
+        // Somebody's own rule in the database refuses these rows.
+        let conn = Connection::open(&db).unwrap();
+        let list = poisoned
+            .iter()
+            .map(|id| format!("'{id}'"))
+            .collect::<Vec<_>>()
+            .join(",");
+        conn.execute_batch(&format!(
+            "CREATE TRIGGER somebody BEFORE INSERT ON execution_results WHEN NEW.result_id IN ({list})
+             BEGIN SELECT raise(ABORT, 'refused by somebody'); END"
+        ))
+        .unwrap();
+    }
+    publish(&js, &planned).await.unwrap();
+    catch_up(&db, &server.url());
+    assert_eq!(one(&db, "SELECT count(*) FROM execution_results"), 2_997);
+    assert_eq!(
+        one(
+            &db,
+            "SELECT count(*) FROM projector_dead_letters WHERE reason LIKE '%refused by somebody%'"
+        ),
+        4
+    );
+    // Their trigger is on, so are the ledgers': the rows' successes are all there.
+    let wanted = one(
+        &db,
+        "SELECT count(DISTINCT job_id || '/' || pc_id) FROM execution_results WHERE exit_code = 0",
+    );
+    assert_eq!(one(&db, "SELECT count(*) FROM job_completions"), wanted);
+    check_i3(&db);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_held_by_another_process_is_waited_out_and_nothing_becomes_a_dead_letter() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (_folder, db) = place();
+    let projector = Projector::start(&db, &server.url());
+    let planned = small(63, 500);
+    publish(&js, &planned[..100]).await.unwrap();
+    wait_until("it writes", PATIENCE, || position(&db) == 100);
+    let conn = Connection::open(&db).unwrap();
+    conn.execute_batch("BEGIN IMMEDIATE").unwrap();
+    publish(&js, &planned[100..]).await.unwrap();
+    wait_until("it says why it does not write", PATIENCE, || {
+        projector.stderr().contains("database is locked")
+    });
+    assert_eq!(position(&db), 100);
+    conn.execute_batch("ROLLBACK").unwrap();
+    wait_until("it writes again", PATIENCE, || position(&db) == 500);
+    assert!(projector.terminate().success());
+    assert_all_there(&db, &planned);
+    assert_eq!(one(&db, "SELECT count(*) FROM projector_dead_letters"), 0);
+    check_i3(&db);
+}
+
+/// A small file system of its own, where the test may make one.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(mebibytes: u32) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let size = format!("size={mebibytes}m");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(folder.path())
+            .output();
+        mounted
+            .is_ok_and(|output| output.status.success())
+            .then(|| Self(folder))
+    }
+
+    fn remount(&self, options: &str) {
+        let done = Command::new("mount")
+            .args(["-o", &format!("remount,{options}")])
+            .arg(self.0.path())
+            .status()
+            .unwrap();
+        assert!(done.success());
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_waited_out_and_nothing_becomes_a_dead_letter() {
+    let Some(disk) = SmallDisk::mount(24) else {
+        eprintln!("SKIPPED: mounting a small file system needs root");
+        return;
+    };
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let db = disk.path().join("results.db");
+    let projector = Projector::start(&db, &server.url());
+    let planned = small(64, 12_000);
+    publish(&js, &planned[..100]).await.unwrap();
+    wait_until("it writes", PATIENCE, || position(&db) == 100);
+    fs::write(disk.path().join("ballast"), vec![0; 6 << 20]).unwrap();
+    publish(&js, &planned[100..]).await.unwrap();
+    wait_until("the disk is full", PATIENCE, || {
+        projector.stderr().contains("cannot write")
+    });
+    fs::remove_file(disk.path().join("ballast")).unwrap();
+    disk.remount("size=400m");
+    wait_until("it writes again", PATIENCE, || position(&db) == 12_000);
+    assert!(projector.terminate().success());
+    assert_all_there(&db, &planned);
+    assert_eq!(one(&db, "SELECT count(*) FROM projector_dead_letters"), 0);
+    check_i3(&db);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn below_the_reserve_nothing_is_written_until_there_is_space() {
+    let Some(disk) = SmallDisk::mount(64) else {
+        eprintln!("SKIPPED: mounting a small file system needs root");
+        return;
+    };
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    publish(&js, &small(64, 200)).await.unwrap();
+    let db = disk.path().join("results.db");
+    let env = [("RESULTS_PROJECTOR_STORE_DISK_RESERVE", "80 MiB")];
+    let projector = Projector::start_with(&db, &server.url(), &["run"], &env);
+    wait_until("it names the reserve", PATIENCE, || {
+        projector.stderr().contains("store.disk_reserve")
+    });
+    assert_eq!(position(&db), 0);
+    disk.remount("size=400m");
+    wait_until("it writes", PATIENCE, || position(&db) == 200);
+    assert!(projector.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_moved_or_replaced_under_it_ends_the_service_so_that_it_starts_on_the_new_one() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (folder, db) = place();
+    let mut projector = Projector::start(&db, &server.url());
+    publish(&js, &small(66, 10)).await.unwrap();
+    wait_until("it writes", PATIENCE, || position(&db) == 10);
+    fs::rename(&db, folder.path().join("moved.db")).unwrap();
+    fs::write(&db, b"").unwrap();
+    publish(&js, &small(67, 10)).await.unwrap();
+    let status = projector.wait_exit(PATIENCE);
+    assert_eq!(status.code(), Some(3), "{}", projector.stderr());
+    assert!(
+        projector.stderr().contains("no longer names the file"),
+        "{}",
+        projector.stderr()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_changed_under_it_is_refused_and_read_anew() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (_folder, db) = place();
+    let projector = Projector::start(&db, &server.url());
+    let planned = small(68, 300);
+    publish(&js, &planned[..200]).await.unwrap();
+    wait_until("it writes", PATIENCE, || position(&db) == 200);
+    {
+        // As if an older copy had been restored in place, row by row.
+        let conn = Connection::open(&db).unwrap();
+        conn.busy_timeout(Duration::from_secs(10)).unwrap();
+        conn.execute_batch(
+            "BEGIN IMMEDIATE;
+             DELETE FROM execution_results WHERE result_id IN
+                 (SELECT result_id FROM projector_results WHERE stream_seq > 100);
+             DELETE FROM projector_results WHERE stream_seq > 100;
+             UPDATE projector_position SET position = 100, projected = 100, published_at = NULL, subject_hash = NULL,
+                 past = '[]';
+             COMMIT;",
+        )
+        .unwrap();
+    }
+    publish(&js, &planned[200..]).await.unwrap();
+    wait_until("everything is there again", PATIENCE, || position(&db) == 300);
+    assert!(
+        projector.stderr().contains("not the expected one"),
+        "{}",
+        projector.stderr()
+    );
+    assert!(projector.terminate().success());
+    assert_all_there(&db, &planned);
+    check_i3(&db);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_is_refused_with_the_first_ones_pid_and_start_time() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    publish(&js, &small(69, 5)).await.unwrap();
+    let (_folder, db) = place();
+    let mut first = Projector::start(&db, &server.url());
+    wait_until("the first runs", PATIENCE, || position(&db) == 5);
+    let second = run(&db, &server.url(), &["run"]);
+    assert_eq!(second.status.code(), Some(2), "{}", text(&second));
+    let said = text(&second);
+    assert!(
+        said.contains(&format!("process {}", first.pid())) && said.contains("running since 20"),
+        "{said}"
+    );
+    assert!(first.is_running());
+    // Reading is allowed.
+    assert!(run(&db, &server.url(), &["status"]).status.success());
+}
+
+#[test]
+fn unusable_databases_each_have_one_clear_line_and_exit_code_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::write(
+        path("text.db"),
+        "this is no database, it only looks like one\n".repeat(100),
+    )
+    .unwrap();
+    fs::create_dir(path("folder.db")).unwrap();
+    Connection::open(path("foreign.db"))
+        .unwrap()
+        .execute_batch("CREATE TABLE customers (id INTEGER)")
+        .unwrap();
+    Connection::open(path("backend.db"))
+        .unwrap()
+        .execute_batch("CREATE TABLE _sqlx_migrations (version BIGINT)")
+        .unwrap();
+    Connection::open(path("newer.db"))
+        .unwrap()
+        .execute_batch(
+            "CREATE TABLE projector_meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+             INSERT INTO projector_meta VALUES ('books_version', '99')",
+        )
+        .unwrap();
+    for (name, wanted) in [
+        ("missing/results.db", "make it, or name another file"),
+        ("folder.db", "not a file"),
+        ("text.db", "is not an SQLite database"),
+        ("foreign.db", "a table \"customers\""),
+        ("backend.db", "the backend's own database"),
+        ("newer.db", "written by a newer results-projector"),
+    ] {
+        let output = run(&path(name), "nats://127.0.0.1:9", &["run"]);
+        assert_eq!(output.status.code(), Some(2), "{name}: {}", text(&output));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(wanted), "{name}: {said}");
+        assert_eq!(said.lines().count(), 1, "{name}: {said}");
+    }
+}
+
+#[test]
+fn a_read_only_database_is_refused_with_the_way_out() {
+    let Some(disk) = SmallDisk::mount(16) else {
+        eprintln!("SKIPPED: mounting a small file system needs root");
+        return;
+    };
+    let db = disk.path().join("results.db");
+    fs::write(&db, b"").unwrap();
+    fs::write(disk.path().join("results.db.lock"), b"").unwrap();
+    disk.remount("ro");
+    let output = run(&db, "nats://127.0.0.1:9", &["run"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains("read-only"), "{}", text(&output));
+}
+
+#[test]
+fn no_server_is_said_within_seconds_and_exits_3_where_waiting_is_not_asked_for() {
+    let (_folder, db) = place();
+    let started = Instant::now();
+    let output = run(&db, "nats://127.0.0.1:9", &["run", "--until-caught-up"]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    assert!(
+        text(&output).contains("cannot connect to nats://127.0.0.1:9"),
+        "{}",
+        text(&output)
+    );
+    assert!(started.elapsed() < Duration::from_secs(10));
+    // Status works without a server.
+    let status = run(&db, "nats://127.0.0.1:9", &["status"]);
+    assert!(
+        status.status.success() && text(&status).contains("cannot connect"),
+        "{}",
+        text(&status)
+    );
+    // The service waits, and ends on SIGTERM.
+    let projector = Projector::start(&db, "nats://127.0.0.1:9");
+    wait_until("it says that it waits", PATIENCE, || {
+        projector.stderr().contains("waiting for the server")
+    });
+    assert!(projector.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_never_ends_is_survived_and_the_log_is_cut_back_after_it() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (_folder, db) = place();
+    let env = [
+        ("RESULTS_PROJECTOR_STORE_WAL_LIMIT", "4 MiB"),
+        ("RESULTS_PROJECTOR_GROUP_MAX_ROWS", "500"),
+    ];
+    let projector = Projector::start_with(&db, &server.url(), &["run"], &env);
+    publish(&js, &small(70, 100)).await.unwrap();
+    wait_until("it writes", PATIENCE, || position(&db) == 100);
+    let reader = dump::open(&db);
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM execution_results")
+        .unwrap();
+    publish(&js, &small(71, 6_000)).await.unwrap();
+    wait_until("it goes on beside the reader", PATIENCE, || {
+        position(&db) == 6_100
+    });
+    let wal = db.with_extension("db-wal");
+    assert!(
+        fs::metadata(&wal).unwrap().len() > 8 << 20,
+        "the reader holds the log"
+    );
+    drop(reader);
+    publish(&js, &small(72, 100)).await.unwrap();
+    wait_until("the log is cut back", PATIENCE, || {
+        fs::metadata(&wal).unwrap().len() < 8 << 20
+    });
+    assert!(projector.terminate().success());
+}
+
+#[test]
+fn configuration_errors_name_the_place_and_exit_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    fs::write(&file, "[store]\npage_cach = \"1 GiB\"\n").unwrap();
+    let output = run_with(
+        &folder.path().join("r.db"),
+        "nats://127.0.0.1:9",
+        &["config", "check", "--config", file.to_str().unwrap()],
+        &[],
+    );
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        text(&output).contains("config.toml:2: unknown setting \"store.page_cach\""),
+        "{}",
+        text(&output)
+    );
+    let output = run(
+        &folder.path().join("r.db"),
+        "nats://me:secret@127.0.0.1:9",
+        &["config", "show"],
+    );
+    assert!(
+        output.status.success() && !text(&output).contains("secret"),
+        "{}",
+        text(&output)
+    );
+}

@@ -4,6 +4,7 @@
 pub mod pipeline;
 pub mod repair;
 pub mod resolve;
+pub mod work;
 pub mod writer;
 
 /// Waits until a flag is raised, or its owner is gone.

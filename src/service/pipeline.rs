@@ -15,12 +15,14 @@ use uuid::Uuid;
 
 use super::repair::Repairer;
 use super::resolve::{ObjectBudget, Resolver};
-use super::writer::{Lane, Work, Writer, WriterLimits, WriterState, WriterStopped};
+use super::work::Work;
+use super::writer::{Lane, Writer, WriterLimits, WriterState, WriterStopped};
 use crate::config::Config;
 use crate::source::connect::{self, ConnectError, Connection};
 use crate::source::fetch::{FetchLimits, Fetcher};
+use crate::source::flow::{Budget, Feedback, ReaderState, Refused, Wiring};
 use crate::source::opening::{Desk, Identity, PullOptions, create_output_store};
-use crate::source::reader::{Budget, Feedback, Reader, ReaderSettings, ReaderState, Refused, Wiring};
+use crate::source::reader::{Reader, ReaderSettings};
 use crate::store::{Owner, Store, StoreError, StoreOptions, Synchronous};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;

@@ -12,7 +12,7 @@ use futures_util::stream;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::resolve::ObjectBudget;
-use super::writer::{OwedQuestion, RepairWork, Work};
+use super::work::{OwedQuestion, RepairWork, Work};
 use crate::projection::output::Output;
 use crate::source::fetch::{Fetcher, Looked};
 use crate::store::output_book::{Owed, Repair};

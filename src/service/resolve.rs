@@ -10,11 +10,11 @@ use bytestring::ByteString;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
-use super::writer::{Cargo, Entry, Message, Work};
+use super::work::{Cargo, Entry, Envelope, Message, Work};
 use crate::projection::output::Output;
 use crate::projection::result::ResultMessage;
 use crate::source::fetch::{Fetcher, Found, Looked};
-use crate::source::reader::{Delivery, Item, Read};
+use crate::source::flow::{Delivery, Item, Read};
 use crate::wire::kv::StreamName;
 use crate::wire::output::Attempt;
 use crate::wire::result::{ExecResult, decode_shared};
@@ -189,7 +189,7 @@ impl Resolver {
                 {
                     waits = Some(self.fetch(&result.result, delivery.published, turn));
                 }
-                Cargo::Message(Box::new(super::writer::Envelope {
+                Cargo::Message(Box::new(Envelope {
                     delivery,
                     content,
                     object_permit: None,

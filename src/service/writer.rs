@@ -3,6 +3,7 @@
 //! takes; a message's own makes that message a dead letter and nothing else.
 
 mod attempt;
+mod upkeep;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -11,13 +12,12 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use thiserror::Error;
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
-use crate::projection::result::ResultMessage;
-use crate::source::reader::{Ack, Delivery, Feedback, Standing as ReaderStanding};
-use crate::source::reconcile::Incarnation;
-use crate::store::output_book::{Owed, Repair};
+use super::work::{Cargo, Entry, Message, OwedQuestion, Unit, Work};
+use crate::source::flow::{Ack, Feedback, Standing as ReaderStanding};
+use crate::store::output_book::Owed;
 use crate::store::{Class, Standing, Store, StoreError};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
@@ -27,113 +27,8 @@ use crate::wire::time::Timestamp;
 const RETRY_PAUSES_MS: [u64; 6] = [20, 100, 500, 1_000, 2_000, 5_000];
 /// Quiet for so long, the log is copied into the database.
 const IDLE_AFTER: Duration = Duration::from_millis(250);
-/// Lone commits between two checkpoints when quiet moments are short: a few hundred pages each.
-const COMMITS_PER_CHECKPOINT: u32 = 64;
-/// Quiet for so long, the last commits are copied too.
-const QUIET_AFTER: Duration = Duration::from_secs(3);
-/// When caught up the log is copied when it has grown by so much, and a quiet one that is larger is cut to nothing.
-const QUIET_WAL_BYTES: u64 = 32 << 20;
-/// In a backlog the log is copied when it has grown by so much: large checkpoints write a page once that twenty
-/// groups have changed.
-const BACKLOG_WAL_BYTES: u64 = 400 << 20;
 /// Messages over which the share of dead letters is watched.
 const WATCHED_MESSAGES: usize = 1_000;
-
-/// What the writer is asked to do.
-#[derive(Debug)]
-pub enum Work {
-    /// An item of a stream, in its place in the order.
-    Entry(Entry),
-    /// A late attempt at an owed output.
-    Repair(Box<RepairWork>),
-    /// Which outputs are owed?
-    Owed {
-        /// Past their time only, or all that are pending, after this one.
-        ask: OwedQuestion,
-        /// The answer.
-        reply: oneshot::Sender<Vec<Owed>>,
-    },
-    /// Finish the group in hand and end.
-    Shutdown,
-}
-
-/// Which owed outputs are asked for.
-#[derive(Clone, Debug)]
-pub enum OwedQuestion {
-    /// Those whose next attempt is due.
-    Due,
-    /// All that are pending, in key order, after this key.
-    PendingAfter(Option<(String, crate::wire::result::Field)>),
-}
-
-/// One attempt at an owed output, and what it holds.
-#[derive(Debug)]
-pub struct RepairWork {
-    /// For the store.
-    pub repair: Repair,
-    /// Bytes of the object.
-    pub permit: Option<OwnedSemaphorePermit>,
-    /// Told when it is committed.
-    pub done: oneshot::Sender<()>,
-}
-
-/// An item with its opening.
-#[derive(Debug)]
-pub struct Entry {
-    /// The stream.
-    pub stream: StreamName,
-    /// The opening.
-    pub generation: u64,
-    /// What it carries.
-    pub cargo: Cargo,
-}
-
-/// What an entry carries.
-#[derive(Debug)]
-pub enum Cargo {
-    /// A new life of the stream's sequences, or its first.
-    Incarnation(Incarnation),
-    /// Sequences that no longer exist.
-    Gap {
-        /// First missing sequence.
-        first: StreamSeq,
-        /// Last missing sequence.
-        last: StreamSeq,
-        /// How it was found.
-        reason: &'static str,
-    },
-    /// A message.
-    Message(Box<Envelope>),
-    /// The reader rests and asks where the stream stands.
-    Rest(oneshot::Sender<Option<ReaderStanding>>),
-}
-
-/// A message with what was made of it.
-#[derive(Debug)]
-pub struct Envelope {
-    /// As received.
-    pub delivery: Delivery,
-    /// Decoded.
-    pub content: Message,
-    /// Bytes of its objects.
-    pub object_permit: Option<OwnedSemaphorePermit>,
-}
-
-/// What a message turned out to be.
-#[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every message is a result, and its envelope is boxed"
-)]
-pub enum Message {
-    /// A result, its pointers followed.
-    Result {
-        /// For the rules.
-        result: ResultMessage,
-    },
-    /// It cannot be projected: why.
-    Dead(String),
-}
 
 /// Limits of a group and of the file.
 #[derive(Clone, Copy, Debug)]
@@ -200,42 +95,6 @@ impl Lane {
             generation,
             feedback,
             standing: None,
-        }
-    }
-}
-
-/// One item of a group.
-#[derive(Debug)]
-enum Unit {
-    Entry(Entry),
-    Repair(Box<RepairWork>),
-}
-
-impl Unit {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Entry(Entry {
-                cargo: Cargo::Message(envelope),
-                ..
-            }) => {
-                let objects = match &envelope.content {
-                    Message::Result { result } => [&result.stdout, &result.stderr]
-                        .into_iter()
-                        .flatten()
-                        .map(|output| match &output.attempt {
-                            crate::wire::output::Attempt::Fetched { content, .. } => content.len(),
-                            _ => 0,
-                        })
-                        .sum(),
-                    Message::Dead(_) => 0,
-                };
-                envelope.delivery.payload.len() + objects
-            }
-            Self::Entry(_) => 0,
-            Self::Repair(work) => match &work.repair.output.attempt {
-                crate::wire::output::Attempt::Fetched { content, .. } => content.len(),
-                _ => 0,
-            },
         }
     }
 }
@@ -595,57 +454,6 @@ impl Writer {
     fn is_mostly_dead(&self) -> bool {
         self.recent_dead.len() == WATCHED_MESSAGES
             && self.recent_dead.iter().filter(|dead| **dead).count() > WATCHED_MESSAGES / 2
-    }
-
-    /// Large checkpoints in a backlog, where twenty groups change the same page; small ones when caught up, so that no
-    /// lone commit waits long for one. A log that a reader keeps growing is cut back as soon as the reader allows.
-    fn bound_log(&mut self, backlog: bool) {
-        let step = if backlog {
-            BACKLOG_WAL_BYTES
-        } else {
-            QUIET_WAL_BYTES
-        }
-        .min(self.limits.wal_bytes_max / 2);
-        if step != self.checkpoint_step {
-            self.checkpoint_step = step;
-            if let Err(error) = self.store.checkpoint_every(step) {
-                warn!(%error, "the size of checkpoints was not set");
-            }
-        }
-        if self.store.wal_bytes() >= self.limits.wal_bytes_max {
-            self.checkpoint(true);
-        }
-    }
-
-    /// Nothing to do for a moment: copy the log while nobody waits for us.
-    fn idle(&mut self) {
-        let quiet = self.last_commit.elapsed() >= QUIET_AFTER;
-        if self.commits_since_checkpoint >= COMMITS_PER_CHECKPOINT || quiet {
-            self.checkpoint(quiet && self.store.wal_bytes() > QUIET_WAL_BYTES);
-        }
-    }
-
-    fn checkpoint(&mut self, truncate: bool) {
-        self.commits_since_checkpoint = 0;
-        // A full disk fails here too; the commits stay in the log, which the next start reads.
-        if let Err(error) = self.store.checkpoint(truncate) {
-            warn!(%error, "the log could not be copied into the database");
-        }
-    }
-
-    fn disk_is_short(&self) -> Option<String> {
-        if self.limits.disk_reserve_bytes == 0 {
-            return None;
-        }
-        let disk = rustix::fs::statvfs(self.store.path()).ok()?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        (free < self.limits.disk_reserve_bytes).then(|| {
-            format!(
-                "{free} bytes are free on the disk of {}, the reserve (store.disk_reserve) is {}: free some space",
-                self.store.path().display(),
-                self.limits.disk_reserve_bytes
-            )
-        })
     }
 
     /// The reader rests: everything older is committed or dropped by now. Tell it where the database stands.

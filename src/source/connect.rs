@@ -194,7 +194,11 @@ fn options(nats: &config::Nats) -> Result<ConnectOptions, ConnectError> {
     let mut options = ConnectOptions::new();
     if let Some(path) = &nats.creds {
         options = options
-            .credentials(&secret("nats.creds", path)?)
+            .credentials(&format!(
+                "{}
+",
+                secret("nats.creds", path)?
+            ))
             .map_err(|error| {
                 ConnectError::Configuration(format!(
                     "nats.creds {}: no credentials file: {error}",

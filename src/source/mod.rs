@@ -8,6 +8,7 @@
 
 pub mod connect;
 pub mod fetch;
+pub mod flow;
 pub mod opening;
 pub mod order;
 pub mod reader;

@@ -3,208 +3,26 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::Subject;
 use async_nats::jetstream::consumer::pull;
-use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
-use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::{debug, info, warn};
 
-use super::connect::ConnectionState;
+use super::flow::{Ack, Delivery, Item, Read, Refused, Wiring};
 use super::opening::{AskError, Desk, jitter};
 use super::order::{Numbers, Order, Verdict};
-use super::reconcile::{Found, Incarnation, Opening, Plan, Refusal, StreamFound, reconcile};
+use super::reconcile::{Found, Opening, Plan, Refusal, StreamFound, reconcile};
 use crate::wire::kv::StreamName;
-use crate::wire::sequence::{ConsumerSeq, Mark, StreamSeq, SubjectHash};
+use crate::wire::sequence::{ConsumerSeq, StreamSeq};
 use crate::wire::time::Timestamp;
-
-/// What one message in flight costs besides its bytes, measured: the handles of its texts, its place in a queue, the
-/// allocator's share.
-const ITEM_OVERHEAD_BYTES: usize = 1_536;
 
 /// Messages taken from the client in one go.
 const DRAIN_MAX: usize = 256;
-
-/// The budget for messages between the server and their commit (I6). A message is charged for its payload twice:
-/// for the bytes as they came, and for the texts that JSON's escapes made it copy.
-#[derive(Clone, Debug)]
-pub struct Budget {
-    permits: Arc<Semaphore>,
-    bytes_max: u32,
-}
-
-impl Budget {
-    /// A budget of so many bytes.
-    #[must_use]
-    pub fn new(bytes: u64) -> Self {
-        let bytes_max = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let permits = usize::try_from(bytes_max).unwrap_or(Semaphore::MAX_PERMITS);
-        Self {
-            permits: Arc::new(Semaphore::new(permits)),
-            bytes_max,
-        }
-    }
-
-    /// What a message costs; never more than the whole budget, or it could never pass.
-    fn charge(&self, message: &async_nats::Message) -> u32 {
-        let bytes = message.payload.len() * 2 + message.length.saturating_sub(message.payload.len());
-        u32::try_from(bytes + ITEM_OVERHEAD_BYTES)
-            .unwrap_or(u32::MAX)
-            .min(self.bytes_max)
-    }
-
-    /// Messages that can be in flight at most, however small they are.
-    #[must_use]
-    pub fn messages_max(&self) -> usize {
-        usize::try_from(self.bytes_max).unwrap_or(usize::MAX) / ITEM_OVERHEAD_BYTES + 1
-    }
-
-    /// Bytes taken now.
-    #[must_use]
-    pub fn taken_bytes(&self) -> u64 {
-        u64::from(self.bytes_max).saturating_sub(self.permits.available_permits() as u64)
-    }
-}
-
-/// One message as received, with the permit for its bytes: backpressure is the permit.
-#[derive(Debug)]
-pub struct Delivery {
-    /// Its number in the stream.
-    pub seq: StreamSeq,
-    /// When the server stored it.
-    pub published: Timestamp,
-    /// As published.
-    pub subject: Subject,
-    /// Where an ack of it goes.
-    pub reply: Subject,
-    /// As published.
-    pub headers: Option<HeaderMap>,
-    /// As published.
-    pub payload: Bytes,
-    /// Held until it is committed.
-    pub permit: OwnedSemaphorePermit,
-}
-
-impl Delivery {
-    /// What identifies it in its stream.
-    #[must_use]
-    pub fn mark(&self) -> Mark {
-        Mark {
-            seq: self.seq,
-            published: self.published,
-            subject: SubjectHash::of(&self.subject),
-        }
-    }
-}
-
-/// What a reader hands on, in stream order. Every item carries the generation of its opening.
-#[derive(Debug)]
-pub enum Read {
-    /// A new life of the stream's sequences begins, or its first.
-    Incarnation(Incarnation),
-    /// A message.
-    Delivery(Delivery),
-    /// Sequences that no longer exist, in their place in the order.
-    Gap {
-        /// First missing sequence.
-        first: StreamSeq,
-        /// Last missing sequence.
-        last: StreamSeq,
-        /// How it was found.
-        reason: &'static str,
-    },
-    /// The reader rests: once every older item is dealt with, it wants to know where the stream stands.
-    Rest(oneshot::Sender<Option<Standing>>),
-}
-
-/// An item with its opening.
-#[derive(Debug)]
-pub struct Item {
-    /// The stream.
-    pub stream: StreamName,
-    /// Counts the openings; items of older ones are dropped.
-    pub generation: u64,
-    /// What was read.
-    pub read: Read,
-}
-
-/// Where a stream stands in the database, as far as the reader needs it.
-#[derive(Clone, Debug)]
-pub struct Standing {
-    /// The committed position.
-    pub position: StreamSeq,
-    /// The message at the position (if one stands there) and kept ones, newest first.
-    pub marks: Vec<Mark>,
-}
-
-/// What comes back from the writer: only the newest matters.
-#[derive(Clone, Debug, Default)]
-pub struct Feedback {
-    /// The last commit that can be acked.
-    pub ack: Option<Ack>,
-    /// Set to a generation when its items were refused: open anew.
-    pub reopen: Option<u64>,
-}
-
-/// A committed sequence and where its ack goes.
-#[derive(Clone, Debug)]
-pub struct Ack {
-    /// The opening it belongs to: acks of older ones are never sent (ECOSYSTEM: one late ack poisons a new consumer).
-    pub generation: u64,
-    /// The last committed sequence.
-    pub seq: StreamSeq,
-    /// Where the server listens for it; `None` where no delivery carried it (a gap).
-    pub reply: Option<Subject>,
-}
-
-/// What a reader is doing, for people and for `--until-caught-up`.
-#[derive(Clone, Debug, Default)]
-pub struct ReaderState {
-    /// The stream's last sequence at the first opening.
-    pub first_last: Option<StreamSeq>,
-    /// The stream's last sequence when last seen.
-    pub last: Option<StreamSeq>,
-    /// Why it is not reading; `None` while it reads.
-    pub not_reading: Option<String>,
-    /// Openings after the first.
-    pub reopens: u64,
-    /// Messages that came again and were dropped.
-    pub redeliveries: u64,
-}
-
-/// The reader stops and the process with it: exit code 2.
-#[derive(Debug, Error)]
-#[error("cannot read the stream {stream}: {refusal}")]
-pub struct Refused {
-    /// The stream.
-    pub stream: StreamName,
-    /// Why, and the way out.
-    pub refusal: Refusal,
-}
-
-/// Everything a reader is connected to.
-#[derive(Debug)]
-pub struct Wiring {
-    /// Where items go. Unbounded: the permits bound it.
-    pub items: mpsc::UnboundedSender<Item>,
-    /// The current generation, for everybody who holds items.
-    pub generation: watch::Sender<u64>,
-    /// From the writer.
-    pub feedback: watch::Receiver<Feedback>,
-    /// The connection's ups and downs.
-    pub connection: watch::Receiver<ConnectionState>,
-    /// What this reader is doing.
-    pub state: watch::Sender<ReaderState>,
-    /// Turns true once.
-    pub shutdown: watch::Receiver<bool>,
-    /// Bytes in flight.
-    pub budget: Budget,
-}
 
 /// See the module's words.
 #[derive(Debug)]

@@ -14,6 +14,7 @@
 mod harness;
 
 mod bad_input;
+mod connect;
 mod outputs;
 mod reader;
 mod survives;

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use async_nats::Subject;
 
 use super::super::resolve::headers_json;
-use super::{Cargo, Entry, Envelope, Failed, Message, RepairWork, Unit, Writer, now};
-use crate::source::reader::Delivery;
+use super::super::work::{Cargo, Entry, Envelope, Message, RepairWork, Unit};
+use super::{Failed, Writer, now};
+use crate::source::flow::Delivery;
 use crate::source::reconcile::Incarnation;
 use crate::store::dead_letters::DeadLetter;
 use crate::store::output_book::Repair;

@@ -1,0 +1,70 @@
+//! What the writer does for the file between groups: the log kept short, the disk kept from running full.
+
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::Writer;
+
+/// Lone commits between two checkpoints when quiet moments are short: a few hundred pages each.
+const COMMITS_PER_CHECKPOINT: u32 = 64;
+/// Quiet for so long, the last commits are copied too.
+const QUIET_AFTER: Duration = Duration::from_secs(3);
+/// When caught up the log is copied when it has grown by so much, and a quiet one that is larger is cut to nothing.
+const QUIET_WAL_BYTES: u64 = 32 << 20;
+/// In a backlog the log is copied when it has grown by so much: large checkpoints write a page once that twenty
+/// groups have changed.
+const BACKLOG_WAL_BYTES: u64 = 400 << 20;
+
+impl Writer {
+    /// Large checkpoints in a backlog, where twenty groups change the same page; small ones when caught up, so that no
+    /// lone commit waits long for one. A log that a reader keeps growing is cut back as soon as the reader allows.
+    pub(super) fn bound_log(&mut self, backlog: bool) {
+        let step = if backlog {
+            BACKLOG_WAL_BYTES
+        } else {
+            QUIET_WAL_BYTES
+        }
+        .min(self.limits.wal_bytes_max / 2);
+        if step != self.checkpoint_step {
+            self.checkpoint_step = step;
+            if let Err(error) = self.store.checkpoint_every(step) {
+                warn!(%error, "the size of checkpoints was not set");
+            }
+        }
+        if self.store.wal_bytes() >= self.limits.wal_bytes_max {
+            self.checkpoint(true);
+        }
+    }
+
+    /// Nothing to do for a moment: copy the log while nobody waits for us.
+    pub(super) fn idle(&mut self) {
+        let quiet = self.last_commit.elapsed() >= QUIET_AFTER;
+        if self.commits_since_checkpoint >= COMMITS_PER_CHECKPOINT || quiet {
+            self.checkpoint(quiet && self.store.wal_bytes() > QUIET_WAL_BYTES);
+        }
+    }
+
+    fn checkpoint(&mut self, truncate: bool) {
+        self.commits_since_checkpoint = 0;
+        // A full disk fails here too; the commits stay in the log, which the next start reads.
+        if let Err(error) = self.store.checkpoint(truncate) {
+            warn!(%error, "the log could not be copied into the database");
+        }
+    }
+
+    pub(super) fn disk_is_short(&self) -> Option<String> {
+        if self.limits.disk_reserve_bytes == 0 {
+            return None;
+        }
+        let disk = rustix::fs::statvfs(self.store.path()).ok()?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        (free < self.limits.disk_reserve_bytes).then(|| {
+            format!(
+                "{free} bytes are free on the disk of {}, the reserve (store.disk_reserve) is {}: free some space",
+                self.store.path().display(),
+                self.limits.disk_reserve_bytes
+            )
+        })
+    }
+}

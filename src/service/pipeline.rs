@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::repair::Repairer;
+use super::repair::{self, Repairer};
 use super::resolve::{ObjectBudget, Resolver};
 use super::work::Work;
 use super::writer::{Lane, Writer, WriterLimits, WriterState, WriterStopped};
@@ -246,7 +246,7 @@ impl Pipeline {
             others.spawn(resolver.run());
         }
         let repairer = Repairer {
-            fetcher,
+            fetcher: fetcher.beside(repair::CONCURRENCY),
             works: works.clone(),
             budget: ObjectBudget::new(config.outputs.repair_in_flight_bytes),
             owed: owed.clone(),
@@ -379,7 +379,7 @@ async fn caught_up(
                 .values()
                 .any(|reader| reader.borrow().not_reading.is_some())
             || watched.writer.borrow().not_writing.is_some();
-        let missing = waiting.contains("does not exist");
+        let missing = watched.readers.values().any(|reader| reader.borrow().missing);
         let since = *silent_since.get_or_insert_with(Instant::now);
         if !stuck {
             silent_since = None;

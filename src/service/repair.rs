@@ -20,8 +20,8 @@ use crate::wire::output::Attempt;
 use crate::wire::result::Field;
 use crate::wire::time::Timestamp;
 
-/// Attempts under way at once: live fetches go first.
-const CONCURRENCY: usize = 4;
+/// Attempts under way at once, besides the live ones.
+pub(super) const CONCURRENCY: usize = 4;
 /// While outputs may be owed the book is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Without news the book is looked at this often: an output gone for an hour is asked for again.

@@ -200,6 +200,10 @@ impl Writer {
             let Some(work) = self.next_work()? else {
                 return Ok(());
             };
+            // What still waits in the channel comes again from the stream.
+            if *self.shutdown.borrow() {
+                return Ok(());
+            }
             match work {
                 Work::Shutdown => return Ok(()),
                 Work::Owed { ask, reply } => {
@@ -325,7 +329,7 @@ impl Writer {
                 _ => Ok(true),
             };
         }
-        for stream in streams_of(group) {
+        for (stream, _) in openings_of(group) {
             let Ok(found) = self.store.standing(stream) else {
                 return Ok(true);
             };
@@ -342,9 +346,8 @@ impl Writer {
 
     /// Gives a group back to its streams: the readers come to rest and read on from where the database stands.
     fn open_anew(&mut self, group: &[Unit]) -> Result<(), WriterStopped> {
-        for stream in streams_of(group) {
-            if let Some(lane) = self.lanes.get_mut(&stream) {
-                let generation = *lane.generation.borrow();
+        for (stream, generation) in openings_of(group) {
+            if let Some(lane) = self.lanes.get(&stream) {
                 lane.feedback
                     .send_modify(|feedback| feedback.reopen = Some(generation));
             }
@@ -507,14 +510,16 @@ fn now() -> Timestamp {
     Timestamp::from(Utc::now())
 }
 
-fn streams_of(group: &[Unit]) -> std::collections::BTreeSet<StreamName> {
-    group
-        .iter()
-        .filter_map(|unit| match unit {
-            Unit::Entry(entry) => Some(entry.stream),
-            Unit::Repair(_) => None,
-        })
-        .collect()
+/// The streams in a group, each with the newest opening among its items.
+fn openings_of(group: &[Unit]) -> BTreeMap<StreamName, u64> {
+    let mut openings = BTreeMap::new();
+    for unit in group {
+        if let Unit::Entry(entry) = unit {
+            let newest = openings.entry(entry.stream).or_insert(entry.generation);
+            *newest = entry.generation.max(*newest);
+        }
+    }
+    openings
 }
 
 /// Why an attempt at a group failed, and what that asks for.

@@ -141,7 +141,8 @@ pub struct Feedback {
 /// A committed sequence and where its ack goes.
 #[derive(Clone, Debug)]
 pub struct Ack {
-    /// The opening it belongs to: acks of older ones are never sent (ECOSYSTEM: one late ack poisons a new consumer).
+    /// The opening it belongs to: acks of older ones are never sent: one late ack can
+    /// silence a new consumer of the same name for good.
     pub generation: u64,
     /// The last committed sequence.
     pub seq: StreamSeq,
@@ -158,6 +159,8 @@ pub struct ReaderState {
     pub last: Option<StreamSeq>,
     /// Why it is not reading; `None` while it reads.
     pub not_reading: Option<String>,
+    /// The stream does not exist.
+    pub missing: bool,
     /// Openings after the first.
     pub reopens: u64,
     /// Messages that came again and were dropped.

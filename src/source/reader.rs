@@ -1,6 +1,8 @@
 //! One stream's reader: `select` says what happened, `apply` acts on it (DESIGN §3). It ends only on shutdown or when
 //! an operator must decide; no error of the server ends it.
 
+mod check;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
@@ -195,6 +197,10 @@ impl Reader {
                 take_over: self.settings.take_over,
                 suspected,
             };
+            let missing = found.stream.is_none();
+            self.wiring
+                .state
+                .send_if_modified(|state| std::mem::replace(&mut state.missing, missing) != missing);
             match reconcile(&found) {
                 Plan::WaitForStream => {
                     if self.settings.create_missing {
@@ -243,7 +249,6 @@ impl Reader {
             state.not_reading = None;
         });
         info!(stream = %self.stream, generation = self.generation, start = opening.start.0, last = stream.last.0, "reading");
-        self.wiring.feedback.mark_unchanged();
         let first_check = Instant::now() + self.settings.check_interval;
         let mut checks = interval_at(first_check, self.settings.check_interval);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -466,64 +471,6 @@ impl Reader {
         {
             self.ack(reply).await;
         }
-    }
-
-    /// Silence has many causes, and only some of them are a quiet stream (DESIGN §3).
-    async fn check(&mut self, session: &mut Session) -> Result<(), End> {
-        let accepted = std::mem::take(&mut session.accepted);
-        let Ok(Some(durable)) = self.desk.durable_info().await else {
-            // Gone, or no answer: the iterator's heartbeats and the next opening tell which.
-            return Err(End::OpenAnew("the consumer did not answer for itself".to_owned()));
-        };
-        if !durable.found.ours {
-            return Err(End::Refused(Refusal::TakenOver(durable.found.owner)));
-        }
-        if durable.floor_above_delivered {
-            return Err(End::OpenAnew(
-                "a late ack has put the consumer's floor above its deliveries".to_owned(),
-            ));
-        }
-        // Read before asking for messages: what is published in between must not look deleted.
-        let unknown = |error: AskError| End::OpenAnew(error.to_string());
-        let Some(stream) = self.desk.stream_state().await.map_err(unknown)? else {
-            return Err(End::OpenAnew("the stream is gone".to_owned()));
-        };
-        self.wiring
-            .state
-            .send_modify(|state| state.last = Some(stream.last));
-        let last_accepted = session.order.last();
-        if stream.last < last_accepted {
-            return Err(End::OpenAnew(
-                "the stream ends before what was read of it".to_owned(),
-            ));
-        }
-        if session.held.is_some() || accepted > 0 {
-            return Ok(());
-        }
-        let all_acked = session.acked >= last_accepted;
-        if all_acked && i64::try_from(durable.ack_pending).unwrap_or(i64::MAX) >= self.desk.max_ack_pending()
-        {
-            return Err(End::OpenAnew(
-                "the server waits for acks that it has been sent".to_owned(),
-            ));
-        }
-        if durable.pending > 0 {
-            return Err(End::OpenAnew(format!(
-                "{} messages are pending and none comes",
-                durable.pending
-            )));
-        }
-        if all_acked && stream.last > last_accepted {
-            let next = last_accepted.next();
-            if self.desk.any_at_or_after(next).await.map_err(unknown)? {
-                return Err(End::OpenAnew(format!(
-                    "message {next} or a later one is there and does not come"
-                )));
-            }
-            self.gap(next, stream.last, "the end of the stream was deleted")?;
-            session.order.skip_to(stream.last);
-        }
-        Ok(())
     }
 
     /// Waits for the connection; its epoch tells whether it was lost since.

@@ -182,21 +182,21 @@ impl Store {
     pub fn checkpoint(&self, truncate: bool) -> Result<bool, StoreError> {
         // A truncating checkpoint waits for readers as long as the busy time-out: not for more than a blink here.
         let blink = std::time::Duration::from_millis(if truncate { 20 } else { 0 });
-        let usual = std::time::Duration::from_secs(5);
-        let checkpoint = || -> Result<(i64, i64, i64), rusqlite::Error> {
-            self.conn.busy_timeout(blink)?;
-            let sql = if truncate {
-                "PRAGMA wal_checkpoint(TRUNCATE)"
-            } else {
-                "PRAGMA wal_checkpoint(PASSIVE)"
-            };
-            let outcome = self
-                .conn
-                .query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
-            self.conn.busy_timeout(usual)?;
-            outcome
-        };
-        let (busy, log, copied) = checkpoint().map_err(StoreError::sqlite("checkpoint"))?;
+        let mode = if truncate { "TRUNCATE" } else { "PASSIVE" };
+        let outcome = self.conn.busy_timeout(blink).and_then(|()| {
+            self.conn
+                .query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
+                    Ok((
+                        row.get::<_, i64>(0)?,
+                        row.get::<_, i64>(1)?,
+                        row.get::<_, i64>(2)?,
+                    ))
+                })
+        });
+        self.conn
+            .busy_timeout(open::BUSY_TIMEOUT)
+            .map_err(StoreError::sqlite("set the busy time-out"))?;
+        let (busy, log, copied) = outcome.map_err(StoreError::sqlite("checkpoint"))?;
         Ok(busy == 0 && log == copied)
     }
 

@@ -17,7 +17,7 @@ const WAL_RESET_FIXED: i32 = 3_051_003;
 /// An unclean stop is followed by a quick check of at most this long.
 const QUICK_CHECK_LIMIT: Duration = Duration::from_secs(10);
 /// How long a statement waits for another process's lock before the group is tried again.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// 8 KB: the compromise between large groups and lone rows.
 pub(super) const PAGE_SIZE_BYTES: u32 = 8192;
 

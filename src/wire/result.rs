@@ -246,3 +246,6 @@ impl<T: AsRef<str>> ExecResult<T> {
         self.is_signature_refusal() || self.skipped.unwrap_or_else(|| reserved.contains(&self.exit_code))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,6 +123,17 @@ impl Fetcher {
         })
     }
 
+    /// A fetcher with places of its own for looks and reads; what it learns of the store's silence is shared.
+    #[must_use]
+    pub fn beside(&self, concurrency: usize) -> Self {
+        let places = || Arc::new(Semaphore::new(concurrency.clamp(1, Semaphore::MAX_PERMITS)));
+        Self {
+            looks: places(),
+            reads: places(),
+            ..self.clone()
+        }
+    }
+
     /// Whether the breaker lets nothing through: the store did not answer several times in a row.
     #[must_use]
     pub fn is_broken(&self) -> bool {

@@ -1,0 +1,106 @@
+//! The store alone against a bare loop, by rows a transaction: `cargo bench --bench insert -- [--results N]`.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)]
+#![allow(clippy::let_underscore_must_use, clippy::string_slice)]
+
+mod support;
+
+use std::time::Instant;
+
+use bytestring::ByteString;
+use results_projector::projection::result::ResultMessage;
+use results_projector::store::{Advance, Counts, Owner, Standing, Store, StoreOptions};
+use results_projector::wire::kv::StreamName;
+use results_projector::wire::result::{ExecResult, decode_shared};
+use results_projector::wire::sequence::StreamSeq;
+use results_projector::wire::time::Timestamp;
+use support::{argument, bare::Bare, fleet};
+
+fn product(db: &std::path::Path, decoded: &[ExecResult<ByteString>], rows: usize) {
+    let me = Owner {
+        pid: std::process::id(),
+        started_at: String::new(),
+        host: String::new(),
+    };
+    let mut store = Store::open(db, &StoreOptions::default(), &me).unwrap();
+    store.checkpoint_every(400 << 20).unwrap();
+    let messages: Vec<ResultMessage> = decoded
+        .iter()
+        .map(|result| ResultMessage {
+            result: result.clone(),
+            stdout: None,
+            stderr: None,
+        })
+        .collect();
+    let mut standing = Standing::new(1, StreamSeq(1));
+    for (number, group) in messages.chunks(rows).enumerate() {
+        let mut tx = store.begin(Timestamp::from_unix_nanos(0)).unwrap();
+        if number == 0 {
+            tx.begin_incarnation(StreamName::Results, &standing).unwrap();
+        }
+        let from = standing.position;
+        for (at, message) in group.iter().enumerate() {
+            let seq = StreamSeq(from.0 + at as u64 + 1);
+            tx.result(1, seq, message.result.finished_at, message).unwrap();
+        }
+        let to = StreamSeq(from.0 + group.len() as u64);
+        standing.advance(
+            to,
+            None,
+            Counts {
+                projected: to.0,
+                ..Counts::default()
+            },
+        );
+        tx.advance(&Advance {
+            stream: StreamName::Results,
+            from,
+            to: standing.clone(),
+        })
+        .unwrap();
+        tx.commit().unwrap();
+    }
+    store.close();
+}
+
+fn main() {
+    let results = argument("results", 100_000_usize);
+    let planned = fleet::plan(
+        1,
+        &fleet::Profile {
+            results,
+            ..Default::default()
+        },
+    );
+    let decoded: Vec<ExecResult<ByteString>> = planned
+        .iter()
+        .map(|planned| decode_shared(&planned.payload).unwrap())
+        .collect();
+    println!(
+        "{:<12}{:>14}{:>14}{:>8}",
+        "rows a tx", "bare rows/s", "store rows/s", "ratio"
+    );
+    // The first run pays for the memory of all others.
+    let warm = tempfile::tempdir().unwrap();
+    product(&warm.path().join("warm.db"), &decoded, 20_000);
+    for rows in [1_000, 5_000, 20_000] {
+        let folder = tempfile::tempdir().unwrap();
+        rustix::fs::sync();
+        let started = Instant::now();
+        let mut bare = Bare::create(&folder.path().join("bare.db"));
+        let _commits = bare.insert(&decoded, rows);
+        bare.close();
+        let bare = results as f64 / started.elapsed().as_secs_f64();
+        rustix::fs::sync();
+        let started = Instant::now();
+        product(&folder.path().join("store.db"), &decoded, rows);
+        let store = results as f64 / started.elapsed().as_secs_f64();
+        println!("{rows:<12}{bare:>14.0}{store:>14.0}{:>8.2}", store / bare);
+    }
+}

@@ -77,9 +77,9 @@ fn main() {
         .prepare("SELECT 1 FROM execution_results WHERE result_id = ?1")
         .unwrap();
     let (mut visible, mut commits) = (Vec::new(), Vec::new());
-    for at in 0..results {
+    for (at, planned) in planned.iter().enumerate().take(results) {
         std::thread::sleep(Duration::from_millis(20));
-        let id = planned[at].result_id.clone().unwrap();
+        let id = planned.result_id.clone().unwrap();
         let started = Instant::now();
         publish(at);
         while !look.exists([&id]).unwrap() {
@@ -88,7 +88,7 @@ fn main() {
         }
         visible.push(started.elapsed().as_secs_f64() * 1e3);
         // A transaction of one row, as bare as can be, on the same disk at the same time.
-        let decoded = [decode_shared(&planned[at].payload).unwrap()];
+        let decoded = [decode_shared(&planned.payload).unwrap()];
         let started = Instant::now();
         bare.insert(&decoded, 1);
         commits.push(started.elapsed().as_secs_f64() * 1e3);

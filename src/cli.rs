@@ -26,7 +26,13 @@ pub struct Cli {
 #[derive(Clone, Debug, Default, Args)]
 pub struct GlobalArgs {
     /// Configuration file (default: /etc/results-projector/config.toml, where it exists)
-    #[arg(long, global = true, value_name = "FILE", env = "RESULTS_PROJECTOR_CONFIG")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "RESULTS_PROJECTOR_CONFIG",
+        hide_env_values = true
+    )]
     pub config: Option<PathBuf>,
     /// The database [env: RESULTS_PROJECTOR_DB]
     #[arg(long, global = true, value_name = "FILE")]
@@ -263,6 +269,21 @@ mod tests {
                 }
             }
         });
+    }
+
+    #[test]
+    fn the_help_of_every_command_is_as_it_was_reviewed() {
+        let mut root = Cli::command().term_width(110);
+        root.build();
+        let mut text = String::new();
+        walk(&root, &mut |command| {
+            text.push_str(&format!(
+                "===== {}\n{}\n",
+                command.get_name(),
+                command.clone().render_long_help()
+            ));
+        });
+        insta::assert_snapshot!(text);
     }
 
     #[test]

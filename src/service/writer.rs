@@ -3,6 +3,7 @@
 //! takes; a message's own makes that message a dead letter and nothing else.
 
 mod attempt;
+mod state;
 mod upkeep;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -11,17 +12,17 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use thiserror::Error;
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use super::work::{Cargo, Entry, Message, OwedQuestion, Unit, Work};
 use crate::source::flow::{Ack, Feedback, Standing as ReaderStanding};
 use crate::store::output_book::Owed;
-use crate::store::{Class, Standing, Store, StoreError};
+use crate::store::{Class, Standing, Store};
 use crate::wire::kv::StreamName;
-use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
+
+pub use state::{WriterLimits, WriterState, WriterStopped};
 
 /// Between two attempts while the environment does not allow a commit.
 const RETRY_PAUSES_MS: [u64; 6] = [20, 100, 500, 1_000, 2_000, 5_000];
@@ -29,53 +30,6 @@ const RETRY_PAUSES_MS: [u64; 6] = [20, 100, 500, 1_000, 2_000, 5_000];
 const IDLE_AFTER: Duration = Duration::from_millis(250);
 /// Messages over which the share of dead letters is watched.
 const WATCHED_MESSAGES: usize = 1_000;
-
-/// Limits of a group and of the file.
-#[derive(Clone, Copy, Debug)]
-pub struct WriterLimits {
-    /// Items in one transaction.
-    pub group_rows_max: usize,
-    /// Payload bytes in one transaction.
-    pub group_bytes_max: usize,
-    /// Size that the log may reach before it is cut back.
-    pub wal_bytes_max: u64,
-    /// Below so many free bytes on the disk nothing is written.
-    pub disk_reserve_bytes: u64,
-}
-
-/// What the writer is doing, for people and for `--until-caught-up`.
-#[derive(Clone, Debug, Default)]
-pub struct WriterState {
-    /// Committed positions.
-    pub positions: BTreeMap<StreamName, StreamSeq>,
-    /// Why it is not writing; `None` while it does.
-    pub not_writing: Option<String>,
-    /// Groups committed.
-    pub groups: u64,
-    /// Items committed.
-    pub items: u64,
-    /// More than half of the last thousand messages became dead letters.
-    pub mostly_dead: bool,
-}
-
-/// The writer cannot go on, and the process with it.
-#[derive(Debug, Error)]
-#[error("{reason}")]
-pub struct WriterStopped {
-    /// One line with the way out.
-    pub reason: String,
-    /// DESIGN §8.
-    pub exit_code: u8,
-}
-
-impl From<StoreError> for WriterStopped {
-    fn from(error: StoreError) -> Self {
-        Self {
-            reason: error.to_string(),
-            exit_code: error.exit_code(),
-        }
-    }
-}
 
 /// One stream, as the writer sees it.
 #[derive(Debug)]

@@ -7,7 +7,6 @@ use sha2::{Digest, Sha256};
 
 use super::StoreError;
 use super::output_book::hex;
-use super::position::int;
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
@@ -87,9 +86,7 @@ pub(super) fn enter(
 ) -> Result<u64, StoreError> {
     let what = || format!("keep {} {} as a dead letter", letter.stream, letter.seq);
     let published = letter.published.stored();
-    let (incarnation, seq) = int(incarnation)
-        .and_then(|inc| Ok((inc, int(letter.seq.0)?)))
-        .map_err(StoreError::sqlite(what()))?;
+    let seq = letter.seq.0;
     // Met again after the stream's sequences began a new life: the same message keeps its entry (DESIGN §3).
     let met_before: Option<i64> = conn
         .prepare_cached(
@@ -122,7 +119,7 @@ pub(super) fn enter(
             letter.reason,
             letter.headers,
             kept.then_some(&letter.payload[..]),
-            int(bytes)?,
+            bytes,
             hex(&Sha256::digest(&letter.payload)),
         ])
     })
@@ -162,7 +159,7 @@ pub fn list(
             "SELECT {COLUMNS} FROM projector_dead_letters WHERE ?1 IS NULL OR stream = ?1
              ORDER BY stream, incarnation, stream_seq LIMIT ?2"
         ))?;
-        let limit = limit.map_or(Ok(-1), int)?;
+        let limit = limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
         statement
             .query_map(params![stream.map(StreamName::as_str), limit], listed)?
             .collect()
@@ -187,7 +184,7 @@ pub fn show(
                  WHERE stream = ?1 AND stream_seq = ?2 AND (?3 IS NULL OR incarnation = ?3)
                  ORDER BY incarnation DESC LIMIT 1"
             ),
-            params![stream.as_str(), int(seq.0)?, incarnation.map(int).transpose()?],
+            params![stream.as_str(), seq.0, incarnation],
             |row| {
                 Ok(Shown {
                     listed: listed(row)?,

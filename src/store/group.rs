@@ -5,7 +5,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use super::completions::{Ledger, TriggerWatch};
 use super::dead_letters::{self, DeadLetter};
 use super::output_book::{self, Repair};
-use super::position::{self, Advance, Standing, int};
+use super::position::{self, Advance, Standing};
 use super::{Class, StoreError};
 use crate::projection::result::{Known, ResultMessage, RowChange, completion, row, row_change};
 use crate::wire::kv::StreamName;
@@ -251,9 +251,9 @@ impl<'s> Group<'s> {
             .and_then(|mut statement| {
                 statement.execute(params![
                     gap.stream.as_str(),
-                    int(incarnation)?,
-                    int(gap.first.0)?,
-                    int(gap.last.0)?,
+                    incarnation,
+                    gap.first.0,
+                    gap.last.0,
                     gap.reason,
                 ])
             })

@@ -5,7 +5,6 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use super::StoreError;
-use super::position::int;
 use crate::projection::output::Output;
 use crate::wire::output::{Attempt, State};
 use crate::wire::result::Field;
@@ -197,15 +196,12 @@ pub(super) fn reconsider_too_large(
     limit: u64,
     now: Timestamp,
 ) -> Result<usize, StoreError> {
-    int(limit)
-        .and_then(|limit| {
-            conn.execute(
-                "UPDATE projector_outputs SET next_try_wall = ?2
-                 WHERE state = 'too_large' AND state <> 'fetched' AND size_bytes <= ?1",
-                params![limit, now.stored()],
-            )
-        })
-        .map_err(StoreError::sqlite("reconsider the outputs that were too large"))
+    conn.execute(
+        "UPDATE projector_outputs SET next_try_wall = ?2
+         WHERE state = 'too_large' AND state <> 'fetched' AND size_bytes <= ?1",
+        params![limit, now.stored()],
+    )
+    .map_err(StoreError::sqlite("reconsider the outputs that were too large"))
 }
 
 const OWED_COLUMNS: &str = "result_id, field, object, published_at, attempts, since_wall";
@@ -261,7 +257,7 @@ pub fn list(conn: &Connection, state: Option<State>, limit: Option<u64>) -> Resu
              WHERE CASE WHEN ?1 IS NULL THEN state <> 'fetched' ELSE state = ?1 END
              ORDER BY published_at, result_id, field LIMIT ?2",
         )?;
-        let limit = limit.map_or(Ok(-1), int)?;
+        let limit = limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
         statement
             .query_map(params![state.map(State::as_str), limit], |row| {
                 Ok(Listed {

@@ -138,15 +138,15 @@ pub(super) fn write(conn: &Connection, advance: &Advance) -> Result<(), StoreErr
         .and_then(|mut statement| {
             statement.execute(params![
                 stream.as_str(),
-                int(to.incarnation)?,
-                int(from.0)?,
-                int(to.position.0)?,
+                to.incarnation,
+                from.0,
+                to.position.0,
                 to.mark.map(|mark| mark.published.stored()),
                 to.mark.map(|mark| mark.subject.to_string()),
-                int(to.counts.projected)?,
-                int(to.counts.dead)?,
-                int(to.counts.ignored)?,
-                int(to.counts.gap)?,
+                to.counts.projected,
+                to.counts.dead,
+                to.counts.ignored,
+                to.counts.gap,
                 past,
             ])
         })
@@ -173,9 +173,9 @@ pub(super) fn begin(conn: &Connection, stream: StreamName, standing: &Standing) 
     .and_then(|mut statement| {
         statement.execute(params![
             stream.as_str(),
-            int(standing.incarnation)?,
-            int(standing.first.0)?,
-            int(standing.position.0)?,
+            standing.incarnation,
+            standing.first.0,
+            standing.position.0,
             standing.mark.map(|mark| mark.published.stored()),
             standing.mark.map(|mark| mark.subject.to_string()),
             past,
@@ -271,11 +271,6 @@ fn mark(seq: StreamSeq, published: &str, subject: &str) -> Result<Mark, String> 
             .map_err(|error| format!("publish time {published:?}: {error}"))?,
         subject: SubjectHash::parse(subject).ok_or_else(|| format!("subject hash {subject:?}"))?,
     })
-}
-
-/// SQLite's integers are signed.
-pub(super) fn int(value: u64) -> Result<i64, rusqlite::Error> {
-    i64::try_from(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
 }
 
 #[cfg(test)]

@@ -423,6 +423,11 @@ async fn a_consumer_that_another_process_is_using_is_refused_and_can_be_taken_ov
         "{said}"
     );
     assert!(first.is_running());
+    // Another database altogether, with the same names at the server.
+    let (_elsewhere, other) = place();
+    let refused = run_with(&other, &server.url(), &["run"], &env);
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
+    assert!(text(&refused).contains(&format!("process {}", first.pid())) && first.is_running());
 
     let second = Projector::start_with(&copy, &server.url(), &["run", "--take-over-consumers"], &[]);
     let ended = first.wait_exit(PATIENCE);

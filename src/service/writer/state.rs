@@ -1,0 +1,56 @@
+//! What the writer is given, what it shows, and how it may end.
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+use crate::store::StoreError;
+use crate::wire::kv::StreamName;
+use crate::wire::sequence::StreamSeq;
+
+/// Limits of a group and of the file.
+#[derive(Clone, Copy, Debug)]
+pub struct WriterLimits {
+    /// Items in one transaction.
+    pub group_rows_max: usize,
+    /// Payload bytes in one transaction.
+    pub group_bytes_max: usize,
+    /// Size that the log may reach before it is cut back.
+    pub wal_bytes_max: u64,
+    /// Below so many free bytes on the disk nothing is written.
+    pub disk_reserve_bytes: u64,
+}
+
+/// What the writer is doing, for people and for `--until-caught-up`.
+#[derive(Clone, Debug, Default)]
+pub struct WriterState {
+    /// Committed positions.
+    pub positions: BTreeMap<StreamName, StreamSeq>,
+    /// Why it is not writing; `None` while it does.
+    pub not_writing: Option<String>,
+    /// Groups committed.
+    pub groups: u64,
+    /// Items committed.
+    pub items: u64,
+    /// More than half of the last thousand messages became dead letters.
+    pub mostly_dead: bool,
+}
+
+/// The writer cannot go on, and the process with it.
+#[derive(Debug, Error)]
+#[error("{reason}")]
+pub struct WriterStopped {
+    /// One line with the way out.
+    pub reason: String,
+    /// DESIGN §8.
+    pub exit_code: u8,
+}
+
+impl From<StoreError> for WriterStopped {
+    fn from(error: StoreError) -> Self {
+        Self {
+            reason: error.to_string(),
+            exit_code: error.exit_code(),
+        }
+    }
+}

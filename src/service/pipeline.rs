@@ -300,15 +300,12 @@ impl Pipeline {
             tokio::select! {
                 () = super::raised(&mut stop) => info!("stopping: finishing the group in hand"),
                 ended = &mut self.writer_done => writer_ended = Some(ended),
-                Some(reader) = self.readers.join_next() => {
-                    outcome = match reader {
-                        Ok(Ok(())) => Ok(()),
-                        Ok(Err(refused)) => Err(refused.into()),
-                        Err(error) => Err(ServiceError::Broken(format!("a reader broke: {error}"))),
-                    };
-                }
-                Some(_) = self.others.join_next() => {
-                    // They end when the writer does, which says why.
+                Some(reader) = self.readers.join_next() => outcome = reader_ended(reader),
+                Some(other) = self.others.join_next() => {
+                    // They end when their reader or the writer does, which says why; unless they broke.
+                    if let Err(error) = other {
+                        outcome = Err(ServiceError::Broken(format!("a stage broke: {error}")));
+                    }
                 }
                 reached = caught_up => match reached {
                     Ok(()) => self.repairer.attempt_pending_once().await,
@@ -331,16 +328,30 @@ impl Pipeline {
                 "the database did not finish in time; what was not committed comes again from the stream"
             ),
         }
-        // The readers send their last acks and end.
-        let last_acks = async { while self.readers.join_next().await.is_some() {} };
+        // The readers send their last acks and end; one may have a reason of its own to tell.
+        let mut last = Ok(());
+        let last_acks = async {
+            while let Some(reader) = self.readers.join_next().await {
+                last = std::mem::replace(&mut last, Ok(())).and(reader_ended(reader));
+            }
+        };
         if timeout(Duration::from_millis(500), last_acks).await.is_ok()
             && self.connection.state.borrow().connected
         {
             // A flush that does not come back costs nothing: acks are a courtesy.
             let _flushed = timeout(Duration::from_millis(300), self.connection.client.flush()).await;
         }
+        outcome = outcome.and(last);
         self.others.abort_all();
         outcome
+    }
+}
+
+/// How a reader ended.
+fn reader_ended(reader: Result<Result<(), Refused>, tokio::task::JoinError>) -> Result<(), ServiceError> {
+    match reader {
+        Ok(ended) => Ok(ended?),
+        Err(error) => Err(ServiceError::Broken(format!("a reader broke: {error}"))),
     }
 }
 

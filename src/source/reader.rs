@@ -37,6 +37,8 @@ pub struct Reader {
     generation: u64,
     opened: bool,
     failures: u32,
+    /// The reason that was logged last: repeats are not.
+    said: Option<String>,
 }
 
 /// How a reader behaves.
@@ -110,6 +112,7 @@ impl Reader {
             generation: 0,
             opened: false,
             failures: 0,
+            said: None,
         }
     }
 
@@ -140,14 +143,15 @@ impl Reader {
                     });
                 }
                 End::OpenAnew(reason) => {
-                    let first = self.wiring.state.borrow().not_reading.is_none();
-                    if first {
-                        info!(stream = %self.stream, generation = self.generation, reason, "opening the consumer anew");
-                    } else {
+                    let was_reading = self.wiring.state.borrow().not_reading.is_none();
+                    if self.said.as_deref() == Some(&reason) && !was_reading {
                         debug!(stream = %self.stream, reason, "still opening");
+                    } else {
+                        info!(stream = %self.stream, generation = self.generation, reason, "opening the consumer anew");
+                        self.said = Some(reason.clone());
                     }
                     self.wiring.state.send_modify(|state| {
-                        state.reopens += u64::from(first);
+                        state.reopens += u64::from(was_reading);
                         state.not_reading = Some(reason);
                     });
                     // The first error is followed at once: waiting out the client's own timers costs 20 s and more.

@@ -300,7 +300,8 @@ async fn read(fetcher: &Fetcher, pointer: Option<Pointer>) -> Option<Output> {
 
 /// Pointers that are not asked for: an empty name is no object (contract §9), and one outside the result's own folder
 /// is not read (D18).
-fn prejudge(object: &str, request_id: &str) -> Option<Attempt> {
+#[must_use]
+pub fn prejudge(object: &str, request_id: &str) -> Option<Attempt> {
     if object.is_empty() {
         Some(Attempt::Gone("the pointer is an empty text".to_owned()))
     } else if object::belongs_to(object, request_id) {

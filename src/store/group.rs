@@ -131,6 +131,14 @@ impl<'s> Group<'s> {
         }
     }
 
+    /// Makes sure that a stream stands where the caller thinks, before anything is written (I1).
+    ///
+    /// # Errors
+    /// [`StoreError::RefusedAdvance`] when it does not.
+    pub fn expect(&self, stream: StreamName, from: &Standing) -> Result<(), StoreError> {
+        position::expect(self.tx, stream, from)
+    }
+
     /// Projects one result: its row, its outputs' book, the ledgers, and its line in `projector_results`.
     ///
     /// # Errors

@@ -161,6 +161,26 @@ pub(super) fn write(conn: &Connection, advance: &Advance) -> Result<(), StoreErr
     }
 }
 
+/// Refuses a transaction that starts from another position than the stored one (I1), before anything is written.
+pub(super) fn expect(conn: &Connection, stream: StreamName, from: &Standing) -> Result<(), StoreError> {
+    let stored: Option<(u64, u64)> = conn
+        .prepare_cached(
+            "SELECT incarnation, position FROM projector_position WHERE stream = ?1 ORDER BY incarnation DESC LIMIT 1",
+        )
+        .and_then(|mut statement| {
+            statement.query_row([stream.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+        })
+        .map_err(StoreError::sqlite(format!("read the position of {stream}")))?;
+    match stored == Some((from.incarnation, from.position.0)) {
+        true => Ok(()),
+        false => Err(StoreError::RefusedAdvance {
+            stream: stream.to_string(),
+            from: from.position.0,
+            to: from.position.next().0,
+        }),
+    }
+}
+
 /// Begins an incarnation: a new row, at `first - 1`. Refused when that incarnation exists.
 pub(super) fn begin(conn: &Connection, stream: StreamName, standing: &Standing) -> Result<(), StoreError> {
     let past =

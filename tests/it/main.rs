@@ -17,5 +17,6 @@ mod bad_input;
 mod connect;
 mod outputs;
 mod reader;
+mod scenarios;
 mod survives;
 mod writer;

@@ -127,6 +127,9 @@ impl Writer {
         }
         let mut done = Done::default();
         let mut tx = self.store.begin(now())?;
+        for (stream, course) in &courses {
+            tx.expect(*stream, &course.from)?;
+        }
         let mut next = 0;
         loop {
             while next < group.len() {

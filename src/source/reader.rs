@@ -244,7 +244,7 @@ impl Reader {
                 },
             }
         };
-        self.record(&stream, &opening)?;
+        self.record(&stream, &opening, standing.is_some())?;
         let messages = self.desk.open(&opening).await.map_err(unknown)?;
         self.opened = true;
         self.wiring.state.send_modify(|state| {
@@ -268,14 +268,19 @@ impl Reader {
     }
 
     /// Says and hands on what the opening found, before any message of it.
-    fn record(&self, stream: &StreamFound, opening: &Opening) -> Result<(), End> {
+    fn record(&self, stream: &StreamFound, opening: &Opening, read_before: bool) -> Result<(), End> {
         if let Some(owner) = &opening.taken_from {
             info!(stream = %self.stream, owner, "taking over the consumer of a process that is gone");
         }
         if let Some(incarnation) = opening.incarnation {
-            if let Some(common) = incarnation.common {
-                warn!(stream = %self.stream, common = common.seq.0, last = stream.last.0,
-                    "the stream was restored or lost its tail: its sequences stand for other messages now; going on after the last message in common");
+            match incarnation.common {
+                Some(common) => {
+                    warn!(stream = %self.stream, common = common.seq.0, last = stream.last.0, "the stream was restored or lost its tail: its sequences stand for other messages now; going on after the last message in common");
+                }
+                None if read_before => {
+                    warn!(stream = %self.stream, last = stream.last.0, "the stream was made anew: no message is the one that was read; starting at its first");
+                }
+                None => {}
             }
             self.send(Read::Incarnation(incarnation))
                 .map_err(|_| End::Shutdown)?;

@@ -83,14 +83,26 @@ async fn a_consumer_left_behind_by_a_kill_with_deliveries_outstanding_is_taken_o
     let server = NatsServer::start();
     let js = server.fleet().await;
     let planned = small(23, 5_000);
-    publish(&js, &planned).await.unwrap();
+    publish(&js, &planned[..100]).await.unwrap();
     let (_folder, db) = place();
-    // Stopped in the middle: hundreds of deliveries are outstanding at the server.
     let projector = Projector::start(&db, &server.url());
-    wait_until("the consumer is there", PATIENCE, || position(&db) > 0);
+    wait_until("it writes", PATIENCE, || position(&db) == 100);
+    // While somebody locks the database nothing is committed, so nothing is acked.
+    let lock = rusqlite::Connection::open(&db).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    publish(&js, &planned[100..]).await.unwrap();
+    let mut consumer: jetstream::consumer::PullConsumer =
+        stream(&js).await.get_consumer(DURABLE).await.unwrap();
+    let outstanding = async {
+        while consumer.info().await.unwrap().num_ack_pending < 500 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, outstanding)
+        .await
+        .expect("hundreds of deliveries are outstanding");
     projector.kill();
-    let consumer: jetstream::consumer::PullConsumer = stream(&js).await.get_consumer(DURABLE).await.unwrap();
-    drop(consumer);
+    drop(lock);
     let started = std::time::Instant::now();
     catch_up(&db, &server.url());
     assert!(

@@ -1,6 +1,6 @@
 //! Parses the command line, runs one command, turns its outcome into an exit code.
 
-use std::io::{Write, stderr, stdout};
+use std::io::{IsTerminal, Write, stderr, stdout};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -28,8 +28,9 @@ fn main() -> ExitCode {
 }
 
 fn execute(flags: &GlobalArgs, config: &Config, command: Command) -> Result<ExitCode, CommandError> {
-    // A command that answers a question says nothing else while all is well.
-    let quieter = u8::from(!matches!(command, Command::Run(_)));
+    // A command that answers a question says nothing else while all is well; nor does one that draws its progress.
+    let draws = matches!(&command, Command::Run(args) if args.until_caught_up) && stderr().is_terminal();
+    let quieter = u8::from(draws || !matches!(command, Command::Run(_)));
     logging::start(&config.log, flags.verbose, flags.quiet + quieter);
     // Two workers: the writer has a thread of its own, and the server wants a core too.
     let runtime = tokio::runtime::Builder::new_multi_thread()

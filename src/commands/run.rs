@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write, stderr};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -95,10 +95,14 @@ async fn progress(watched: Watched) {
             ProgressDrawTarget::hidden()
         },
     );
-    if let Ok(style) =
-        ProgressStyle::with_template("{bar:32} {human_pos}/{human_len} messages  {per_sec}  {msg}")
-    {
-        bar.set_style(style);
+    let template = "{bar:32} {human_pos}/{human_len} messages  {rate}  {msg}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(
+            style.with_key("rate", |state: &ProgressState, to: &mut dyn std::fmt::Write| {
+                // A display that cannot be written to has nothing to tell.
+                let _shown = write!(to, "{:.0}/s", state.per_sec());
+            }),
+        );
     }
     let mut last_line = tokio::time::Instant::now();
     // The writer's state is gone when the writer is.
@@ -124,9 +128,11 @@ async fn progress(watched: Watched) {
                 say.clone_from(why);
             }
         }
-        bar.set_length(ends);
-        bar.set_position(reached);
-        bar.set_message(say.clone());
+        if ends > 0 || !say.is_empty() {
+            bar.set_length(ends);
+            bar.set_position(reached);
+            bar.set_message(say.clone());
+        }
         if !terminal && last_line.elapsed() >= LINE_EVERY {
             last_line = tokio::time::Instant::now();
             tracing::info!(position = reached, end = ends, waiting = say, "catching up");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::CommandError;
 use crate::cli::RunArgs;
@@ -60,7 +61,7 @@ pub async fn run(config: &Config, args: &RunArgs, out: &mut dyn Write) -> Result
     })
     .await;
     // The display ends when the service's state is gone; a bar must not be torn off in the middle.
-    let _ended = tokio::time::timeout(Duration::from_secs(1), display).await;
+    let _ended = timeout(Duration::from_secs(1), display).await;
     outcome?;
     if args.until_caught_up && !*stopped.borrow() {
         owed(config, out)?;
@@ -105,8 +106,9 @@ async fn progress(watched: Watched) {
         );
     }
     let mut last_line = tokio::time::Instant::now();
+    let mut writer = watched.writer.clone();
     // The writer's state is gone when the writer is.
-    while watched.writer.has_changed().is_ok() {
+    while !matches!(timeout(DRAW_EVERY, writer.changed()).await, Ok(Err(_))) {
         let mut reached = 0;
         let mut ends = 0;
         let mut say = String::new();
@@ -137,7 +139,6 @@ async fn progress(watched: Watched) {
             last_line = tokio::time::Instant::now();
             tracing::info!(position = reached, end = ends, waiting = say, "catching up");
         }
-        tokio::time::sleep(DRAW_EVERY).await;
     }
     bar.finish_and_clear();
 }

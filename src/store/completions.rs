@@ -13,11 +13,12 @@ use crate::projection::result::Completion;
 
 const TRIGGERS: &str = include_str!("../../migrations/read_model/0001_results.sql");
 
-/// Keys and the greatest end of one group's successes, in key order: neighbours share index pages.
+/// The greatest end of one group's successes, by job and PC, and by job, version and PC. Nested, so that noting a key
+/// that is there already copies nothing; ordered, since neighbours share index pages.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    jobs: BTreeMap<(String, String), String>,
-    versions: BTreeMap<(String, String, String), String>,
+    jobs: BTreeMap<String, BTreeMap<String, String>>,
+    versions: BTreeMap<(String, String), BTreeMap<String, String>>,
 }
 
 impl Ledger {
@@ -28,15 +29,20 @@ impl Ledger {
             pc_id,
             version,
         } = *completion;
-        keep_greater(
-            self.jobs
-                .entry((job_id.to_owned(), pc_id.to_owned()))
-                .or_default(),
-            finished_at,
-        );
+        match self.jobs.get_mut(job_id) {
+            Some(pcs) => keep_greater(pcs, pc_id, finished_at),
+            None => keep_greater(
+                self.jobs.entry(job_id.to_owned()).or_default(),
+                pc_id,
+                finished_at,
+            ),
+        }
         if let Some(version) = version {
-            let key = (job_id.to_owned(), version.to_owned(), pc_id.to_owned());
-            keep_greater(self.versions.entry(key).or_default(), finished_at);
+            let pcs = self
+                .versions
+                .entry((job_id.to_owned(), version.to_owned()))
+                .or_default();
+            keep_greater(pcs, pc_id, finished_at);
         }
     }
 
@@ -48,16 +54,20 @@ impl Ledger {
                  ON CONFLICT (job_id, pc_id) DO UPDATE SET last_success_at = excluded.last_success_at
                  WHERE excluded.last_success_at > last_success_at",
             )?;
-            for ((job_id, pc_id), at) in &self.jobs {
-                job.execute(params![job_id, pc_id, at])?;
+            for (job_id, pcs) in &self.jobs {
+                for (pc_id, at) in pcs {
+                    job.execute(params![job_id, pc_id, at])?;
+                }
             }
             let mut version = conn.prepare_cached(
                 "INSERT INTO job_version_completions (job_id, version, pc_id, last_success_at) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT (job_id, version, pc_id) DO UPDATE SET last_success_at = excluded.last_success_at
                  WHERE excluded.last_success_at > last_success_at",
             )?;
-            for ((job_id, version_text, pc_id), at) in &self.versions {
-                version.execute(params![job_id, version_text, pc_id, at])?;
+            for ((job_id, version_text), pcs) in &self.versions {
+                for (pc_id, at) in pcs {
+                    version.execute(params![job_id, version_text, pc_id, at])?;
+                }
             }
             Ok(())
         };
@@ -68,9 +78,11 @@ impl Ledger {
     }
 }
 
-fn keep_greater(kept: &mut String, text: &str) {
-    if text > kept.as_str() {
-        text.clone_into(kept);
+fn keep_greater(pcs: &mut BTreeMap<String, String>, pc_id: &str, text: &str) {
+    match pcs.get_mut(pc_id) {
+        Some(kept) if text > kept.as_str() => text.clone_into(kept),
+        Some(_) => {}
+        None => drop(pcs.insert(pc_id.to_owned(), text.to_owned())),
     }
 }
 

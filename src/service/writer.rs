@@ -100,6 +100,7 @@ pub struct Writer {
     recent_dead: VecDeque<bool>,
     commits_since_checkpoint: u32,
     checkpoint_step: u64,
+    small_groups: u32,
     last_commit: Instant,
 }
 
@@ -130,6 +131,7 @@ impl Writer {
             recent_dead: VecDeque::with_capacity(WATCHED_MESSAGES),
             commits_since_checkpoint: 0,
             checkpoint_step: 0,
+            small_groups: 0,
             last_commit: Instant::now(),
         }
     }

@@ -16,16 +16,25 @@ const QUIET_WAL_BYTES: u64 = 32 << 20;
 /// groups have changed.
 const BACKLOG_WAL_BYTES: u64 = 400 << 20;
 
+/// So many small groups in a row mean that the stream is caught up.
+const CAUGHT_UP_GROUPS: u32 = 16;
+
 impl Writer {
     /// Large checkpoints in a backlog, where twenty groups change the same page; small ones when caught up, so that no
     /// lone commit waits long for one. A log that a reader keeps growing is cut back as soon as the reader allows.
     pub(super) fn bound_log(&mut self, backlog: bool) {
-        let step = if backlog {
-            BACKLOG_WAL_BYTES
+        self.small_groups = if backlog {
+            0
         } else {
+            self.small_groups.saturating_add(1)
+        };
+        let caught_up = self.small_groups >= CAUGHT_UP_GROUPS;
+        let step = if caught_up {
             QUIET_WAL_BYTES
+        } else {
+            BACKLOG_WAL_BYTES
         }
-        .min(self.limits.wal_bytes_max / 2);
+        .min(self.limits.wal_bytes_max / 5 * 4);
         if step != self.checkpoint_step {
             self.checkpoint_step = step;
             if let Err(error) = self.store.checkpoint_every(step) {

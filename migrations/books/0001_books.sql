@@ -26,8 +26,7 @@ CREATE TABLE projector_gaps (
     PRIMARY KEY (stream, incarnation, first_seq)
 ) STRICT, WITHOUT ROWID;
 
--- One row a result message, in the order of projection. No key and no index: written by appending only, which costs
--- a third of what an ordered key would.
+-- One row a result message, in the order of projection. No key and no index: written by appending only.
 CREATE TABLE projector_results (
     incarnation  INTEGER NOT NULL,
     stream_seq   INTEGER NOT NULL,

@@ -90,8 +90,7 @@ pub struct Writer {
     lanes: BTreeMap<StreamName, Lane>,
     limits: WriterLimits,
     state: watch::Sender<WriterState>,
-    /// Committed groups, to be taken apart elsewhere: freeing twenty thousand messages takes as long as inserting a
-    /// thousand.
+    /// Committed groups, to be freed elsewhere: that is no work for the thread that everything waits for.
     finished: Sender<Vec<Unit>>,
     /// Told when a commit has left outputs owed.
     owed: Arc<Notify>,

@@ -13,8 +13,8 @@ use crate::wire::kv::StreamName;
 use crate::wire::sequence::{Mark, StreamSeq, SubjectHash};
 use crate::wire::time::Timestamp;
 
-/// What one message in flight costs besides its bytes, measured: the handles of its texts, its place in a queue, the
-/// allocator's share.
+/// What one message in flight costs besides its bytes, estimated from peak memory under a backlog: the handles of its
+/// texts, its place in a queue, the allocator's share.
 const ITEM_OVERHEAD_BYTES: usize = 1_536;
 
 /// The budget for messages between the server and their commit (I6). A message is charged for its payload twice:

@@ -1,10 +1,17 @@
 //! Bytes and types: what agents put on the wire and what it means. Pure, never panics on outside data.
 //! May touch: `serde_json`, `chrono`, `bytes`. May not: NATS, SQLite, the clock, the file system.
 
+mod duration;
+pub mod fence;
+pub mod inventory;
+pub mod json;
 pub mod kv;
+pub mod manifest;
 pub mod object;
 pub mod output;
 pub mod result;
 pub mod sequence;
+pub mod started;
 pub mod subject;
+mod text;
 pub mod time;

@@ -6,11 +6,11 @@ use std::fmt;
 use bytes::Bytes;
 use bytestring::ByteString;
 use serde::Deserialize;
-use serde::de::{self, Deserializer, Visitor};
-use thiserror::Error;
 use uuid::Uuid;
 
 use super::kv;
+pub use super::text::DecodeError;
+use super::text::{self, Borrowed};
 use super::time::Timestamp;
 
 /// One of a result's two outputs.
@@ -95,59 +95,13 @@ fn none<T>() -> Option<T> {
     None
 }
 
-/// Why a payload is no `ExecResult`, and where.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum DecodeError {
-    /// Not a text at all.
-    #[error("not valid UTF-8 at byte {at}")]
-    Utf8 {
-        /// Offset of the first bad byte.
-        at: usize,
-    },
-    /// Not JSON, or not of the right shape.
-    #[error("{0}")]
-    Json(String),
-}
-
-/// A text borrowed from the payload where it stands there as it is, else unescaped.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Borrowed<'a>(Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Borrowed<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl<'de> Visitor<'de> for Text {
-            type Value = Borrowed<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text")
-            }
-
-            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Borrowed(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Borrowed(Cow::Owned(text.to_owned())))
-            }
-
-            fn visit_string<E: de::Error>(self, text: String) -> Result<Self::Value, E> {
-                Ok(Borrowed(Cow::Owned(text)))
-            }
-        }
-        deserializer.deserialize_str(Text)
-    }
-}
-
 /// Decodes a payload; texts are borrowed from it.
 ///
 /// # Errors
 /// What is wrong and where; never longer than a line.
 pub fn decode(payload: &[u8]) -> Result<ExecResult<Cow<'_, str>>, DecodeError> {
-    let text = std::str::from_utf8(payload).map_err(|error| DecodeError::Utf8 {
-        at: error.valid_up_to(),
-    })?;
-    from_text(text).map(|result| result.map(|text| text.0))
+    let result: ExecResult<Borrowed<'_>> = text::json(text::utf8(payload)?)?;
+    Ok(result.map(|text| text.0))
 }
 
 /// Decodes a payload; each text is a slice of it, or a copy where JSON had escapes. So a result travels between
@@ -156,29 +110,9 @@ pub fn decode(payload: &[u8]) -> Result<ExecResult<Cow<'_, str>>, DecodeError> {
 /// # Errors
 /// As [`decode`].
 pub fn decode_shared(payload: &Bytes) -> Result<ExecResult<ByteString>, DecodeError> {
-    let shared = ByteString::try_from(payload.clone()).map_err(|_| DecodeError::Utf8 {
-        at: std::str::from_utf8(payload).map_or_else(|error| error.valid_up_to(), str::len),
-    })?;
-    let result = from_text(&shared)?;
-    Ok(result.map(|text| match text.0 {
-        Cow::Borrowed(text) => shared.slice_ref(text),
-        Cow::Owned(text) => ByteString::from(text),
-    }))
-}
-
-fn from_text(text: &str) -> Result<ExecResult<Borrowed<'_>>, DecodeError> {
-    serde_json::from_str(text).map_err(|error| {
-        let text = error.to_string();
-        // Outside text may stand in the message: it is shown on terminals, and in one line.
-        let shown = text.chars().flat_map(|c| {
-            if c.is_control() {
-                c.escape_default().collect()
-            } else {
-                vec![c]
-            }
-        });
-        DecodeError::Json(shown.take(300).collect())
-    })
+    let whole = text::shared(payload)?;
+    let result: ExecResult<Borrowed<'_>> = text::json(&whole)?;
+    Ok(result.map(|text| text::share(&whole, text)))
 }
 
 impl<T> ExecResult<T> {

@@ -88,10 +88,11 @@ impl Timestamp {
         self.0.timestamp_nanos_opt()
     }
 
-    /// Later by `delta`; `None` beyond what can be represented.
+    /// Later by `delta`; `None` beyond what can be represented, which is a year of four digits (§6.2).
     #[must_use]
     pub fn checked_add(self, delta: TimeDelta) -> Option<Self> {
-        self.0.checked_add_signed(delta).map(Self)
+        let sum = self.0.checked_add_signed(delta)?;
+        (0..=9999).contains(&sum.year()).then_some(Self(sum))
     }
 }
 

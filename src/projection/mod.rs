@@ -1,5 +1,13 @@
 //! The rules: a message and what is known give changes. Pure: no I/O, no clock, no random value (I4).
-//! May touch: `wire`. May not: NATS, SQLite, tokio.
+//! May touch: `wire`, `serde_json`, `sha2`. May not: NATS, SQLite, tokio.
 
+pub mod check;
+pub mod explode;
+pub mod feed;
+pub mod hints;
+pub mod history;
+pub mod issue;
+pub mod manifests;
 pub mod output;
 pub mod result;
+pub mod spec;

@@ -130,6 +130,7 @@ mod tests {
     use super::*;
     use crate::projection::explode::{Column, ColumnKind, drop_repeated, elements};
     use proptest::prelude::*;
+    use serde_json::Number;
 
     fn spec() -> ExplodeSpec {
         let column = |name: &str, kind| Column {
@@ -163,18 +164,14 @@ mod tests {
     }
 
     /// Kind, identity, before, after.
-    fn told(events: &[Event]) -> Vec<[&str; 4]> {
-        let text = |text: &'_ Option<String>| -> String { text.clone().unwrap_or_default() };
+    fn told(events: &[Event]) -> Vec<String> {
+        let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
         events
             .iter()
             .map(|event| {
-                [
-                    event.kind.as_str().to_owned(),
-                    text(&event.identity_json),
-                    text(&event.before_json),
-                    text(&event.after_json),
-                ]
-                .map(|text| &*text.leak())
+                let [identity, before, after] =
+                    [&event.identity_json, &event.before_json, &event.after_json].map(text);
+                format!("{} {identity} {before} {after}", event.kind.as_str())
             })
             .collect()
     }
@@ -205,8 +202,6 @@ mod tests {
         ];
         prop::collection::vec(element, 0..12).prop_map(|elements| json!({ "apps": elements }))
     }
-
-    use serde_json::Number;
 
     proptest! {
         #[test]
@@ -251,24 +246,13 @@ mod tests {
             &json!([{"name": "c"}, {"name": "a", "size": 1}, {"name": "b"}]),
             &json!([{"name": "d", "x": 1}, {"name": "a", "size": 2}]),
         );
-        let before = r#"{"name":"a","score":null,"size":1}"#;
         assert_eq!(
             told(&events),
             [
-                ["added", r#"{"name":"d"}"#, "", r#"{"name":"d","x":1}"#],
-                ["changed", r#"{"name":"a"}"#, before, r#"{"name":"a","size":2}"#],
-                [
-                    "removed",
-                    r#"{"name":"c"}"#,
-                    r#"{"name":"c","score":null,"size":null}"#,
-                    ""
-                ],
-                [
-                    "removed",
-                    r#"{"name":"b"}"#,
-                    r#"{"name":"b","score":null,"size":null}"#,
-                    ""
-                ],
+                r#"added {"name":"d"} - {"name":"d","x":1}"#,
+                r#"changed {"name":"a"} {"name":"a","score":null,"size":1} {"name":"a","size":2}"#,
+                r#"removed {"name":"c"} {"name":"c","score":null,"size":null} -"#,
+                r#"removed {"name":"b"} {"name":"b","score":null,"size":null} -"#,
             ]
         );
     }
@@ -276,8 +260,10 @@ mod tests {
     #[test]
     fn elements_without_a_key_are_one_identity() {
         let events = events(&json!([{"size": 1}]), &json!(["x", {"size": 5}]));
-        let before = r#"{"name":null,"score":null,"size":1}"#;
-        assert_eq!(told(&events), [["changed", r#"{"name":null}"#, before, r#""x""#]]);
+        assert_eq!(
+            told(&events),
+            [r#"changed {"name":null} {"name":null,"score":null,"size":1} "x""#]
+        );
     }
 
     #[test]

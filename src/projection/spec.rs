@@ -1,7 +1,7 @@
 //! Which explode specs are valid and allowed (contract §7.5.1, §7.5.2). A spec is data from outside that names tables
 //! and columns, so what is not plainly harmless is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::explode::{Column, ColumnKind, ExplodeSpec, free_rowid};
 use super::issue::IssueCode;
@@ -220,7 +220,7 @@ fn columns(sent: &[manifest::Column]) -> Result<Vec<Column>, String> {
     if sent.len() > COLUMNS_MAX {
         return Err(format!("more than {COLUMNS_MAX} columns"));
     }
-    let mut seen: Vec<String> = BUILT_IN.map(str::to_owned).to_vec();
+    let mut seen = BTreeSet::from(BUILT_IN.map(str::to_owned));
     let mut columns = Vec::with_capacity(sent.len());
     for column in sent {
         let name = quoted(&column.field);
@@ -230,11 +230,9 @@ fn columns(sent: &[manifest::Column]) -> Result<Vec<Column>, String> {
         let kind = column.kind.as_deref().unwrap_or("text");
         let kind = ColumnKind::parse(kind)
             .ok_or_else(|| format!("column {name} is of the unknown type {}", quoted(kind)))?;
-        let lower = column.field.to_ascii_lowercase();
-        if seen.contains(&lower) {
+        if !seen.insert(column.field.to_ascii_lowercase()) {
             return Err(format!("column {name} stands twice or is built in"));
         }
-        seen.push(lower);
         columns.push(Column {
             name: column.field.clone(),
             kind,
@@ -248,14 +246,16 @@ fn columns(sent: &[manifest::Column]) -> Result<Vec<Column>, String> {
 }
 
 fn key(sent: &[String], columns: &[Column]) -> Result<Vec<usize>, String> {
+    let places = columns.iter().enumerate();
+    let places: BTreeMap<&str, usize> = places.map(|(at, column)| (column.name.as_str(), at)).collect();
     let mut key = Vec::new();
+    let mut seen = BTreeSet::new();
     for name in sent {
-        let column = columns
-            .iter()
-            .position(|column| column.name == *name)
+        let place = places
+            .get(name.as_str())
             .ok_or_else(|| format!("{} of the primary key is no column", quoted(name)))?;
-        if !key.contains(&column) {
-            key.push(column);
+        if seen.insert(*place) {
+            key.push(*place);
         }
     }
     if key.is_empty() {

@@ -26,14 +26,18 @@ CREATE TABLE projector_gaps (
     PRIMARY KEY (stream, incarnation, first_seq)
 ) STRICT, WITHOUT ROWID;
 
--- One row a result message, in the order of projection. No key and no index: written by appending only.
+-- One row a result message, in the order of projection: what a pair (PC and job) is derived from, again if need be.
+-- No index besides the row's own number: written by appending only.
 CREATE TABLE projector_results (
+    entry        INTEGER PRIMARY KEY,
     incarnation  INTEGER NOT NULL,
     stream_seq   INTEGER NOT NULL,
     published_ns INTEGER NOT NULL,  -- nanoseconds since 1970
     result_id    TEXT NOT NULL,
     pc_id        TEXT NOT NULL,     -- the message's own; the row's may come from the start event
-    job_id       TEXT
+    job_id       TEXT,
+    counts       INTEGER NOT NULL,  -- 0: a duplicate, which changed nothing
+    evidence     INTEGER NOT NULL   -- 0: a check learns nothing from it (contract §3.3)
 ) STRICT;
 
 CREATE TABLE projector_dead_letters (
@@ -54,6 +58,7 @@ CREATE TABLE projector_dead_letters (
 CREATE TABLE projector_outputs (
     result_id     TEXT NOT NULL,
     field         TEXT NOT NULL CHECK (field IN ('stdout', 'stderr')),
+    entry         INTEGER NOT NULL, -- of its message in projector_results
     object        TEXT NOT NULL,
     state         TEXT NOT NULL CHECK (state IN ('fetched', 'pending', 'gone', 'too_large', 'refused')),
     reason        TEXT,
@@ -67,3 +72,47 @@ CREATE TABLE projector_outputs (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX projector_outputs_due ON projector_outputs (next_try_wall) WHERE next_try_wall IS NOT NULL;
 CREATE INDEX projector_outputs_missing ON projector_outputs (state) WHERE state <> 'fetched';
+
+-- Per pair whose job has hints: the hints it was derived under, and whether later results must wait.
+CREATE TABLE projector_derivations (
+    job_id      TEXT NOT NULL,
+    pc_id       TEXT NOT NULL,
+    hints_hash  TEXT NOT NULL,
+    first_entry INTEGER NOT NULL,  -- the pair's first result, in projector_results; 0: older ones were projected by others
+    state       TEXT NOT NULL CHECK (state IN ('settled', 'waiting', 'due')),
+    PRIMARY KEY (job_id, pc_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX projector_derivations_open ON projector_derivations (state) WHERE state <> 'settled';
+
+-- The results of a pair whose hints wait, in the order in which they will be applied.
+CREATE TABLE projector_waiting (
+    job_id TEXT NOT NULL,
+    pc_id  TEXT NOT NULL,
+    entry  INTEGER NOT NULL,
+    PRIMARY KEY (job_id, pc_id, entry)
+) STRICT, WITHOUT ROWID;
+
+-- Parts of good messages that could not be projected: per pair and part the newest, gone once the part succeeds.
+CREATE TABLE projector_issues (
+    job_id      TEXT NOT NULL,
+    pc_id       TEXT NOT NULL,
+    part        TEXT NOT NULL,
+    code        TEXT NOT NULL,
+    stream      TEXT NOT NULL,
+    incarnation INTEGER NOT NULL,
+    stream_seq  INTEGER NOT NULL,
+    result_id   TEXT NOT NULL,
+    reason      TEXT NOT NULL,
+    PRIMARY KEY (job_id, pc_id, part, code)
+) STRICT, WITHOUT ROWID;
+
+-- Executions that were seen before their row (contract §7.3).
+CREATE TABLE projector_unsettled (
+    exec_id    TEXT PRIMARY KEY,
+    since_wall TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The results met so far in the first pass over an adopted file; empty once that is over.
+CREATE TABLE projector_first_pass (
+    result_id TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;

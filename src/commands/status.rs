@@ -9,17 +9,20 @@ use serde::Serialize;
 
 use super::{CommandError, JSON_VERSION, text};
 use crate::config::Config;
+use crate::projection::manifests::Manifests;
+use crate::service::beside::WARNING;
 use crate::service::pipeline::STREAMS;
-use crate::source::connect;
-use crate::source::opening;
+use crate::source::{connect, manifests, opening};
+use crate::store::derive::{PairCounts, issues};
 use crate::store::report::{self, GapReport, StreamReport};
 use crate::store::{file_bytes, read_only, wal_path};
 use crate::wire::time::Timestamp;
 
 /// The server has so long to say where the streams end.
 const ASK_LIMIT: Duration = Duration::from_secs(3);
-/// Gaps that are shown without `--json`.
+/// Gaps, and issues, that are shown without `--json`.
 const GAPS_SHOWN: usize = 5;
+const ISSUES_SHOWN: usize = 5;
 
 #[derive(Serialize)]
 struct Document {
@@ -31,6 +34,22 @@ struct Document {
     dead_letters: u64,
     dead_letters_without_payload: u64,
     gaps: Vec<GapReport>,
+    pairs: Pairs,
+    issues: Vec<issues::Listed>,
+    unsettled_executions: u64,
+    /// The backend's own projector writes the same tables; `null` when it cannot be told, or does not matter.
+    backend_is_projecting: Option<bool>,
+}
+
+/// Derived tables, by pairs of a PC and a job.
+#[derive(Serialize)]
+struct Pairs {
+    /// With a result that waits for an output.
+    waiting: u64,
+    /// To be derived anew.
+    due: u64,
+    /// Derived under other hints than their manifest has now; `null` when the manifests cannot be read.
+    older_hints: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -39,6 +58,10 @@ struct Database {
     id: String,
     bytes: u64,
     wal_bytes: u64,
+    /// The backend's own file.
+    adopted: bool,
+    /// The rows that the backend's projector wrote are still compared with their messages.
+    first_pass: bool,
 }
 
 #[derive(Serialize)]
@@ -65,11 +88,19 @@ struct Stream {
 /// The database's, the output's.
 pub async fn status(config: &Config, as_json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
     let report = report::read(&read_only(&config.store.path)?)?;
-    let (ends, unavailable) = ask(config).await;
+    let asked = tokio::time::timeout(ASK_LIMIT, ask(config, report.adopted)).await;
+    let (outside, unavailable) = match asked {
+        Ok(Ok(outside)) => (outside, None),
+        Ok(Err(why)) => (Outside::default(), Some(why)),
+        Err(_) => (
+            Outside::default(),
+            Some(format!("no answer within {} s", ASK_LIMIT.as_secs())),
+        ),
+    };
     let streams = report
         .streams
         .into_iter()
-        .map(|stream| with_lag(stream, &ends))
+        .map(|stream| with_lag(stream, &outside.ends))
         .collect::<Vec<_>>();
     let document = Document {
         schema_version: JSON_VERSION,
@@ -78,6 +109,8 @@ pub async fn status(config: &Config, as_json: bool, out: &mut dyn Write) -> Resu
             id: report.database_id,
             bytes: file_bytes(&config.store.path),
             wal_bytes: file_bytes(&wal_path(&config.store.path)),
+            adopted: report.adopted,
+            first_pass: report.first_pass,
         },
         server: Server { unavailable },
         streams,
@@ -85,6 +118,16 @@ pub async fn status(config: &Config, as_json: bool, out: &mut dyn Write) -> Resu
         dead_letters: report.dead_letters,
         dead_letters_without_payload: report.dead_letters_without_payload,
         gaps: report.gaps,
+        pairs: Pairs {
+            waiting: report.pairs.waiting,
+            due: report.pairs.due,
+            older_hints: outside
+                .manifests
+                .map(|manifests| older_hints(&report.pairs, &manifests)),
+        },
+        issues: report.issues,
+        unsettled_executions: report.unsettled_executions,
+        backend_is_projecting: outside.backend_is_projecting,
     };
     if as_json {
         serde_json::to_writer_pretty(&mut *out, &document)?;
@@ -95,30 +138,46 @@ pub async fn status(config: &Config, as_json: bool, out: &mut dyn Write) -> Resu
     Ok(())
 }
 
-/// Where the streams end: `None` for one that does not exist.
-async fn ask(config: &Config) -> (BTreeMap<String, Option<u64>>, Option<String>) {
-    let asking = async {
-        let connection = connect::once(&config.nats)
+/// What only the server knows.
+#[derive(Default)]
+struct Outside {
+    /// Where the streams end: `None` for one that does not exist.
+    ends: BTreeMap<String, Option<u64>>,
+    manifests: Option<Manifests>,
+    backend_is_projecting: Option<bool>,
+}
+
+async fn ask(config: &Config, adopted: bool) -> Result<Outside, String> {
+    let connection = connect::once(&config.nats)
+        .await
+        .map_err(|error| error.to_string())?;
+    let js = opening::context(connection.client, config.nats.js_domain.as_deref());
+    let mut outside = Outside::default();
+    for stream in STREAMS {
+        let end = opening::last_seq(&js, stream)
             .await
             .map_err(|error| error.to_string())?;
-        let js = opening::context(connection.client, config.nats.js_domain.as_deref());
-        let mut ends = BTreeMap::new();
-        for stream in STREAMS {
-            let end = opening::last_seq(&js, stream)
-                .await
-                .map_err(|error| error.to_string())?;
-            ends.insert(stream.to_string(), end.map(|end| end.0));
-        }
-        Ok::<_, String>(ends)
-    };
-    match tokio::time::timeout(ASK_LIMIT, asking).await {
-        Ok(Ok(ends)) => (ends, None),
-        Ok(Err(why)) => (BTreeMap::new(), Some(why)),
-        Err(_) => (
-            BTreeMap::new(),
-            Some(format!("no answer within {} s", ASK_LIMIT.as_secs())),
-        ),
+        outside.ends.insert(stream.to_string(), end.map(|end| end.0));
     }
+    // A login that may not read the bucket still sees how far the streams are.
+    outside.manifests = manifests::snapshot(&js)
+        .await
+        .ok()
+        .map(|documents| Manifests::compile(documents.unwrap_or_default()));
+    if adopted {
+        outside.backend_is_projecting = opening::backend_is_projecting(&js).await;
+    }
+    Ok(outside)
+}
+
+/// Pairs that stand under other hints than their job's manifest has now. A job without hints keeps what it has.
+fn older_hints(pairs: &PairCounts, manifests: &Manifests) -> u64 {
+    pairs
+        .by_hints
+        .iter()
+        .filter(|(job_id, hash, _)| manifests.hints(job_id).is_some_and(|hints| hints.hash != *hash))
+        .map(|(_, _, pairs)| pairs)
+        .sum()
 }
 
 fn with_lag(report: StreamReport, ends: &BTreeMap<String, Option<u64>>) -> Stream {
@@ -160,6 +219,17 @@ fn print(document: &Document, out: &mut dyn Write) -> Result<(), CommandError> {
         text::size(database.bytes),
         text::size(database.wal_bytes)
     )?;
+    if database.adopted {
+        let pass = if database.first_pass {
+            "; its rows are still compared with their messages"
+        } else {
+            ""
+        };
+        writeln!(out, "           the backend's own file{pass}")?;
+    }
+    if document.backend_is_projecting == Some(true) {
+        writeln!(out, "warning    {WARNING}")?;
+    }
     match &server.unavailable {
         None => writeln!(out, "server     answers")?,
         Some(why) => writeln!(out, "server     {}", text::inert(why, 300))?,
@@ -220,6 +290,35 @@ fn print(document: &Document, out: &mut dyn Write) -> Result<(), CommandError> {
             String::new()
         }
     )?;
+    let Pairs {
+        waiting,
+        due,
+        older_hints,
+    } = &document.pairs;
+    let older = older_hints.map_or_else(|| "?".to_owned(), |pairs| pairs.to_string());
+    writeln!(
+        out,
+        "pairs      {waiting} wait for an output, {due} to be derived anew, {older} under older hints"
+    )?;
+    writeln!(out, "issues     {}", document.issues.len())?;
+    for issue in document.issues.iter().take(ISSUES_SHOWN) {
+        writeln!(
+            out,
+            "issue      {} of {} on {}: {}: {}",
+            text::inert(&issue.part, 80),
+            text::inert(&issue.job_id, 80),
+            text::inert(&issue.pc_id, 80),
+            issue.code,
+            text::inert(&issue.reason, 160)
+        )?;
+    }
+    if document.issues.len() > ISSUES_SHOWN {
+        writeln!(
+            out,
+            "           and {} more; --json shows all",
+            document.issues.len() - ISSUES_SHOWN
+        )?;
+    }
     for gap in gaps.iter().rev().take(GAPS_SHOWN) {
         writeln!(
             out,

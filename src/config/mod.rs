@@ -111,6 +111,8 @@ pub struct Group {
     pub max_rows: usize,
     /// Payload bytes in one transaction.
     pub max_bytes: u64,
+    /// Longest transaction on a file that the backend writes too.
+    pub max_time: Duration,
 }
 
 /// `[log]`
@@ -193,6 +195,7 @@ impl Config {
             group: Group {
                 max_rows: layers.count("group.max_rows")?,
                 max_bytes: layers.bytes("group.max_bytes")?,
+                max_time: layers.duration("group.max_time")?,
             },
             dead_letter_bytes_max: layers.bytes("dead_letters.max_bytes")?,
             log: Log {

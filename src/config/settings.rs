@@ -178,6 +178,11 @@ pub(super) const SETTINGS: &[Setting] = &[
     plain("group.max_rows", "20000", "items in one transaction"),
     plain("group.max_bytes", "32 MiB", "payload in one transaction"),
     plain(
+        "group.max_time",
+        "250 ms",
+        "longest transaction on the backend's own file, which others write too",
+    ),
+    plain(
         "dead_letters.max_bytes",
         "1 GiB",
         "payloads that the dead-letter book keeps; beyond it the stream holds them",

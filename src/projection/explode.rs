@@ -142,7 +142,8 @@ impl ExplodeSpec {
 }
 
 /// The first of the row id's three names that is none of these columns.
-pub(super) fn free_rowid<'a>(columns: impl Iterator<Item = &'a str> + Clone) -> Option<&'static str> {
+#[must_use]
+pub fn free_rowid<'a>(columns: impl Iterator<Item = &'a str> + Clone) -> Option<&'static str> {
     ["rowid", "_rowid_", "oid"]
         .into_iter()
         .find(|name| !columns.clone().any(|column| column.eq_ignore_ascii_case(name)))

@@ -21,13 +21,15 @@ pub enum IssueCode {
     FeedFieldNotArray,
     /// Elements of a feed without a key; left out (§7.8.3).
     FeedItemWithoutKey,
+    /// The database does not take it: a value too large, a constraint of somebody else's.
+    NotStored,
     /// The job's manifest does not decode: the result counts as having none (§4.3).
     ManifestUndecodable,
 }
 
 impl IssueCode {
     /// All codes, in the order of the contract.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::InventoryNotJson,
         Self::ExplodeSpecInvalid,
         Self::ExplodeTableRefused,
@@ -36,6 +38,7 @@ impl IssueCode {
         Self::FeedNotObject,
         Self::FeedFieldNotArray,
         Self::FeedItemWithoutKey,
+        Self::NotStored,
         Self::ManifestUndecodable,
     ];
 
@@ -51,6 +54,7 @@ impl IssueCode {
             Self::FeedNotObject => "feed_not_object",
             Self::FeedFieldNotArray => "feed_field_not_array",
             Self::FeedItemWithoutKey => "feed_item_without_key",
+            Self::NotStored => "not_stored",
             Self::ManifestUndecodable => "manifest_undecodable",
         }
     }

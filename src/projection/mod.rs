@@ -2,6 +2,7 @@
 //! May touch: `wire`, `serde_json`, `sha2`. May not: NATS, SQLite, tokio.
 
 pub mod check;
+pub mod execution;
 pub mod explode;
 pub mod feed;
 pub mod hints;
@@ -11,3 +12,4 @@ pub mod manifests;
 pub mod output;
 pub mod result;
 pub mod spec;
+pub mod start;

@@ -45,8 +45,10 @@ impl ResultMessage {
 pub enum Known {
     /// No row.
     Absent,
-    /// A row without an end: known from its start event only, or given up by the backend's reaper.
-    Unfinished,
+    /// A row without an end: known from its start event only.
+    InFlight,
+    /// A row that the backend's reaper has given up: a real result still replaces what it wrote.
+    Reaped,
     /// A row that a result has finished.
     Finished,
 }
@@ -67,7 +69,7 @@ pub enum RowChange {
 pub fn row_change(known: Known) -> RowChange {
     match known {
         Known::Absent => RowChange::Insert,
-        Known::Unfinished => RowChange::Finish,
+        Known::InFlight | Known::Reaped => RowChange::Finish,
         Known::Finished => RowChange::Nothing,
     }
 }
@@ -139,7 +141,8 @@ mod tests {
     #[test]
     fn the_first_result_in_the_stream_counts_and_a_duplicate_changes_nothing() {
         assert_eq!(row_change(Known::Absent), RowChange::Insert);
-        assert_eq!(row_change(Known::Unfinished), RowChange::Finish);
+        assert_eq!(row_change(Known::InFlight), RowChange::Finish);
+        assert_eq!(row_change(Known::Reaped), RowChange::Finish);
         assert_eq!(row_change(Known::Finished), RowChange::Nothing);
     }
 

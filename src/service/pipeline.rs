@@ -7,20 +7,24 @@ use std::time::Duration;
 
 use chrono::Utc;
 use thiserror::Error;
-use tokio::sync::{Notify, mpsc as tokio_mpsc, watch};
+use tokio::sync::{mpsc as tokio_mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::beside::Beside;
+use super::derive::Rederiver;
 use super::repair::{self, Repairer};
 use super::resolve::{ObjectBudget, Resolver};
 use super::work::Work;
-use super::writer::{Lane, Writer, WriterLimits, WriterState, WriterStopped};
+use super::writer::{Bells, Lane, Writer, WriterLimits, WriterState, WriterStopped};
 use crate::config::Config;
+use crate::projection::manifests::Manifests;
 use crate::source::connect::{self, ConnectError, Connection};
 use crate::source::fetch::{FetchLimits, Fetcher};
 use crate::source::flow::{Budget, Feedback, ReaderState, Refused, Wiring};
+use crate::source::manifests::{Documents, Watcher};
 use crate::source::opening::{Desk, Identity, PullOptions, create_output_store};
 use crate::source::reader::{Reader, ReaderSettings};
 use crate::store::{Owner, Store, StoreError, StoreOptions, Synchronous};
@@ -28,8 +32,8 @@ use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
 
-/// The streams that are read. EVENTS and INVENTORY follow with the tables that they fill.
-pub const STREAMS: [StreamName; 1] = [StreamName::Results];
+/// The streams that are read, each whole.
+pub const STREAMS: [StreamName; 3] = StreamName::ALL;
 
 /// After SIGTERM: the group in hand, its commit and its ack.
 const DRAIN_LIMIT: Duration = Duration::from_secs(4);
@@ -185,12 +189,14 @@ impl Pipeline {
     ) -> Result<Self, ServiceError> {
         let broken = |what: String| ServiceError::Broken(what);
         let (shutdown, down) = watch::channel(false);
+        let (mut readers, mut others) = (JoinSet::new(), JoinSet::new());
+        let manifests = manifests(config, options, &connection, &down, &mut others).await?;
         // Unbounded channels: what is in them holds permits of the budgets, which bound them by bytes (I6).
         let (works, works_rx) = mpsc::channel::<Work>();
         let budget = Budget::new(config.source.in_flight_bytes);
         let fetcher = fetcher(config, &connection).await.map_err(broken)?;
         let objects = ObjectBudget::new(config.outputs.in_flight_bytes);
-        let owed = Arc::new(Notify::new());
+        let bells = Bells::default();
         let identity = Identity {
             nonce: Uuid::new_v4().to_string(),
             owner: format!(
@@ -202,7 +208,6 @@ impl Pipeline {
                 store.path().display()
             ),
         };
-        let (mut readers, mut others) = (JoinSet::new(), JoinSet::new());
         let (mut lanes, mut states) = (BTreeMap::new(), BTreeMap::new());
         for stream in STREAMS {
             let (items, items_rx) = tokio_mpsc::unbounded_channel();
@@ -249,20 +254,31 @@ impl Pipeline {
             fetcher: fetcher.beside(repair::CONCURRENCY),
             works: works.clone(),
             budget: ObjectBudget::new(config.outputs.repair_in_flight_bytes),
-            owed: owed.clone(),
+            owed: bells.owed.clone(),
             give_up_after: config.outputs.give_up_after,
         };
         if !options.until_caught_up {
             others.spawn(repairer.clone().run(down.clone()));
         }
+        let rederiver = Rederiver {
+            database: store.path().to_owned(),
+            works: works.clone(),
+            due: bells.due.clone(),
+        };
+        others.spawn(rederiver.run(down.clone()));
+        if store.is_adopted() {
+            let beside = Beside::new(&connection, config);
+            others.spawn(beside.watch(down.clone()));
+        }
         let (state, writer_state) = watch::channel(WriterState::default());
         let limits = WriterLimits {
             group_rows_max: config.group.max_rows,
             group_bytes_max: usize::try_from(config.group.max_bytes).unwrap_or(usize::MAX),
+            group_time_max: store.is_adopted().then_some(config.group.max_time),
             wal_bytes_max: config.store.wal_bytes_max,
             disk_reserve_bytes: config.store.disk_reserve_bytes,
         };
-        let writer = Writer::new(store, works_rx, lanes, limits, state, owed, down);
+        let writer = Writer::new(store, works_rx, lanes, limits, state, manifests, bells, down);
         let (done, writer_done) = tokio::sync::oneshot::channel();
         std::thread::Builder::new()
             .name("writer".to_owned())
@@ -400,6 +416,52 @@ async fn caught_up(
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// The manifests in force, watched; returns once the first snapshot of the bucket is whole.
+async fn manifests(
+    config: &Config,
+    options: RunOptions,
+    connection: &Connection,
+    down: &watch::Receiver<bool>,
+    others: &mut JoinSet<()>,
+) -> Result<watch::Receiver<Arc<Manifests>>, ServiceError> {
+    let (to, mut documents) = watch::channel(None);
+    let watcher = Watcher {
+        client: connection.client.clone(),
+        js_domain: config.nats.js_domain.clone(),
+        connection: connection.state.clone(),
+        check_interval: config.source.check_interval,
+        to,
+    };
+    others.spawn(watcher.run(down.clone()));
+    let limit = if options.until_caught_up {
+        SILENCE_LIMIT
+    } else {
+        Duration::MAX
+    };
+    let is_whole = matches!(
+        timeout(limit, documents.wait_for(Option::is_some)).await,
+        Ok(Ok(_))
+    );
+    if !is_whole {
+        return Err(ServiceError::Unavailable(
+            "the bucket jobs cannot be read; are its permissions granted?".to_owned(),
+        ));
+    }
+    let compile = |documents: &watch::Ref<'_, Option<Arc<Documents>>>| {
+        let documents = documents.as_ref().map(|documents| (**documents).clone());
+        Arc::new(Manifests::compile(documents.unwrap_or_default()))
+    };
+    let first = compile(&documents.borrow_and_update());
+    let (manifests, in_force) = watch::channel(first);
+    others.spawn(async move {
+        // An error is a watcher that has ended.
+        while documents.changed().await.is_ok() {
+            manifests.send_replace(compile(&documents.borrow_and_update()));
+        }
+    });
+    Ok(in_force)
 }
 
 async fn fetcher(config: &Config, connection: &Connection) -> Result<Fetcher, String> {

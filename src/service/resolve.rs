@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use async_nats::HeaderMap;
+use bytes::Bytes;
 use bytestring::ByteString;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -14,12 +15,12 @@ use super::work::{Cargo, Entry, Envelope, Message, Work};
 use crate::projection::output::Output;
 use crate::projection::result::ResultMessage;
 use crate::source::fetch::{Fetcher, Found, Looked};
-use crate::source::flow::{Delivery, Item, Read};
+use crate::source::flow::{Item, Read};
 use crate::wire::kv::StreamName;
 use crate::wire::output::Attempt;
 use crate::wire::result::{ExecResult, decode_shared};
 use crate::wire::time::Timestamp;
-use crate::wire::{object, subject};
+use crate::wire::{inventory, object, started, subject};
 
 /// Results whose objects are under way at once; more wait in the channel behind, bounded by their permits.
 const PENDING_MAX: usize = 1024;
@@ -178,11 +179,11 @@ impl Resolver {
         let stale = generation < *self.generation.borrow();
         let mut waits = None;
         let cargo = match read {
-            Read::Incarnation(incarnation) => Cargo::Incarnation(incarnation),
+            Read::Incarnation { incarnation, last } => Cargo::Incarnation { incarnation, last },
             Read::Gap { first, last, reason } => Cargo::Gap { first, last, reason },
             Read::Rest(reply) => Cargo::Rest(reply),
             Read::Delivery(delivery) => {
-                let content = decode(stream, &delivery);
+                let content = decode(stream, &delivery.subject, &delivery.payload);
                 if let Message::Result { result, .. } = &content
                     && !stale
                     && (result.result.stdout_object.is_some() || result.result.stderr_object.is_some())
@@ -312,22 +313,25 @@ pub fn prejudge(object: &str, request_id: &str) -> Option<Attempt> {
 }
 
 /// Bytes into a message, or the reason why not (contract §7.9).
-fn decode(stream: StreamName, delivery: &Delivery) -> Message {
-    let subject = delivery.subject.as_str();
+#[must_use]
+pub fn decode(stream: StreamName, subject: &str, payload: &Bytes) -> Message {
     if !subject::belongs_to(stream, subject) {
         let shown: String = subject.escape_debug().take(200).collect();
         return Message::Dead(format!("subject \"{shown}\" is not one of the stream {stream}"));
     }
-    match decode_shared(&delivery.payload) {
-        Ok(result) => Message::Result {
+    let decoded = match stream {
+        StreamName::Results => decode_shared(payload).map(|result| Message::Result {
             result: ResultMessage {
                 result,
                 stdout: None,
                 stderr: None,
             },
-        },
-        Err(error) => Message::Dead(error.to_string()),
-    }
+        }),
+        StreamName::Events if !subject::is_start(subject) => return Message::Ignored,
+        StreamName::Events => started::decode_shared(payload).map(Message::Started),
+        StreamName::Inventory => inventory::decode(subject, payload).map(Message::Snapshot),
+    };
+    decoded.unwrap_or_else(|error| Message::Dead(error.to_string()))
 }
 
 /// Headers as the dead-letter book keeps them: JSON, name to list of values.

@@ -1,15 +1,19 @@
 //! What reaches the writer: items of the streams in their order, late attempts at outputs, questions.
 
+use bytestring::ByteString;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::projection::result::ResultMessage;
 use crate::source::flow::{Delivery, Standing};
 use crate::source::reconcile::Incarnation;
+use crate::store::derive::{DuePair, OwnedPair};
 use crate::store::output_book::{Owed, Repair};
+use crate::wire::inventory::Snapshot;
 use crate::wire::kv::StreamName;
 use crate::wire::output::Attempt;
 use crate::wire::result::Field;
 use crate::wire::sequence::StreamSeq;
+use crate::wire::started::EventStarted;
 
 /// What the writer is asked to do.
 #[derive(Debug)]
@@ -18,6 +22,8 @@ pub enum Work {
     Entry(Entry),
     /// A late attempt at an owed output.
     Repair(Box<RepairWork>),
+    /// Pairs that are due, with what they are derived from.
+    Derive(Vec<DuePair>),
     /// Which outputs are owed?
     Owed {
         /// Past their time only, or all that are pending, after this one.
@@ -64,7 +70,12 @@ pub struct Entry {
 #[derive(Debug)]
 pub enum Cargo {
     /// A new life of the stream's sequences, or its first.
-    Incarnation(Incarnation),
+    Incarnation {
+        /// Why, and from where.
+        incarnation: Incarnation,
+        /// The stream's last sequence when it was looked at.
+        last: StreamSeq,
+    },
     /// Sequences that no longer exist.
     Gap {
         /// First missing sequence.
@@ -103,6 +114,12 @@ pub enum Message {
         /// For the rules.
         result: ResultMessage,
     },
+    /// A start event.
+    Started(EventStarted<ByteString>),
+    /// A snapshot of the stream INVENTORY.
+    Snapshot(Snapshot),
+    /// Not ours by rule: counted, nothing else (I3).
+    Ignored,
     /// It cannot be projected: why.
     Dead(String),
 }
@@ -112,6 +129,10 @@ pub enum Message {
 pub(super) enum Unit {
     Entry(Entry),
     Repair(Box<RepairWork>),
+    /// A due pair, to be derived anew.
+    Derive(DuePair),
+    /// A pair of which more waits than one transaction should apply.
+    Release(OwnedPair),
 }
 
 impl Unit {
@@ -131,11 +152,11 @@ impl Unit {
                             _ => 0,
                         })
                         .sum(),
-                    Message::Dead(_) => 0,
+                    _ => 0,
                 };
                 envelope.delivery.payload.len() + objects
             }
-            Self::Entry(_) => 0,
+            Self::Entry(_) | Self::Derive(_) | Self::Release(_) => 0,
             Self::Repair(work) => match &work.repair.output.attempt {
                 Attempt::Fetched { content, .. } => content.len(),
                 _ => 0,

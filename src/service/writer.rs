@@ -3,6 +3,7 @@
 //! takes; a message's own makes that message a dead letter and nothing else.
 
 mod attempt;
+mod sharing;
 mod state;
 mod upkeep;
 
@@ -15,10 +16,12 @@ use chrono::Utc;
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
+use self::sharing::{Settling, Sharing};
 use super::work::{Cargo, Entry, Message, OwedQuestion, Unit, Work};
+use crate::projection::manifests::Manifests;
 use crate::source::flow::{Ack, Feedback, Standing as ReaderStanding};
 use crate::store::output_book::Owed;
-use crate::store::{Class, Standing, Store};
+use crate::store::{Class, Left, Standing, Store};
 use crate::wire::kv::StreamName;
 use crate::wire::time::Timestamp;
 
@@ -53,10 +56,13 @@ impl Lane {
     }
 }
 
-/// The channel, and what was taken from it while a group was being closed.
+/// The channel, and what comes before it.
 #[derive(Debug)]
 struct Intake {
     works: Receiver<Work>,
+    /// What the last group had no time for, and what it left to be done.
+    left_over: VecDeque<Unit>,
+    /// What was taken from the channel and is no part of a group.
     put_back: Option<Work>,
 }
 
@@ -67,8 +73,17 @@ impl Intake {
             && group.len() < limits.group_rows_max
             && *bytes < limits.group_bytes_max
         {
+            if let Some(unit) = self.left_over.pop_front() {
+                *bytes += unit.bytes();
+                group.push(unit);
+                continue;
+            }
             let unit = match self.works.try_recv() {
                 Err(_) => return,
+                Ok(Work::Derive(pairs)) => {
+                    self.left_over.extend(pairs.into_iter().map(Unit::Derive));
+                    continue;
+                }
                 Ok(Work::Entry(entry)) if !matches!(entry.cargo, Cargo::Rest(_)) => Unit::Entry(entry),
                 Ok(Work::Repair(repair)) => Unit::Repair(repair),
                 Ok(other) => {
@@ -78,6 +93,13 @@ impl Intake {
             };
             *bytes += unit.bytes();
             group.push(unit);
+        }
+    }
+
+    /// Puts units before everything else, in their order.
+    fn give_back(&mut self, units: Vec<Unit>) {
+        for unit in units.into_iter().rev() {
+            self.left_over.push_front(unit);
         }
     }
 }
@@ -92,8 +114,11 @@ pub struct Writer {
     state: watch::Sender<WriterState>,
     /// Committed groups, to be freed elsewhere: that is no work for the thread that everything waits for.
     finished: Sender<Vec<Unit>>,
-    /// Told when a commit has left outputs owed.
-    owed: Arc<Notify>,
+    /// The manifests in force.
+    manifests: watch::Receiver<Arc<Manifests>>,
+    bells: Bells,
+    sharing: Sharing,
+    settling: Settling,
     shutdown: watch::Receiver<bool>,
     /// Of the last messages: which became dead letters.
     recent_dead: VecDeque<bool>,
@@ -103,29 +128,47 @@ pub struct Writer {
     last_commit: Instant,
 }
 
+/// Rung after a commit, for those who work beside the live path.
+#[derive(Clone, Debug, Default)]
+pub struct Bells {
+    /// Outputs are owed.
+    pub owed: Arc<Notify>,
+    /// Pairs are due.
+    pub due: Arc<Notify>,
+}
+
 impl Writer {
     /// A writer on an open store.
     #[must_use]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is an end of another channel, wired in one place"
+    )]
     pub fn new(
         store: Store,
         works: Receiver<Work>,
         lanes: BTreeMap<StreamName, Lane>,
         limits: WriterLimits,
         state: watch::Sender<WriterState>,
-        owed: Arc<Notify>,
+        manifests: watch::Receiver<Arc<Manifests>>,
+        bells: Bells,
         shutdown: watch::Receiver<bool>,
     ) -> Self {
         Self {
             store,
             intake: Intake {
                 works,
+                left_over: VecDeque::new(),
                 put_back: None,
             },
             finished: take_apart(),
             lanes,
             limits,
             state,
-            owed,
+            manifests,
+            bells,
+            sharing: Sharing::default(),
+            settling: Settling::default(),
             shutdown,
             recent_dead: VecDeque::with_capacity(WATCHED_MESSAGES),
             commits_since_checkpoint: 0,
@@ -149,6 +192,13 @@ impl Writer {
                 });
             }
         }
+        // What was left by a process before this one.
+        let waiting = self.store.waiting_pairs()?;
+        self.intake
+            .left_over
+            .extend(waiting.into_iter().map(Unit::Release));
+        self.settling.needed = self.store.any_unsettled()?;
+        self.bells.due.notify_one();
         let outcome = self.work();
         self.store.close();
         outcome
@@ -156,6 +206,14 @@ impl Writer {
 
     fn work(&mut self) -> Result<(), WriterStopped> {
         loop {
+            self.settle();
+            if let Some(unit) = self.intake.left_over.pop_front() {
+                if *self.shutdown.borrow() {
+                    return Ok(());
+                }
+                self.gather(unit)?;
+                continue;
+            }
             let Some(work) = self.next_work()? else {
                 return Ok(());
             };
@@ -176,6 +234,7 @@ impl Writer {
                 }) => self.rest(stream, reply)?,
                 Work::Entry(entry) => self.gather(Unit::Entry(entry))?,
                 Work::Repair(repair) => self.gather(Unit::Repair(repair))?,
+                Work::Derive(pairs) => self.intake.left_over.extend(pairs.into_iter().map(Unit::Derive)),
             }
         }
     }
@@ -186,13 +245,18 @@ impl Writer {
             return Ok(Some(work));
         }
         loop {
-            if self.commits_since_checkpoint == 0 {
-                return Ok(self.intake.works.recv().ok());
-            }
-            match self.intake.works.recv_timeout(IDLE_AFTER) {
+            let wait = match (self.commits_since_checkpoint > 0, self.settling.needed) {
+                (true, _) => IDLE_AFTER,
+                (false, true) => sharing::SETTLE_EVERY,
+                (false, false) => return Ok(self.intake.works.recv().ok()),
+            };
+            match self.intake.works.recv_timeout(wait) {
                 Ok(work) => return Ok(Some(work)),
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
-                Err(RecvTimeoutError::Timeout) => self.idle(),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.idle();
+                    self.settle();
+                }
             }
         }
     }
@@ -203,7 +267,10 @@ impl Writer {
         let mut bytes = first.bytes();
         group.push(first);
         self.intake.add_waiting(&self.limits, &mut group, &mut bytes);
-        self.see_through(group, bytes)
+        let started = Instant::now();
+        self.see_through(group, bytes)?;
+        self.share(started);
+        Ok(())
     }
 
     /// Tries a group until it is committed, however long the environment takes.
@@ -336,7 +403,7 @@ impl Writer {
     /// Items of openings that are over: the reader reads them again.
     fn drop_stale(&self, group: &mut Vec<Unit>) {
         group.retain(|unit| match unit {
-            Unit::Repair(_) => true,
+            Unit::Repair(_) | Unit::Derive(_) | Unit::Release(_) => true,
             Unit::Entry(entry) => self
                 .lanes
                 .get(&entry.stream)
@@ -350,6 +417,17 @@ impl Writer {
             commit_seconds = done.commit_time.as_secs_f64(),
             "committed"
         );
+        let Left {
+            more_waiting,
+            due,
+            unsettled,
+        } = done.left;
+        self.intake
+            .give_back(more_waiting.into_iter().map(Unit::Release).collect());
+        self.settling.needed |= unsettled;
+        if due {
+            self.bells.due.notify_one();
+        }
         let backlog = self.intake.put_back.is_some() || group.len() >= self.limits.group_rows_max / 4;
         let items = group.len() as u64;
         for (stream, standing) in done.standings {
@@ -393,7 +471,7 @@ impl Writer {
         // An error is a thread that is gone: then the group is dropped here.
         let _handed_on = self.finished.send(group);
         if done.owes_outputs {
-            self.owed.notify_one();
+            self.bells.owed.notify_one();
         }
         self.commits_since_checkpoint += 1;
         self.last_commit = Instant::now();

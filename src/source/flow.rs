@@ -93,7 +93,12 @@ impl Delivery {
 #[derive(Debug)]
 pub enum Read {
     /// A new life of the stream's sequences begins, or its first.
-    Incarnation(Incarnation),
+    Incarnation {
+        /// Why, and from where.
+        incarnation: Incarnation,
+        /// The stream's last sequence when it was looked at.
+        last: StreamSeq,
+    },
     /// A message.
     Delivery(Delivery),
     /// Sequences that no longer exist, in their place in the order.

@@ -9,6 +9,7 @@
 pub mod connect;
 pub mod fetch;
 pub mod flow;
+pub mod manifests;
 pub mod opening;
 pub mod order;
 pub mod reader;

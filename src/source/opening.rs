@@ -34,7 +34,7 @@ pub struct AskError {
 }
 
 impl AskError {
-    fn new(what: impl Into<String>, why: impl ToString) -> Self {
+    pub(super) fn new(what: impl Into<String>, why: impl ToString) -> Self {
         Self {
             what: what.into(),
             why: why.to_string(),
@@ -425,6 +425,42 @@ pub async fn last_seq(js: &jetstream::Context, stream: StreamName) -> Result<Opt
             _ => Err(AskError::new(format!("ask for the stream {stream}"), error)),
         },
     }
+}
+
+/// The state of a bucket's stream; `None` when there is no such bucket.
+///
+/// # Errors
+/// When the leader does not answer.
+pub(super) async fn bucket_state(
+    js: &jetstream::Context,
+    bucket: &str,
+) -> Result<Option<jetstream::stream::State>, AskError> {
+    match js.get_stream(format!("KV_{bucket}")).await {
+        Ok(found) => Ok(Some(found.cached_info().state.clone())),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Ok(None)
+            }
+            _ => Err(AskError::new(format!("ask for the bucket {bucket}"), error)),
+        },
+    }
+}
+
+/// Whether the backend's own projector is at work on a stream (contract §2.6): its durable, there and not paused.
+/// `None` when it cannot be told.
+pub async fn backend_is_projecting(js: &jetstream::Context) -> Option<bool> {
+    for (stream, durable) in kv::BACKEND_DURABLES {
+        let handle = js.get_stream_no_info(stream).await.ok()?;
+        match handle.consumer_info(durable).await {
+            Ok(info) if !info.paused => return Some(true),
+            Ok(_) => {}
+            Err(error) => match error.kind() {
+                ConsumerInfoErrorKind::NotFound => {}
+                _ => return None,
+            },
+        }
+    }
+    Some(false)
 }
 
 /// Sleeps for a random time between two bounds, in milliseconds.

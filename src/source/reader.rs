@@ -282,8 +282,11 @@ impl Reader {
                 }
                 None => {}
             }
-            self.send(Read::Incarnation(incarnation))
-                .map_err(|_| End::Shutdown)?;
+            self.send(Read::Incarnation {
+                incarnation,
+                last: stream.last,
+            })
+            .map_err(|_| End::Shutdown)?;
         }
         if let Some((first, last)) = opening.gap {
             self.gap(first, last, super::reconcile::GAP_BEFORE_FIRST)?;

@@ -1,27 +1,36 @@
 //! One transaction: rows, books and positions together, or nothing (I1).
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+use std::sync::Arc;
+
+use rusqlite::{CachedStatement, Connection, params};
 
 use super::completions::{Ledger, TriggerWatch};
 use super::dead_letters::{self, DeadLetter};
+use super::derive::{Deriver, DuePair, Evidence, OwnedPair, Pair, Presence, Released, Shapes};
+use super::executions::{self, Tally};
 use super::output_book::{self, Repair};
 use super::position::{self, Advance, Standing};
-use super::{Class, StoreError};
-use crate::projection::result::{Known, ResultMessage, RowChange, completion, row, row_change};
+use super::rows::{self, Started};
+use super::{Class, StoreError, adoption, snapshots};
+use crate::projection::execution::Delta;
+use crate::projection::manifests::Manifests;
+use crate::projection::result::{
+    Completion, Known, ResultMessage, ResultRow, RowChange, completion, row, row_change,
+};
+use crate::projection::start;
+use crate::wire::inventory::Snapshot;
 use crate::wire::kv::StreamName;
+use crate::wire::output::{Attempt, State};
 use crate::wire::result::Field;
 use crate::wire::sequence::StreamSeq;
+use crate::wire::started::EventStarted;
 use crate::wire::time::Timestamp;
+use bytestring::ByteString;
 
-/// Asking and inserting in one step: only a row that is there already costs a second look.
-const INSERT_RESULT: &str =
-    "INSERT INTO execution_results (result_id, request_id, exec_id, pc_id, exit_code, stdout,
-         stderr, started_at, finished_at, recorded_at, job_id, parent_result_id, skipped)
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
-     ON CONFLICT (result_id) DO NOTHING";
 const INSERT_MESSAGE: &str =
-    "INSERT INTO projector_results (incarnation, stream_seq, published_ns, result_id, pc_id, job_id)
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    "INSERT INTO projector_results (incarnation, stream_seq, published_ns, result_id, pc_id, job_id, counts,
+         evidence)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
 
 fn begin_immediate(conn: &Connection) -> Result<usize, rusqlite::Error> {
     conn.prepare_cached("BEGIN IMMEDIATE")
@@ -63,29 +72,16 @@ pub struct Gap {
     pub reason: String,
 }
 
-/// An open transaction on the writer's connection. Dropped without a commit, it leaves nothing.
-pub struct Group<'s> {
-    tx: &'s Connection,
-    /// The two statements of every row, held: looking them up for each would cost as much as binding them.
-    insert_result: CachedStatement<'s>,
-    insert_message: CachedStatement<'s>,
-    /// `None` while other triggers than the known two are there: then the triggers write the ledgers.
-    ledger: Option<Ledger>,
-    letters: &'s mut LetterRoom,
-    letter_bytes_added: u64,
-    now_wall: Timestamp,
-    advanced: Vec<Committed>,
-}
-
-impl Drop for Group<'_> {
-    fn drop(&mut self) {
-        // SQLite may have rolled back by itself; after a commit there is nothing to roll back.
-        if !self.tx.is_autocommit()
-            && let Err(error) = self.tx.execute_batch("ROLLBACK")
-        {
-            tracing::warn!(%error, "a transaction was not rolled back");
-        }
-    }
+/// What a transaction needs of the store besides its connection.
+#[derive(Debug)]
+pub(super) struct Desk {
+    pub(super) triggers: TriggerWatch,
+    pub(super) letters: LetterRoom,
+    pub(super) shapes: Shapes,
+    /// The backend's own file.
+    pub(super) adopted: bool,
+    /// See [`adoption::first_pass`].
+    pub(super) first_pass: Option<StreamSeq>,
 }
 
 /// How many payload bytes the dead-letter book may still take.
@@ -95,22 +91,70 @@ pub(super) struct LetterRoom {
     pub(super) bytes_max: u64,
 }
 
+/// An open transaction on the writer's connection. Dropped without a commit, it leaves nothing.
+pub struct Group<'s> {
+    tx: &'s Connection,
+    /// The two statements of every row, held: looking them up for each would cost as much as binding them.
+    insert_result: CachedStatement<'s>,
+    insert_message: CachedStatement<'s>,
+    /// `None` while other triggers than the known two are there: then the triggers write the ledgers.
+    ledger: Option<Ledger>,
+    tally: Tally,
+    desk: &'s mut Desk,
+    manifests: Arc<Manifests>,
+    letter_bytes_added: u64,
+    now_wall: Timestamp,
+    isolating: bool,
+    committed: bool,
+    first_pass_ends: bool,
+    left: Left,
+    advanced: Vec<Committed>,
+}
+
+/// What a committed transaction leaves to be done in others.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// Pairs with more waiting results than one transaction should apply.
+    pub more_waiting: Vec<OwnedPair>,
+    /// Some pair is due.
+    pub due: bool,
+    /// An execution was remembered whose row is not there yet.
+    pub unsettled: bool,
+}
+
+impl Drop for Group<'_> {
+    fn drop(&mut self) {
+        if !self.committed {
+            // Tables that were made in this transaction are gone with it.
+            self.desk.shapes.clear();
+        }
+        // SQLite may have rolled back by itself; after a commit there is nothing to roll back.
+        if !self.tx.is_autocommit()
+            && let Err(error) = self.tx.execute_batch("ROLLBACK")
+        {
+            tracing::warn!(%error, "a transaction was not rolled back");
+        }
+    }
+}
+
 impl<'s> Group<'s> {
     /// Begins. `now_wall` goes into `_wall` columns only.
     pub(super) fn begin(
         conn: &'s Connection,
-        triggers: &mut TriggerWatch,
-        letters: &'s mut LetterRoom,
+        desk: &'s mut Desk,
+        manifests: Arc<Manifests>,
         now_wall: Timestamp,
     ) -> Result<Self, StoreError> {
         begin_immediate(conn).map_err(StoreError::sqlite("begin a transaction"))?;
         let mut begun = || -> Result<_, StoreError> {
-            let ledger = triggers.look(conn)?.then(Ledger::default);
-            let prepare = |sql| {
-                conn.prepare_cached(sql)
-                    .map_err(StoreError::sqlite("prepare to write results"))
-            };
-            Ok((ledger, prepare(INSERT_RESULT)?, prepare(INSERT_MESSAGE)?))
+            let ledger = desk.triggers.look(conn)?.then(Ledger::default);
+            let prepare =
+                |statement: Result<_, _>| statement.map_err(StoreError::sqlite("prepare to write results"));
+            Ok((
+                ledger,
+                prepare(rows::prepare_insert(conn))?,
+                prepare(conn.prepare_cached(INSERT_MESSAGE))?,
+            ))
         };
         match begun() {
             Ok((ledger, insert_result, insert_message)) => Ok(Self {
@@ -118,9 +162,15 @@ impl<'s> Group<'s> {
                 insert_result,
                 insert_message,
                 ledger,
-                letters,
+                tally: Tally::default(),
+                desk,
+                manifests,
                 letter_bytes_added: 0,
                 now_wall,
+                isolating: false,
+                committed: false,
+                first_pass_ends: false,
+                left: Left::default(),
                 advanced: Vec::new(),
             }),
             Err(error) => {
@@ -139,7 +189,8 @@ impl<'s> Group<'s> {
         position::expect(self.tx, stream, from)
     }
 
-    /// Projects one result: its row, its outputs' book, the ledgers, and its line in `projector_results`.
+    /// Projects one result: its row, its outputs' book, its line in `projector_results`, its hints, the ledgers and its
+    /// execution's counters.
     ///
     /// # Errors
     /// Of class [`Class::Data`] when this message cannot be stored; any other class leaves the group lost.
@@ -151,75 +202,22 @@ impl<'s> Group<'s> {
         message: &ResultMessage,
     ) -> Result<(), StoreError> {
         let row = row(message, published);
-        let what = || format!("write result {:?}", clip(&row.result_id));
+        let what = || StoreError::sqlite(format!("write result {:?}", clip(&row.result_id)));
         let result = row.result;
-        let (job_id, exit_code) = (result.manifest_id.as_deref(), result.exit_code);
-        let inserted = self
-            .insert_result
-            .execute(params![
-                row.result_id,
-                &*result.request_id,
-                result.exec_id.as_deref(),
-                &*result.pc_id,
-                exit_code,
-                row.stdout,
-                row.stderr,
-                row.started_at,
-                row.finished_at,
-                row.recorded_at,
-                job_id,
-                result.parent_result_id.as_deref(),
-                result.skipped_column(),
-            ])
-            .map_err(StoreError::sqlite(what()))?;
-        let known = if inserted == 1 {
-            Known::Absent
-        } else {
-            self.known(&row.result_id)?
+        let known = match rows::insert_result(&mut self.insert_result, &row).map_err(what())? {
+            true => Known::Absent,
+            false => rows::known(self.tx, &row.result_id)?,
         };
-        match row_change(known) {
-            RowChange::Insert => {
-                self.note_completion(job_id, &result.pc_id, None, exit_code, &row.finished_at);
-                self.enter_outputs(&row.result_id, message, published)?;
-            }
-            RowChange::Finish => {
-                let (job_id, pc_id, version): (Option<String>, String, Option<String>) = self
-                    .tx
-                    .prepare_cached(
-                        "UPDATE execution_results SET request_id = ?2, exit_code = ?3, stdout = ?4, stderr = ?5,
-                             finished_at = ?6, recorded_at = min(recorded_at, ?7), job_id = coalesce(?8, job_id),
-                             parent_result_id = ?9, skipped = ?10, reaped = 0
-                         WHERE result_id = ?1 RETURNING job_id, pc_id, version",
-                    )
-                    .and_then(|mut statement| {
-                        statement.query_row(
-                            params![
-                                row.result_id,
-                                &*result.request_id,
-                                exit_code,
-                                row.stdout,
-                                row.stderr,
-                                row.finished_at,
-                                row.recorded_at,
-                                job_id,
-                                result.parent_result_id.as_deref(),
-                                result.skipped_column(),
-                            ],
-                            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-                        )
-                    })
-                    .map_err(StoreError::sqlite(what()))?;
-                self.note_completion(
-                    job_id.as_deref(),
-                    &pc_id,
-                    version.as_deref(),
-                    exit_code,
-                    &row.finished_at,
-                );
-                self.enter_outputs(&row.result_id, message, published)?;
-            }
-            RowChange::Nothing => {}
-        }
+        let change = row_change(known);
+        let after = match change {
+            RowChange::Finish => Some(rows::finish(self.tx, &row).map_err(what())?),
+            RowChange::Insert | RowChange::Nothing => None,
+        };
+        // In the first pass over the backend's rows, a result's first message counts though its row is there.
+        let mends = self.is_first_pass(incarnation, seq)
+            && adoption::is_first(self.tx, &row.result_id)?
+            && change == RowChange::Nothing;
+        let check_evidence = !result.carries_no_check_evidence();
         self.insert_message
             .execute(params![
                 incarnation,
@@ -227,10 +225,184 @@ impl<'s> Group<'s> {
                 published.unix_nanos().unwrap_or(i64::MAX),
                 row.result_id,
                 &*result.pc_id,
-                job_id,
+                result.manifest_id.as_deref(),
+                change != RowChange::Nothing || mends,
+                check_evidence,
             ])
-            .map_err(StoreError::sqlite(what()))?;
+            .map_err(what())?;
+        let entry = self.tx.last_insert_rowid();
+        if mends {
+            return self.mend(&row, message, entry, published);
+        }
+        if change == RowChange::Nothing {
+            return Ok(());
+        }
+        for field in [Field::Stdout, Field::Stderr] {
+            if let Some(output) = message.output(field) {
+                let book = (&*row.result_id, field, entry);
+                output_book::enter(self.tx, book, output, published, self.now_wall)?;
+            }
+        }
+        if let Some(job_id) = result.manifest_id.as_deref()
+            && self.manifests.job(job_id).is_some()
+        {
+            let evidence = Evidence {
+                incarnation,
+                seq,
+                pair: Pair {
+                    pc_id: &result.pc_id,
+                    job_id,
+                },
+                result_id: &row.result_id,
+                exit_code: result.exit_code,
+                check_evidence,
+                finished_at: &row.finished_at,
+                published: &row.recorded_at,
+                stdout: presence(message, Field::Stdout),
+                stderr: presence(message, Field::Stderr),
+            };
+            self.deriver().live(&evidence, entry)?;
+        }
+        // Last, since nothing takes these back when the item is undone.
+        self.note(known, &row, after.as_ref());
         Ok(())
+    }
+
+    /// What a new or finished row means for the ledgers and for its execution.
+    fn note(&mut self, known: Known, row: &ResultRow<'_>, after: Option<&rows::Row>) {
+        let result = row.result;
+        let exec_id = after.map_or(result.exec_id.as_deref(), |after| after.exec_id.as_deref());
+        if let Some(exec_id) = exec_id {
+            self.tally
+                .moved(exec_id, Delta::of_result(known, result.exit_code));
+        }
+        let (job_id, pc_id, version) = match after {
+            None => (result.manifest_id.as_deref(), &*result.pc_id, None),
+            Some(after) => (after.job_id.as_deref(), &*after.pc_id, after.version.as_deref()),
+        };
+        if let Some(completion) = completion(job_id, pc_id, version, result.exit_code) {
+            self.complete(&completion, &row.finished_at);
+        }
+    }
+
+    fn complete(&mut self, completion: &Completion<'_>, finished_at: &str) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.note(completion, finished_at);
+        }
+    }
+
+    /// A row of the backend's own projector stands, but an empty text whose message has a pointer is that projector's
+    /// failure: the text is filled, now or once it can be fetched, and the pair derived anew (contract §7.2).
+    fn mend(
+        &mut self,
+        row: &ResultRow<'_>,
+        message: &ResultMessage,
+        entry: i64,
+        published: Timestamp,
+    ) -> Result<(), StoreError> {
+        for field in [Field::Stdout, Field::Stderr] {
+            let Some(output) = message.output(field) else {
+                continue;
+            };
+            if !output_book::fill_empty(self.tx, &row.result_id, field, output)? {
+                continue;
+            }
+            let book = (&*row.result_id, field, entry);
+            output_book::enter(self.tx, book, output, published, self.now_wall)?;
+            if matches!(output.attempt, Attempt::Fetched { .. }) {
+                let due = self.deriver().came_back(entry, field)?;
+                self.left.due |= due;
+            }
+        }
+        Ok(())
+    }
+
+    /// Projects a start event: its part of the row, the ledgers, its execution's status (contract §5.3, §7.3).
+    ///
+    /// # Errors
+    /// As [`Group::result`].
+    pub fn started(
+        &mut self,
+        event: &EventStarted<ByteString>,
+        published: Timestamp,
+    ) -> Result<(), StoreError> {
+        let manifests = self.manifests.clone();
+        let timeout = manifests
+            .job(&event.manifest_id)
+            .and_then(|job| job.timeout.as_deref());
+        let row = start::row(event, published, timeout);
+        let started = rows::start(self.tx, &row).map_err(StoreError::sqlite(format!(
+            "write the start of {:?}",
+            clip(&event.result_id)
+        )))?;
+        match started {
+            Started::Duplicate => {}
+            Started::InFlight | Started::Joined { ended: None, .. } => self.tally.started(&event.exec_id),
+            Started::Joined {
+                exec_before,
+                ended: Some(exit_code),
+                job_id,
+                finished_at,
+            } => {
+                for (exec_id, delta) in rows::moves(exec_before.as_deref(), &event.exec_id, exit_code) {
+                    self.tally.moved(exec_id, delta);
+                }
+                let completion = completion(job_id.as_deref(), &event.pc_id, Some(&event.version), exit_code);
+                if let (Some(completion), Some(finished_at)) = (completion, finished_at) {
+                    self.complete(&completion, &finished_at);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Projects a snapshot of the stream INVENTORY.
+    ///
+    /// # Errors
+    /// As [`Group::result`].
+    pub fn snapshot(&mut self, snapshot: &Snapshot, published: Timestamp) -> Result<(), StoreError> {
+        snapshots::write(self.tx, snapshot, published)
+    }
+
+    fn is_first_pass(&self, incarnation: u64, seq: StreamSeq) -> bool {
+        incarnation == 1 && self.desk.first_pass.is_some_and(|last| seq <= last)
+    }
+
+    fn deriver(&mut self) -> Deriver<'_> {
+        Deriver {
+            conn: self.tx,
+            manifests: &self.manifests,
+            shapes: &mut self.desk.shapes,
+            isolated: self.isolating,
+            adopted: self.desk.adopted,
+        }
+    }
+
+    /// Applies more of what waits of a pair.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn release(&mut self, pair: &OwnedPair) -> Result<(), StoreError> {
+        if self.deriver().release(pair)? {
+            self.left.more_waiting.push(pair.clone());
+        }
+        Ok(())
+    }
+
+    /// Derives a due pair anew.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn rederive(&mut self, due: &DuePair) -> Result<(), StoreError> {
+        self.deriver().rederive(due)
+    }
+
+    /// Settles the executions whose rows have appeared; returns how many.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn settle(&mut self) -> Result<usize, StoreError> {
+        executions::settle_all(self.tx, self.now_wall)
     }
 
     /// Keeps a message that cannot be projected.
@@ -238,10 +410,10 @@ impl<'s> Group<'s> {
     /// # Errors
     /// SQLite's.
     pub fn dead_letter(&mut self, incarnation: u64, letter: &DeadLetter) -> Result<(), StoreError> {
-        let room = self
-            .letters
+        let letters = &self.desk.letters;
+        let room = letters
             .bytes_max
-            .saturating_sub(self.letters.bytes + self.letter_bytes_added);
+            .saturating_sub(letters.bytes + self.letter_bytes_added);
         self.letter_bytes_added += dead_letters::enter(self.tx, incarnation, letter, room)?;
         Ok(())
     }
@@ -272,12 +444,28 @@ impl<'s> Group<'s> {
         Ok(())
     }
 
-    /// Applies a late attempt at an owed output.
+    /// Applies a late attempt at an owed output, and what its coming or its end means for hints (DESIGN §4).
     ///
     /// # Errors
     /// SQLite's.
     pub fn repair(&mut self, repair: &Repair) -> Result<(), StoreError> {
-        output_book::repair(self.tx, repair, self.now_wall)
+        let Some(repaired) = output_book::repair(self.tx, repair, self.now_wall)? else {
+            return Ok(());
+        };
+        match (repaired.from, repaired.to) {
+            (from, to) if from == to => {}
+            (State::Pending, _) => match self.deriver().released(repaired.entry)? {
+                Released::Nothing => {}
+                Released::More(pair) => self.left.more_waiting.push(pair),
+                Released::StillDue => self.left.due = true,
+            },
+            (_, State::Fetched) => {
+                let due = self.deriver().came_back(repaired.entry, repair.field)?;
+                self.left.due |= due;
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Begins an incarnation of a stream.
@@ -288,12 +476,34 @@ impl<'s> Group<'s> {
         position::begin(self.tx, stream, standing)
     }
 
+    /// Begins the first pass over the rows that the backend's own projector has written: up to `last` of RESULTS.
+    /// Nothing in a file of our own.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn begin_first_pass(&mut self, last: StreamSeq) -> Result<(), StoreError> {
+        if self.desk.adopted {
+            adoption::begin(self.tx, last)?;
+            self.desk.first_pass = Some(last);
+        }
+        Ok(())
+    }
+
     /// Moves a stream's position (I1).
     ///
     /// # Errors
     /// [`StoreError::RefusedAdvance`] when the stored position is not where the advance starts.
     pub fn advance(&mut self, advance: &Advance) -> Result<(), StoreError> {
         position::write(self.tx, advance)?;
+        if advance.stream == StreamName::Results
+            && self
+                .desk
+                .first_pass
+                .is_some_and(|last| advance.to.position >= last)
+        {
+            adoption::end(self.tx)?;
+            self.first_pass_ends = true;
+        }
         self.advanced.push(Committed {
             stream: advance.stream,
             last: advance.to.position,
@@ -315,7 +525,9 @@ impl<'s> Group<'s> {
                 .map_err(StoreError::sqlite("set a savepoint"))
         };
         run(self.tx, "SAVEPOINT item")?;
+        self.isolating = true;
         let outcome = item(self);
+        self.isolating = false;
         match &outcome {
             Ok(()) => {}
             // A full disk has rolled back the whole transaction already: a further statement would commit by itself.
@@ -338,60 +550,30 @@ impl<'s> Group<'s> {
     ///
     /// # Errors
     /// SQLite's; then whether it is on disk must be read from the position.
-    pub fn commit(mut self) -> Result<Vec<Committed>, StoreError> {
+    pub fn commit(mut self) -> Result<(Vec<Committed>, Left), StoreError> {
         if let Some(ledger) = &mut self.ledger {
             ledger.write(self.tx)?;
         }
+        self.left.unsettled = self.tally.write(self.tx, self.now_wall)?;
         self.tx
             .prepare_cached("COMMIT")
             .and_then(|mut commit| commit.execute([]))
             .map_err(StoreError::sqlite("commit"))?;
-        self.letters.bytes += self.letter_bytes_added;
-        Ok(std::mem::take(&mut self.advanced))
-    }
-
-    fn known(&self, result_id: &str) -> Result<Known, StoreError> {
-        let unfinished: Option<bool> = self
-            .tx
-            .prepare_cached(
-                "SELECT finished_at IS NULL OR reaped = 1 FROM execution_results WHERE result_id = ?1",
-            )
-            .and_then(|mut statement| statement.query_row([result_id], |row| row.get(0)).optional())
-            .map_err(StoreError::sqlite("look up a result"))?;
-        Ok(match unfinished {
-            None => Known::Absent,
-            Some(true) => Known::Unfinished,
-            Some(false) => Known::Finished,
-        })
-    }
-
-    fn note_completion(
-        &mut self,
-        job_id: Option<&str>,
-        pc_id: &str,
-        version: Option<&str>,
-        exit_code: i32,
-        finished_at: &str,
-    ) {
-        if let (Some(ledger), Some(completion)) =
-            (&mut self.ledger, completion(job_id, pc_id, version, exit_code))
-        {
-            ledger.note(&completion, finished_at);
+        self.committed = true;
+        self.desk.letters.bytes += self.letter_bytes_added;
+        if self.first_pass_ends {
+            self.desk.first_pass = None;
         }
+        Ok((std::mem::take(&mut self.advanced), std::mem::take(&mut self.left)))
     }
+}
 
-    fn enter_outputs(
-        &mut self,
-        result_id: &str,
-        message: &ResultMessage,
-        published: Timestamp,
-    ) -> Result<(), StoreError> {
-        for field in [Field::Stdout, Field::Stderr] {
-            if let Some(output) = message.output(field) {
-                output_book::enter(self.tx, result_id, field, output, published, self.now_wall)?;
-            }
-        }
-        Ok(())
+/// An output of a message, as hints see it.
+fn presence(message: &ResultMessage, field: Field) -> Presence<'_> {
+    match message.output(field).map(|output| output.attempt.state()) {
+        None | Some(State::Fetched) => Presence::Here(message.column(field)),
+        Some(State::Pending) => Presence::Pending,
+        Some(State::Gone | State::TooLarge | State::Refused) => Presence::Absent,
     }
 }
 

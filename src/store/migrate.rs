@@ -6,7 +6,10 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::StoreError;
 
-const READ_MODEL: &[&str] = &[include_str!("../../migrations/read_model/0001_results.sql")];
+const READ_MODEL: &[&str] = &[
+    include_str!("../../migrations/read_model/0001_results.sql"),
+    include_str!("../../migrations/read_model/0002_derived.sql"),
+];
 const BOOKS: &[&str] = &[include_str!("../../migrations/books/0001_books.sql")];
 
 /// `projector_meta` key of the books' version.
@@ -14,16 +17,18 @@ pub(super) const BOOKS_VERSION: &str = "books_version";
 /// `projector_meta` key of the read model's version, in a file of our own making.
 pub(super) const READ_MODEL_VERSION: &str = "read_model_version";
 
-/// Brings a file of our own to this version's schema.
+/// Brings a file to this version's schema: the books, and in a file of our own the read model.
 ///
 /// # Errors
 /// [`StoreError::Unusable`] when the file's schema is newer than this program's.
-pub(super) fn run(conn: &mut Connection) -> Result<(), StoreError> {
+pub(super) fn run(conn: &mut Connection, own: bool) -> Result<(), StoreError> {
     conn.execute_batch(
         "CREATE TABLE IF NOT EXISTS projector_meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
     )
     .map_err(StoreError::sqlite("create the table projector_meta"))?;
-    apply(conn, READ_MODEL_VERSION, READ_MODEL)?;
+    if own {
+        apply(conn, READ_MODEL_VERSION, READ_MODEL)?;
+    }
     apply(conn, BOOKS_VERSION, BOOKS)
 }
 

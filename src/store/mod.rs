@@ -2,9 +2,13 @@
 //! May touch: `rusqlite`, `projection`, `wire`. May not: NATS, tokio; nothing outside opens a connection (I8).
 //! Takes changes and positions, returns when they are durable; no SQL leaks out.
 
+mod adopt;
+mod adoption;
 mod completions;
 pub mod dead_letters;
+pub mod derive;
 mod error;
+mod executions;
 mod group;
 mod lock;
 mod migrate;
@@ -12,26 +16,43 @@ mod open;
 pub mod output_book;
 pub mod position;
 pub mod report;
+mod rows;
+mod snapshots;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::Connection;
 
 pub use error::{Class, StoreError};
-pub use group::{Committed, Gap, Group};
+pub use group::{Committed, Gap, Group, Left};
 pub use lock::{Lock, Owner};
 pub use open::{FileIdentity, StoreOptions, Synchronous, file_bytes, read_only, wal_path};
 pub use position::{Advance, Counts, Standing};
 
+use crate::projection::manifests::Manifests;
 use crate::wire::kv::StreamName;
 use crate::wire::time::Timestamp;
+
+/// What transactions on a new connection need.
+fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreError> {
+    Ok(group::Desk {
+        triggers: completions::TriggerWatch::default(),
+        letters: group::LetterRoom {
+            bytes: dead_letters::payload_bytes(conn)?,
+            bytes_max: options.dead_letter_bytes_max,
+        },
+        shapes: derive::Shapes::default(),
+        adopted: open::is_adopted(conn)?,
+        first_pass: adoption::first_pass(conn)?,
+    })
+}
 
 /// The writer's database: the one connection that writes, and the lock that makes it the only one.
 #[derive(Debug)]
 pub struct Store {
     conn: Connection,
-    triggers: completions::TriggerWatch,
-    letters: group::LetterRoom,
+    desk: group::Desk,
     identity: FileIdentity,
     path: PathBuf,
     options: StoreOptions,
@@ -59,16 +80,12 @@ impl Store {
         let lock = Lock::take(path, me)?;
         let conn = open::writer(path, options)?;
         let database_id = migrate::meta(&conn, "database_id")?.unwrap_or_default();
-        let letters = group::LetterRoom {
-            bytes: dead_letters::payload_bytes(&conn)?,
-            bytes_max: options.dead_letter_bytes_max,
-        };
+        let desk = desk(&conn, options)?;
         let identity =
             FileIdentity::of(path).map_err(StoreError::io(format!("look at {}", path.display())))?;
         Ok(Self {
             conn,
-            triggers: completions::TriggerWatch::default(),
-            letters,
+            desk,
             identity,
             path: path.to_owned(),
             options: options.clone(),
@@ -89,13 +106,50 @@ impl Store {
         &self.path
     }
 
-    /// Begins a transaction. `now_wall` goes into `_wall` columns only (I4).
+    /// Begins a transaction under the manifests in force. `now_wall` goes into `_wall` columns only (I4).
     ///
     /// # Errors
     /// SQLite's; [`StoreError::Moved`] when the path no longer names the file that was opened.
-    pub fn begin(&mut self, now_wall: Timestamp) -> Result<Group<'_>, StoreError> {
+    pub fn begin(
+        &mut self,
+        manifests: &Arc<Manifests>,
+        now_wall: Timestamp,
+    ) -> Result<Group<'_>, StoreError> {
         self.check_identity()?;
-        Group::begin(&self.conn, &mut self.triggers, &mut self.letters, now_wall)
+        Group::begin(&self.conn, &mut self.desk, manifests.clone(), now_wall)
+    }
+
+    /// Whether the file is the backend's own, with other writers beside us.
+    #[must_use]
+    pub fn is_adopted(&self) -> bool {
+        self.desk.adopted
+    }
+
+    /// The pairs whose results wait for outputs.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn waiting_pairs(&self) -> Result<Vec<derive::OwnedPair>, StoreError> {
+        derive::waiting_pairs(&self.conn)
+    }
+
+    /// Whether an execution is remembered whose row has not come yet.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn any_unsettled(&self) -> Result<bool, StoreError> {
+        executions::any_unsettled(&self.conn)
+    }
+
+    /// A number that changes when another connection has changed the file.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn data_version(&self) -> Result<i64, StoreError> {
+        self.conn
+            .prepare_cached("PRAGMA data_version")
+            .and_then(|mut pragma| pragma.query_row([], |row| row.get(0)))
+            .map_err(StoreError::sqlite("ask whether the file has changed"))
     }
 
     /// Replaces a connection that can no longer be trusted.
@@ -105,8 +159,7 @@ impl Store {
     pub fn reopen(&mut self) -> Result<(), StoreError> {
         self.check_identity()?;
         self.conn = open::connection(&self.path, &self.options)?;
-        self.triggers = completions::TriggerWatch::default();
-        self.letters.bytes = dead_letters::payload_bytes(&self.conn)?;
+        self.desk = desk(&self.conn, &self.options)?;
         Ok(())
     }
 
@@ -115,7 +168,7 @@ impl Store {
     /// # Errors
     /// What is missing.
     pub fn check_schema(&self) -> Result<(), StoreError> {
-        report::check_schema(&self.conn)
+        report::check_schema(&self.conn, self.desk.adopted)
     }
 
     /// Where a stream stands.

@@ -10,7 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use uuid::Uuid;
 
-use super::{StoreError, migrate};
+use super::{StoreError, adopt, derive, migrate};
 
 /// The first SQLite whose WAL cannot lose a reset against a checkpoint of another connection.
 const WAL_RESET_FIXED: i32 = 3_051_003;
@@ -90,7 +90,11 @@ pub(super) fn writer(path: &Path, options: &StoreOptions) -> Result<Connection, 
     if unclean {
         quick_check(&mut conn, path)?;
     }
-    migrate::run(&mut conn)?;
+    let adopted = is_adopted(&conn)?;
+    if adopted {
+        adopt::check(&conn, path)?;
+    }
+    migrate::run(&mut conn, !adopted)?;
     if migrate::meta(&conn, "database_id")?.is_none() {
         conn.execute(
             "INSERT INTO projector_meta (key, value) VALUES ('database_id', ?1), ('made_by', ?2)",
@@ -132,6 +136,7 @@ pub(super) fn connection(path: &Path, options: &StoreOptions) -> Result<Connecti
         conn.pragma_update(None, name, value)
             .map_err(StoreError::sqlite(format!("set pragma {name}")))
     };
+    // Without effect on a file that has pages already.
     pragma("page_size", &PAGE_SIZE_BYTES)?;
     let mode: String = conn
         .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
@@ -160,7 +165,8 @@ pub(super) fn connection(path: &Path, options: &StoreOptions) -> Result<Connecti
     )?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)
         .map_err(StoreError::sqlite("switch triggers on"))?;
-    conn.set_prepared_statement_cache_capacity(64);
+    conn.set_prepared_statement_cache_capacity(256);
+    derive::prepare_affinity(&conn).map_err(StoreError::sqlite(opening()))?;
     Ok(conn)
 }
 
@@ -193,7 +199,14 @@ pub fn read_only(path: &Path) -> Result<Connection, StoreError> {
     };
     let conn = conn.map_err(|source| not_a_database(path, source))?;
     match kind(&conn).map_err(StoreError::sqlite(opening()))? {
-        Kind::Ours => {}
+        Kind::Ours | Kind::Backend { ours: true } => {}
+        Kind::Backend { ours: false } => {
+            return Err(StoreError::Unusable(format!(
+                "{} is the backend's database, and nothing has been projected into it yet; `results-projector run` \
+                 adopts it",
+                path.display()
+            )));
+        }
         Kind::Empty => {
             return Err(StoreError::Unusable(format!(
                 "{} is empty: nothing has been projected yet; `results-projector run` fills it",
@@ -223,7 +236,10 @@ fn percent_encoded(path: &Path) -> String {
 enum Kind {
     Empty,
     Ours,
-    Backend,
+    /// The backend's; `ours`: with our books in it.
+    Backend {
+        ours: bool,
+    },
     Foreign(String),
 }
 
@@ -231,15 +247,11 @@ impl Kind {
     fn refusal(&self, path: &Path) -> StoreError {
         let path = path.display();
         StoreError::Unusable(match self {
-            Self::Backend => format!(
-                "{path} is the backend's own database (it has _sqlx_migrations); this version writes only databases \
-                 of its own making: name another file with --db"
-            ),
             Self::Foreign(table) => format!(
                 "{path} is a database of something else (it has a table {table:?} and no projector_meta): name \
                  another file with --db"
             ),
-            Self::Empty | Self::Ours => format!("{path} is a database of ours"),
+            Self::Empty | Self::Ours | Self::Backend { .. } => format!("{path} is a database of ours"),
         })
     }
 }
@@ -249,9 +261,10 @@ fn kind(conn: &Connection) -> Result<Kind, rusqlite::Error> {
     let names = tables
         .query_map([], |row| row.get::<_, String>(0))?
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(if names.iter().any(|name| name == "_sqlx_migrations") {
-        Kind::Backend
-    } else if names.iter().any(|name| name == "projector_meta") {
+    let ours = names.iter().any(|name| name == "projector_meta");
+    Ok(if names.iter().any(|name| name == adopt::MIGRATIONS) {
+        Kind::Backend { ours }
+    } else if ours {
         Kind::Ours
     } else {
         names
@@ -261,9 +274,15 @@ fn kind(conn: &Connection) -> Result<Kind, rusqlite::Error> {
     })
 }
 
+/// Whether the file is the backend's.
+pub(super) fn is_adopted(conn: &Connection) -> Result<bool, StoreError> {
+    let kind = kind(conn).map_err(StoreError::sqlite("look at the tables"))?;
+    Ok(matches!(kind, Kind::Backend { .. }))
+}
+
 fn check_kind(conn: &Connection, path: &Path) -> Result<(), StoreError> {
     match kind(conn).map_err(|source| not_a_database(path, source))? {
-        Kind::Empty | Kind::Ours => Ok(()),
+        Kind::Empty | Kind::Ours | Kind::Backend { .. } => Ok(()),
         other => Err(other.refusal(path)),
     }
 }

@@ -90,8 +90,7 @@ fn next_try(state: State, attempts: u64, now: Timestamp) -> Option<Timestamp> {
 /// Enters what became of a new row's pointer, in the row's own transaction.
 pub(super) fn enter(
     conn: &Connection,
-    result_id: &str,
-    field: Field,
+    (result_id, field, entry): (&str, Field, i64),
     output: &Output,
     published: Timestamp,
     now: Timestamp,
@@ -101,9 +100,9 @@ pub(super) fn enter(
     let (size, sha256) = size_and_hash(&output.attempt)?;
     conn.prepare_cached(
         "INSERT INTO projector_outputs (result_id, field, object, state, reason, attempts, published_at, size_bytes,
-             sha256, since_wall, next_try_wall)
-         VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, ?9, ?10)
-         ON CONFLICT (result_id, field) DO UPDATE SET object = excluded.object, state = excluded.state,
+             sha256, since_wall, next_try_wall, entry)
+         VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, ?9, ?10, ?11)
+         ON CONFLICT (result_id, field) DO UPDATE SET object = excluded.object, entry = excluded.entry, state = excluded.state,
              reason = excluded.reason, attempts = excluded.attempts, published_at = excluded.published_at,
              size_bytes = excluded.size_bytes, sha256 = excluded.sha256, since_wall = excluded.since_wall,
              next_try_wall = excluded.next_try_wall",
@@ -120,40 +119,63 @@ pub(super) fn enter(
             sha256,
             missing.then(|| now.stored()),
             next_try(state, 1, now).map(|at| at.stored()),
+            entry,
         ])
     })
     .map_err(StoreError::sqlite("enter an output into projector_outputs"))?;
     Ok(())
 }
 
-/// Applies a late attempt: the row's text and the book, as if the object had been there (DESIGN §4). Does nothing
-/// when the book no longer owes it.
-pub(super) fn repair(conn: &Connection, repair: &Repair, now: Timestamp) -> Result<(), StoreError> {
+/// What a late attempt changed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Repaired {
+    /// Of its message in `projector_results`.
+    pub(super) entry: i64,
+    pub(super) from: State,
+    pub(super) to: State,
+}
+
+/// Applies a late attempt: the row's text and the book, as if the object had been there (DESIGN §4). `None` when the book
+/// no longer owes it.
+pub(super) fn repair(
+    conn: &Connection,
+    repair: &Repair,
+    now: Timestamp,
+) -> Result<Option<Repaired>, StoreError> {
     let Repair {
         result_id,
         field,
         output,
     } = repair;
     let what = || format!("repair {field} of result {result_id:?}");
-    let found: Option<(String, i64)> = conn
+    let found: Option<(String, u64, i64)> = conn
         .prepare_cached(
-            "SELECT state, attempts FROM projector_outputs WHERE result_id = ?1 AND field = ?2 AND object = ?3",
+            "SELECT state, attempts, entry FROM projector_outputs WHERE result_id = ?1 AND field = ?2 AND object = ?3",
         )
         .and_then(|mut statement| {
             statement
-                .query_row(params![result_id, field.as_str(), &*output.object], |row| Ok((row.get(0)?, row.get(1)?)))
+                .query_row(params![result_id, field.as_str(), &*output.object], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                })
                 .optional()
         })
         .map_err(StoreError::sqlite(what()))?;
-    let Some((old_state, attempts)) = found else {
-        return Ok(());
+    let Some((from, attempts, entry)) =
+        found.and_then(|(state, attempts, entry)| Some((State::parse(&state)?, attempts, entry)))
+    else {
+        return Ok(None);
     };
-    if old_state == State::Fetched.as_str() {
-        return Ok(());
+    if from == State::Fetched {
+        return Ok(None);
     }
-    let state = output.attempt.state();
+    let attempted = output.attempt.state();
+    if attempted == State::Pending && from != State::Pending {
+        // What was certain does not become uncertain because the store does not answer today: asked again soon.
+        postpone(conn, repair, now)?;
+        return Ok(None);
+    }
     // The hour and the day of a gone output count from the attempt that found it gone.
-    let attempts = if state.as_str() == old_state {
+    let attempts = if attempted == from {
         attempts.saturating_add(1)
     } else {
         1
@@ -168,26 +190,62 @@ pub(super) fn repair(conn: &Connection, repair: &Repair, now: Timestamp) -> Resu
         statement.execute(params![
             result_id,
             field.as_str(),
-            state.as_str(),
+            attempted.as_str(),
             output.attempt.reason(),
             attempts,
             size,
             sha256,
-            next_try(state, u64::try_from(attempts).unwrap_or(u64::MAX), now).map(|at| at.stored()),
+            next_try(attempted, attempts, now).map(|at| at.stored()),
             now.stored(),
         ])
     })
     .map_err(StoreError::sqlite(what()))?;
-    if state.as_str() != old_state {
-        let sql = match field {
-            Field::Stdout => "UPDATE execution_results SET stdout = ?2 WHERE result_id = ?1",
-            Field::Stderr => "UPDATE execution_results SET stderr = ?2 WHERE result_id = ?1",
-        };
-        conn.prepare_cached(sql)
-            .and_then(|mut statement| statement.execute(params![result_id, output.column(*field)]))
-            .map_err(StoreError::sqlite(what()))?;
+    if attempted != from {
+        conn.prepare_cached(&format!(
+            "UPDATE execution_results SET {field} = ?2 WHERE result_id = ?1"
+        ))
+        .and_then(|mut statement| statement.execute(params![result_id, output.column(*field)]))
+        .map_err(StoreError::sqlite(what()))?;
     }
+    Ok(Some(Repaired {
+        entry,
+        from,
+        to: attempted,
+    }))
+}
+
+/// Asks for an output again later, its state as it was.
+fn postpone(conn: &Connection, repair: &Repair, now: Timestamp) -> Result<(), StoreError> {
+    let later = now.checked_add(TimeDelta::seconds(PENDING_BACKOFF_MAX_S));
+    conn.prepare_cached(
+        "UPDATE projector_outputs SET next_try_wall = ?3 WHERE result_id = ?1 AND field = ?2",
+    )
+    .and_then(|mut update| {
+        update.execute(params![
+            repair.result_id,
+            repair.field.as_str(),
+            later.map(|at| at.stored())
+        ])
+    })
+    .map_err(StoreError::sqlite("postpone an attempt at an output"))?;
     Ok(())
+}
+
+/// Writes an output over a row's empty text; false when the text is not empty.
+pub(super) fn fill_empty(
+    conn: &Connection,
+    result_id: &str,
+    field: Field,
+    output: &Output,
+) -> Result<bool, StoreError> {
+    conn.prepare_cached(&format!(
+        "UPDATE execution_results SET {field} = ?2 WHERE result_id = ?1 AND {field} = ''"
+    ))
+    .and_then(|mut update| update.execute(params![result_id, output.column(field)]))
+    .map(|filled| filled > 0)
+    .map_err(StoreError::sqlite(format!(
+        "fill {field} of result {result_id:?}"
+    )))
 }
 
 /// Makes outputs due that were too large for an earlier limit and fit into this one (bytes). Returns how many.

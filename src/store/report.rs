@@ -3,6 +3,7 @@
 use rusqlite::{Connection, params};
 use serde::Serialize;
 
+use super::derive::{PairCounts, issues, pair_counts};
 use super::position::{self, Counts};
 use super::{StoreError, dead_letters, output_book};
 use crate::wire::kv::StreamName;
@@ -56,6 +57,17 @@ pub struct Report {
     pub outputs: std::collections::BTreeMap<String, u64>,
     /// Gaps, the newest last.
     pub gaps: Vec<GapReport>,
+    /// Whether the file is the backend's own.
+    pub adopted: bool,
+    /// Whether the first pass over the backend's rows is still going on.
+    pub first_pass: bool,
+    /// Parts of good messages that could not be projected, and refused specs.
+    pub issues: Vec<issues::Listed>,
+    /// Pairs that wait, and under which hints all of them stand.
+    #[serde(skip)]
+    pub pairs: PairCounts,
+    /// Executions whose row has not come yet.
+    pub unsettled_executions: u64,
 }
 
 /// Reads the whole report.
@@ -104,11 +116,18 @@ pub fn read(conn: &Connection) -> Result<Report, StoreError> {
         dead_letters_without_payload,
         outputs,
         gaps: gaps().map_err(StoreError::sqlite("read projector_gaps"))?,
+        adopted: super::open::is_adopted(conn)?,
+        first_pass: super::adoption::first_pass(conn)?.is_some(),
+        issues: issues::list(conn)?,
+        pairs: pair_counts(conn)?,
+        unsettled_executions: conn
+            .query_row("SELECT count(*) FROM projector_unsettled", [], |row| row.get(0))
+            .map_err(StoreError::sqlite("count projector_unsettled"))?,
     })
 }
 
-/// Every table that this version writes, with the columns it writes.
-const WRITTEN: [(&str, &[&str]); 8] = [
+/// The read model's tables, with the columns that are written (contract §6.4).
+const READ_MODEL: &[(&str, &[&str])] = &[
     (
         "execution_results",
         &[
@@ -130,11 +149,65 @@ const WRITTEN: [(&str, &[&str]); 8] = [
             "skipped",
         ],
     ),
+    (
+        "executions",
+        &[
+            "exec_id",
+            "target_count",
+            "success_count",
+            "failure_count",
+            "status",
+        ],
+    ),
+    (
+        "inventory_facts",
+        &[
+            "pc_id",
+            "job_id",
+            "facts_json",
+            "display_json",
+            "summary_json",
+            "collected_at",
+            "recorded_at",
+        ],
+    ),
+    (
+        "inventory_history",
+        &[
+            "id",
+            "pc_id",
+            "job_id",
+            "field_path",
+            "identity_json",
+            "change_kind",
+            "before_json",
+            "after_json",
+            "observed_at",
+        ],
+    ),
+    (
+        "check_status",
+        &["pc_id", "check_name", "status", "detail", "recorded_at", "label"],
+    ),
+    (
+        "feeds",
+        &["feed_id", "item_id", "data", "fetched_at", "recorded_at"],
+    ),
+    (
+        "feed_meta",
+        &["feed_id", "recorded_at", "fetched_at", "item_count"],
+    ),
+];
+/// Written by the triggers, or in their place. In the backend's file they may be absent: then it writes none either.
+const LEDGERS: &[(&str, &[&str])] = &[
     ("job_completions", &["job_id", "pc_id", "last_success_at"]),
     (
         "job_version_completions",
         &["job_id", "pc_id", "version", "last_success_at"],
     ),
+];
+/// Our own.
+const BOOKS: &[(&str, &[&str])] = &[
     (
         "projector_position",
         &["stream", "incarnation", "first", "position", "past"],
@@ -146,12 +219,15 @@ const WRITTEN: [(&str, &[&str]); 8] = [
     (
         "projector_results",
         &[
+            "entry",
             "incarnation",
             "stream_seq",
             "published_ns",
             "result_id",
             "pc_id",
             "job_id",
+            "counts",
+            "evidence",
         ],
     ),
     (
@@ -168,25 +244,62 @@ const WRITTEN: [(&str, &[&str]); 8] = [
     ),
     (
         "projector_outputs",
-        &["result_id", "field", "object", "state", "next_try_wall"],
+        &["result_id", "field", "entry", "object", "state", "next_try_wall"],
     ),
+    (
+        "projector_derivations",
+        &["job_id", "pc_id", "hints_hash", "first_entry", "state"],
+    ),
+    ("projector_waiting", &["job_id", "pc_id", "entry"]),
+    ("projector_issues", &["job_id", "pc_id", "part", "code", "reason"]),
+    ("projector_unsettled", &["exec_id", "since_wall"]),
+    ("projector_first_pass", &["result_id"]),
 ];
 
 /// Names the first table or column that is not as we left it.
-pub(super) fn check_schema(conn: &Connection) -> Result<(), StoreError> {
+pub(super) fn check_schema(conn: &Connection, adopted: bool) -> Result<(), StoreError> {
     super::migrate::check_not_newer(conn)?;
-    for (table, columns) in WRITTEN {
+    check_read_model(conn, adopted)?;
+    check_tables(
+        conn,
+        BOOKS,
+        "put back a backup, or start with a new file: the stream fills it",
+    )
+}
+
+/// Names the first table or column of the read model that is not there.
+pub(super) fn check_read_model(conn: &Connection, adopted: bool) -> Result<(), StoreError> {
+    let way_out = if adopted {
+        "the backend's migrations make it: start a current backend on the file once, or put back a backup"
+    } else {
+        "somebody changed the schema: put back a backup, or start with a new file, which the stream fills"
+    };
+    check_tables(conn, READ_MODEL, way_out)?;
+    let ledgers = |conn: &Connection| -> Result<bool, rusqlite::Error> {
+        conn.query_row(
+            "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'job_completions')",
+            [],
+            |row| row.get(0),
+        )
+    };
+    if !adopted || ledgers(conn).map_err(StoreError::sqlite("look at the tables"))? {
+        check_tables(conn, LEDGERS, way_out)?;
+    }
+    Ok(())
+}
+
+fn check_tables(conn: &Connection, tables: &[(&str, &[&str])], way_out: &str) -> Result<(), StoreError> {
+    for (table, columns) in tables {
         let found = || -> Result<Vec<String>, rusqlite::Error> {
             conn.prepare("SELECT name FROM pragma_table_info(?1)")?
                 .query_map([table], |row| row.get(0))?
                 .collect()
         };
         let found = found().map_err(StoreError::sqlite(format!("read the columns of {table}")))?;
-        for column in columns {
+        for column in *columns {
             if !found.iter().any(|name| name == column) {
                 return Err(StoreError::Unusable(format!(
-                    "the database has no column {table}.{column} any more: somebody changed the schema; put back a \
-                     backup, or start with a new file: the stream fills it"
+                    "the database has no column {table}.{column}; {way_out}"
                 )));
             }
         }

@@ -42,6 +42,12 @@ impl fmt::Display for StreamName {
     }
 }
 
+/// The durables of the backend's own projector, each with its stream (§2.6). Looked at, never touched.
+pub const BACKEND_DURABLES: [(&str, &str); 2] = [
+    (STREAM_RESULTS, "backend_results_projector"),
+    (STREAM_EVENTS, "backend_events_projector"),
+];
+
 // §1.1 Streams
 /// The audit trail; not ours.
 pub const STREAM_AUDIT: &str = "AUDIT";

@@ -62,6 +62,12 @@ pub fn parse(subject: &str) -> Option<Subject<'_>> {
     }
 }
 
+/// Whether a subject of EVENTS is that of a start event; the others there are not ours.
+#[must_use]
+pub fn is_start(subject: &str) -> bool {
+    subject.starts_with("events.started.")
+}
+
 /// Whether a subject is one that the backend gives to this stream (contract §2.3).
 #[must_use]
 pub fn belongs_to(stream: StreamName, subject: &str) -> bool {

@@ -18,5 +18,6 @@ mod connect;
 mod outputs;
 mod reader;
 mod scenarios;
+mod stage;
 mod survives;
 mod writer;

@@ -1,26 +1,33 @@
-//! The contract's scenarios that need nothing but RESULTS: from the payload through decoding, pointers and rules into a
-//! real file, with the sequences and publish times of the case. The others wait for the tables they fill.
+//! The contract's scenario vectors: every case in its given order, in every other order that it names, and redelivered.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use bytes::Bytes;
-use bytestring::ByteString;
-use results_projector::projection::output::Output;
-use results_projector::projection::result::ResultMessage;
-use results_projector::service::resolve::prejudge;
-use results_projector::store::dead_letters::DeadLetter;
-use results_projector::store::{Advance, Counts, Owner, Standing, Store, StoreOptions};
+use results_projector::projection::manifests::Manifests;
 use results_projector::wire::kv::StreamName;
-use results_projector::wire::output::{Attempt, Content};
-use results_projector::wire::result::decode_shared;
-use results_projector::wire::sequence::StreamSeq;
 use results_projector::wire::time::Timestamp;
-use serde_json::{Value, json};
+use rusqlite::Connection;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 
 use crate::harness::dump;
+use crate::stage::{Object, Sent, Stage, eventually};
 
-const TABLES: [&str; 3] = ["execution_results", "job_completions", "job_version_completions"];
+const FILES: [&str; 11] = [
+    "check_projection",
+    "completions",
+    "duplicates",
+    "executions_counters",
+    "feeds",
+    "inventory_and_history",
+    "inventory_stream",
+    "malformed",
+    "missing_objects",
+    "start_result_order",
+    "whole_scenarios",
+];
 
 fn bytes_of(value: &Value) -> Option<Bytes> {
     if let Some(text) = value["text"].as_str() {
@@ -31,186 +38,373 @@ fn bytes_of(value: &Value) -> Option<Bytes> {
         return Some((0..hex.len()).step_by(2).map(byte).collect::<Vec<_>>().into());
     }
     if let Some(repeat) = value["repeat"].as_array() {
-        return Some(
-            repeat[0]
-                .as_str()
-                .unwrap()
-                .repeat(repeat[1].as_u64().unwrap() as usize)
-                .into(),
-        );
+        let (text, count) = (repeat[0].as_str().unwrap(), repeat[1].as_u64().unwrap());
+        return Some(text.repeat(count as usize).into());
     }
-    value.get("json").map(|json| Bytes::from(json.to_string()))
+    None
 }
 
-fn output(pointer: Option<ByteString>, request_id: &str, objects: &Value) -> Option<Output> {
-    let object = pointer?;
-    let attempt = prejudge(&object, request_id).unwrap_or_else(|| match bytes_of(&objects[&*object]) {
-        Some(bytes) => Attempt::Fetched {
-            content: Content::new(bytes),
-            sha256: [0; 32],
-            verified: true,
-        },
-        None if objects[&*object]["state"] == "unreachable" => Attempt::Pending("no answer".into()),
-        None => Attempt::Gone("no such object".into()),
-    });
-    Some(Output { object, attempt })
+fn object_of(value: &Value) -> Object {
+    match (bytes_of(value), value["state"].as_str()) {
+        (Some(bytes), _) => Object::Here(bytes),
+        (None, Some("unreachable")) => Object::Unreachable,
+        _ => Object::Gone,
+    }
 }
 
-/// Delivers all messages once, as one incarnation of the stream.
-fn deliver(store: &mut Store, standing: &Standing, messages: &[Value], objects: &Value) -> Standing {
-    let mut tx = store.begin(Timestamp::from_unix_nanos(0)).unwrap();
-    tx.begin_incarnation(StreamName::Results, standing).unwrap();
-    let (mut counts, mut last) = (Counts::default(), standing.position);
-    for message in messages {
-        let (seq, payload) = (
-            StreamSeq(message["seq"].as_u64().unwrap()),
-            bytes_of(message).unwrap(),
-        );
-        let published = Timestamp::parse_wire(message["published"].as_str().unwrap()).unwrap();
-        counts.gap += seq.0 - last.0 - 1;
-        match decode_shared(&payload) {
-            Ok(result) => {
-                let stdout = output(result.stdout_object.clone(), &result.request_id, objects);
-                let stderr = output(result.stderr_object.clone(), &result.request_id, objects);
-                let message = ResultMessage {
-                    result,
-                    stdout,
-                    stderr,
-                };
-                tx.result(standing.incarnation, seq, published, &message).unwrap();
-                counts.projected += 1;
-            }
-            Err(error) => {
-                let letter = DeadLetter {
-                    stream: StreamName::Results,
-                    seq,
-                    subject: message["subject"].as_str().unwrap().to_owned(),
-                    published,
-                    reason: error.to_string(),
-                    headers: None,
-                    payload,
-                };
-                tx.dead_letter(standing.incarnation, &letter).unwrap();
-                counts.dead += 1;
+/// The payloads as the file writes them: blanks and the order of keys are part of some cases.
+fn sent(message: &Value, raw: Option<&str>) -> Sent {
+    let payload = bytes_of(message)
+        .or_else(|| raw.map(|raw| Bytes::copy_from_slice(raw.as_bytes())))
+        .unwrap();
+    Sent {
+        stream: StreamName::parse(message["stream"].as_str().unwrap()).unwrap(),
+        seq: message["seq"].as_u64().unwrap(),
+        subject: message["subject"].as_str().unwrap().to_owned(),
+        published: Timestamp::parse_wire(message["published"].as_str().unwrap()).unwrap(),
+        payload,
+    }
+}
+
+/// JSON as the cases' payloads were written: keys in their order, one blank after each comma and colon.
+fn as_written(json: &str) -> String {
+    let (mut text, mut in_text, mut escaped) = (String::new(), false, false);
+    for c in json.chars() {
+        if in_text {
+            text.push(c);
+            in_text = escaped || c != '"';
+            escaped = c == '\\' && !escaped;
+        } else if !c.is_whitespace() {
+            text.push(c);
+            in_text = c == '"';
+            if c == ',' || c == ':' {
+                text.push(' ');
             }
         }
-        last = seq;
     }
-    let mut to = standing.clone();
-    to.advance(last, None, counts);
-    tx.advance(&Advance {
-        stream: StreamName::Results,
-        from: standing.position,
-        to: to.clone(),
-    })
-    .unwrap();
-    tx.commit().unwrap();
-    to
+    text
 }
 
-fn rows(db: &Path, sql: &str) -> Vec<Value> {
-    let conn = dump::open(db);
+/// A message's `json`, as the file has it.
+#[derive(Deserialize)]
+struct RawMessage {
+    json: Option<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct RawInput {
+    messages: Vec<RawMessage>,
+}
+
+#[derive(Deserialize)]
+struct RawCase {
+    input: RawInput,
+}
+
+#[derive(Deserialize)]
+struct RawFile {
+    cases: Vec<RawCase>,
+}
+
+fn rows(conn: &Connection, sql: &str) -> Vec<Value> {
     let mut statement = conn.prepare(sql).unwrap();
-    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
-    let mut found: Vec<Value> = statement
+    let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let found = statement
         .query_map([], |row| {
-            let mut object = serde_json::Map::new();
+            let mut object = Map::new();
             for (index, name) in names.iter().enumerate() {
                 let value = match row.get_ref(index)? {
                     rusqlite::types::ValueRef::Null => Value::Null,
                     rusqlite::types::ValueRef::Integer(number) => json!(number),
+                    rusqlite::types::ValueRef::Real(number) => json!(number),
                     other => json!(other.as_str().unwrap()),
                 };
                 object.insert(name.clone(), value);
             }
             Ok(Value::Object(object))
         })
-        .unwrap()
-        .map(Result::unwrap)
-        .collect();
-    found.sort_by_key(Value::to_string);
-    found
+        .unwrap();
+    found.map(Result::unwrap).collect()
 }
 
-fn expected(case: &Value, pointer: &str) -> Vec<Value> {
-    let mut rows = case["expect"]
-        .pointer(pointer)
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
+fn sorted(mut rows: Vec<Value>) -> Vec<Value> {
     rows.sort_by_key(Value::to_string);
     rows
 }
 
-fn check(case: &Value, db: &Path) {
-    for table in TABLES {
-        assert_eq!(
-            rows(db, &format!("SELECT * FROM {table}")),
-            expected(case, &format!("/tables/{table}")),
-            "{table}"
-        );
-    }
-    let letters = rows(
-        db,
-        "SELECT DISTINCT stream, stream_seq AS seq FROM projector_dead_letters",
-    );
-    assert_eq!(letters, expected(case, "/dead_letters"));
-    let missing = rows(
-        db,
-        "SELECT result_id, field, object, state FROM projector_outputs WHERE state <> 'fetched'",
-    );
-    assert_eq!(missing, expected(case, "/missing_objects"));
-}
-
-/// Needs nothing but RESULTS and its objects, delivered in order.
-fn is_ours(case: &Value) -> bool {
-    let input = &case["input"];
-    let tables = case["expect"]["tables"].as_object().into_iter().flatten();
-    input["messages"]
-        .as_array()
-        .is_some_and(|messages| messages.iter().all(|message| message["stream"] == "RESULTS"))
-        && ["kv_jobs", "executions", "steps"]
-            .iter()
-            .all(|name| input.get(*name).is_none())
-        && case["expect"].get("issues").is_none()
-        && tables
-            .map(|(name, _)| name.as_str())
-            .all(|name| TABLES.contains(&name))
-}
-
-#[test]
-fn scenario_vectors_of_results_alone_hold_and_redelivering_them_changes_nothing() {
-    let mut ran: BTreeMap<&str, usize> = BTreeMap::new();
-    for file in ["completions", "duplicates", "malformed", "missing_objects"] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/vectors/{file}.json"));
-        let document: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-        for case in document["cases"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter(|case| is_ours(case))
-        {
-            println!("{file}: {}", case["name"]);
-            let folder = tempfile::tempdir().unwrap();
-            let db = folder.path().join("results.db");
-            let me = Owner {
-                pid: 1,
-                started_at: String::new(),
-                host: String::new(),
-            };
-            let mut store = Store::open(&db, &StoreOptions::default(), &me).unwrap();
-            let (messages, objects) = (
-                case["input"]["messages"].as_array().unwrap(),
-                &case["input"]["objects"],
-            );
-            let first = Standing::new(1, StreamSeq(1));
-            let after = deliver(&mut store, &first, messages, objects);
-            check(case, &db);
-            // The same messages again, as a stream whose sequences begin a new life brings them.
-            deliver(&mut store, &after.succeed(None, StreamSeq(1)), messages, objects);
-            check(case, &db);
-            *ran.entry(file).or_default() += 1;
+/// Every row of every table that is not ours to keep books in.
+fn tables(db: &Path) -> BTreeMap<String, Vec<Value>> {
+    let conn = dump::open(db);
+    let names: Vec<String> = conn
+        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'projector\\_%' ESCAPE '\\' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    let mut tables = BTreeMap::new();
+    for name in names {
+        let order = if name == "inventory_history" {
+            "id"
+        } else {
+            "rowid"
+        };
+        let mut found = rows(&conn, &format!("SELECT * FROM \"{name}\" ORDER BY {order}"));
+        if name == "inventory_history" {
+            for row in &mut found {
+                row.as_object_mut().unwrap().remove("id");
+            }
+        } else {
+            found = sorted(found);
+        }
+        if !found.is_empty() {
+            tables.insert(name, found);
         }
     }
-    assert_eq!(ran.values().sum::<usize>(), 17, "{ran:?}");
+    tables
+}
+
+struct Case {
+    value: Value,
+    messages: Vec<Sent>,
+}
+
+impl Case {
+    fn read(value: &Value, raw: &RawCase) -> Self {
+        let messages = value["input"]["messages"].as_array().unwrap();
+        let messages = messages
+            .iter()
+            .zip(&raw.input.messages)
+            .map(|(message, raw)| {
+                let json = raw.json.as_ref().map(|json| as_written(json.get()));
+                sent(message, json.as_deref())
+            })
+            .collect();
+        Self {
+            value: value.clone(),
+            messages,
+        }
+    }
+
+    fn stage(&self, db: &Path) -> Stage {
+        let input = &self.value["input"];
+        let jobs = input["kv_jobs"].as_object().into_iter().flatten();
+        let manifests = Manifests::compile(jobs.map(|(key, document)| {
+            // A document that is no JSON at all is given as text.
+            let text = document
+                .as_str()
+                .map_or_else(|| document.to_string(), str::to_owned);
+            (key.clone(), text.into())
+        }));
+        let mut stage = Stage::open(db, manifests);
+        for (name, object) in input["objects"].as_object().into_iter().flatten() {
+            stage.objects.insert(name.clone(), object_of(object));
+        }
+        for row in input["executions"].as_array().into_iter().flatten() {
+            insert_execution(db, row);
+        }
+        stage
+    }
+
+    fn step(&self, stage: &mut Stage, step: &Value) {
+        if let Some(index) = step["deliver"].as_u64() {
+            stage.deliver(&self.messages[index as usize]);
+        } else if let Some(name) = step["object"].as_str() {
+            stage.settle_down();
+            stage.objects.insert(name.to_owned(), object_of(&step["becomes"]));
+        } else if step["retry_objects"] == true {
+            stage.retry_pending();
+        } else if step["restart"] == true {
+            stage.restart();
+        } else if step["insert_execution"].is_object() {
+            stage.settle_down();
+            insert_execution(&stage.db, &step["insert_execution"]);
+        } else if let Some(result_id) = step["reap"].as_str() {
+            stage.settle_down();
+            reap(&stage.db, result_id, step["at"].as_str().unwrap());
+        } else {
+            panic!("unknown step {step}");
+        }
+    }
+
+    /// The given steps, or all messages in their order.
+    fn steps(&self) -> Vec<Value> {
+        match self.value["input"]["steps"].as_array() {
+            Some(steps) => steps.clone(),
+            None => (0..self.messages.len())
+                .map(|index| json!({ "deliver": index }))
+                .collect(),
+        }
+    }
+
+    fn check(&self, stage: &Stage, in_order: bool) {
+        stage.settle_down();
+        let mut expected: BTreeMap<String, Vec<Value>> =
+            serde_json::from_value(self.value["expect"]["tables"].clone()).unwrap_or_default();
+        for (name, rows) in &mut expected {
+            if name != "inventory_history" || !in_order {
+                *rows = sorted(std::mem::take(rows));
+            }
+        }
+        expected.retain(|_, rows| !rows.is_empty());
+        let found = || {
+            let mut found = tables(&stage.db);
+            if let (false, Some(history)) = (in_order, found.get_mut("inventory_history")) {
+                *history = sorted(std::mem::take(history));
+            }
+            found
+        };
+        // Executions whose row came late are settled within a second.
+        let settled = || found().get("executions") == expected.get("executions");
+        if self.value["input"].to_string().contains("insert_execution") {
+            eventually("executions are settled", settled);
+        }
+        let found = found();
+        for name in expected.keys().chain(found.keys()) {
+            assert_eq!(found.get(name), expected.get(name), "{name}");
+        }
+        let conn = dump::open(&stage.db);
+        let expect = |name: &str| sorted(self.value["expect"][name].as_array().cloned().unwrap_or_default());
+        let letters = rows(
+            &conn,
+            "SELECT DISTINCT stream, stream_seq AS seq FROM projector_dead_letters",
+        );
+        assert_eq!(sorted(letters), expect("dead_letters"), "dead letters");
+        let missing =
+            "SELECT result_id, field, object, state FROM projector_outputs WHERE state <> 'fetched'";
+        assert_eq!(
+            sorted(rows(&conn, missing)),
+            expect("missing_objects"),
+            "missing objects"
+        );
+        let issues = "SELECT stream, stream_seq AS seq, code FROM projector_issues";
+        assert_eq!(sorted(rows(&conn, issues)), expect("issues"), "issues");
+        dump::check_i3(&stage.db);
+    }
+}
+
+fn insert_execution(db: &Path, row: &Value) {
+    let row = row.as_object().unwrap();
+    let names: Vec<&str> = row.keys().map(String::as_str).collect();
+    let marks: Vec<&str> = names.iter().map(|_| "?").collect();
+    let values = row.values().map(|value| match value {
+        Value::Number(number) => rusqlite::types::Value::Integer(number.as_i64().unwrap()),
+        other => rusqlite::types::Value::Text(other.as_str().unwrap().to_owned()),
+    });
+    backend(db)
+        .execute(
+            &format!(
+                "INSERT INTO executions ({}) VALUES ({})",
+                names.join(", "),
+                marks.join(", ")
+            ),
+            rusqlite::params_from_iter(values),
+        )
+        .unwrap();
+}
+
+/// The backend's reaper.
+fn reap(db: &Path, result_id: &str, at: &str) {
+    let conn = backend(db);
+    let exec_id: Option<String> = conn
+        .query_row(
+            "UPDATE execution_results SET finished_at = ?2, exit_code = -1, reaped = 1, stderr = 'reaped by backend'
+             WHERE result_id = ?1 RETURNING exec_id",
+            [result_id, at],
+            |row| row.get(0),
+        )
+        .unwrap();
+    conn.execute(
+        "UPDATE executions SET failure_count = failure_count + 1,
+             status = CASE WHEN success_count + failure_count + 1 >= target_count THEN 'completed' ELSE 'running' END
+         WHERE exec_id = ?1",
+        [exec_id],
+    )
+    .unwrap();
+}
+
+/// Another connection that writes the file, as the backend's do.
+fn backend(db: &Path) -> Connection {
+    let conn = Connection::open(db).unwrap();
+    conn.busy_timeout(std::time::Duration::from_secs(30)).unwrap();
+    conn
+}
+
+fn run(case: &Case, name: &str, in_order: bool, play: impl FnOnce(&mut Stage)) {
+    let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut stage = case.stage(&folder.path().join("results.db"));
+        play(&mut stage);
+        case.check(&stage, in_order);
+    }));
+    assert!(played.is_ok(), "{name}");
+}
+
+fn scenario_vectors(file: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/vectors/{file}.json"));
+    let text = std::fs::read_to_string(path).unwrap();
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let raw: RawFile = serde_json::from_str(&text).unwrap();
+    let cases = document["cases"].as_array().unwrap();
+    assert!(!cases.is_empty());
+    for (value, raw) in cases.iter().zip(&raw.cases) {
+        let case = Case::read(value, raw);
+        let name = format!("{file}: case {}", value["name"]);
+        let steps = case.steps();
+        run(&case, &format!("{name}, as given"), true, |stage| {
+            for step in &steps {
+                case.step(stage, step);
+            }
+        });
+        for order in value["also_orders"].as_array().into_iter().flatten() {
+            run(&case, &format!("{name}, in order {order}"), false, |stage| {
+                for index in order.as_array().unwrap() {
+                    stage.deliver(&case.messages[index.as_u64().unwrap() as usize]);
+                }
+            });
+        }
+        if value["also_redelivered"] == true {
+            run(&case, &format!("{name}, redelivered"), false, |stage| {
+                for step in &steps {
+                    case.step(stage, step);
+                    if let Some(index) = step["deliver"].as_u64() {
+                        stage.deliver(&case.messages[index as usize]);
+                    }
+                }
+                for message in &case.messages {
+                    stage.deliver(message);
+                }
+            });
+        }
+    }
+}
+
+macro_rules! scenario_files {
+    ($($test:ident $file:literal)*) => {
+        $(
+            #[test]
+            fn $test() {
+                scenario_vectors($file);
+            }
+        )*
+
+        #[test]
+        fn every_scenario_vector_file_is_run() {
+            assert_eq!(FILES.as_slice(), [$($file),*].as_slice());
+        }
+    };
+}
+
+scenario_files! {
+    check_projection_vectors_hold "check_projection"
+    completions_vectors_hold "completions"
+    duplicates_vectors_hold "duplicates"
+    executions_counters_vectors_hold "executions_counters"
+    feeds_vectors_hold "feeds"
+    inventory_and_history_vectors_hold "inventory_and_history"
+    inventory_stream_vectors_hold "inventory_stream"
+    malformed_vectors_hold "malformed"
+    missing_objects_vectors_hold "missing_objects"
+    start_result_order_vectors_hold "start_result_order"
+    whole_scenarios_vectors_hold "whole_scenarios"
 }

@@ -12,7 +12,7 @@ use crate::source::flow::Delivery;
 use crate::source::reconcile::Incarnation;
 use crate::store::dead_letters::DeadLetter;
 use crate::store::output_book::Repair;
-use crate::store::{Advance, Class, Committed, Counts, Gap, Group, Standing, StoreError};
+use crate::store::{Advance, Class, Committed, Counts, Gap, Group, Left, Standing, StoreError};
 use crate::wire::kv::StreamName;
 use crate::wire::output::Attempt;
 use crate::wire::result::Field;
@@ -28,6 +28,8 @@ pub(super) struct Done {
     /// For each message: whether it became a dead letter.
     pub(super) dead: Vec<bool>,
     pub(super) owes_outputs: bool,
+    /// What other transactions must do.
+    pub(super) left: Left,
     /// How long SQLite took to make it durable.
     pub(super) commit_time: Duration,
 }
@@ -126,13 +128,20 @@ impl Writer {
             }
         }
         let mut done = Done::default();
-        let mut tx = self.store.begin(now())?;
+        let manifests = self.manifests.borrow().clone();
+        let started = Instant::now();
+        let mut tx = self.store.begin(&manifests, now())?;
         for (stream, course) in &courses {
             tx.expect(*stream, &course.from)?;
         }
         let mut next = 0;
         loop {
             while next < group.len() {
+                if self.limits.is_over(started, next) {
+                    // Others wait for this file too: what is applied is committed, the rest is the next group.
+                    self.intake.give_back(group.split_off(next));
+                    break;
+                }
                 apply(&mut tx, group, next, &mut courses, &mut done, isolated).map_err(|trouble| {
                     match trouble {
                         Trouble::Store(error) if tx.is_lost() => Trouble::Lost(error),
@@ -142,7 +151,7 @@ impl Writer {
                 next += 1;
             }
             let before = group.len();
-            if !isolated {
+            if !isolated && !self.limits.is_over(started, next) {
                 self.intake.add_waiting(&self.limits, group, bytes);
             }
             if group.len() == before {
@@ -158,7 +167,7 @@ impl Writer {
                 .insert(stream, course.write(stream, group, &mut tx)?);
         }
         let committing = Instant::now();
-        done.committed = tx.commit()?;
+        (done.committed, done.left) = tx.commit()?;
         done.commit_time = committing.elapsed();
         Ok(done)
     }
@@ -204,13 +213,20 @@ fn apply(
     } = match group.get(index) {
         None => return Ok(()),
         Some(Unit::Repair(work)) => return apply_repair(tx, work, isolated),
+        Some(Unit::Derive(due)) => return Ok(tx.isolated(|tx| tx.rederive(due))?),
+        Some(Unit::Release(pair)) => return Ok(tx.isolated(|tx| tx.release(pair))?),
         Some(Unit::Entry(entry)) => entry,
     };
     let stream = *stream;
     done.generations.insert(stream, *generation);
     match cargo {
         Cargo::Rest(_) => Ok(()),
-        Cargo::Incarnation(incarnation) => begin_incarnation(tx, stream, *incarnation, group, courses),
+        Cargo::Incarnation { incarnation, last } => {
+            if stream == StreamName::Results && !courses.contains_key(&stream) {
+                tx.begin_first_pass(*last)?;
+            }
+            begin_incarnation(tx, stream, *incarnation, group, courses)
+        }
         Cargo::Gap { first, last, reason } => {
             let course = course(courses, stream)?;
             if !course.expects(*first) || last < first {
@@ -237,32 +253,38 @@ fn apply(
                 return Err(out_of_order(stream, delivery.seq, course));
             }
             let incarnation = course.from.incarnation;
+            let mut project = |item: &mut dyn FnMut(&mut Group<'_>) -> Result<(), StoreError>| {
+                let outcome = if isolated {
+                    tx.isolated(|tx| item(tx))
+                } else {
+                    item(tx)
+                };
+                match outcome {
+                    Ok(()) => Ok(None),
+                    Err(error) if isolated && error.class() == Class::Data && !tx.is_lost() => {
+                        Ok(Some(error.to_string()))
+                    }
+                    Err(error) => Err(error),
+                }
+            };
+            let published = delivery.published;
             let dead = match content {
                 Message::Dead(reason) => Some(reason.clone()),
+                Message::Ignored => None,
+                Message::Started(event) => project(&mut |tx| tx.started(event, published))?,
+                Message::Snapshot(snapshot) => project(&mut |tx| tx.snapshot(snapshot, published))?,
                 Message::Result { result } => {
-                    let project =
-                        |tx: &mut Group<'_>| tx.result(incarnation, delivery.seq, delivery.published, result);
-                    let outcome = if isolated {
-                        tx.isolated(project)
-                    } else {
-                        project(tx)
-                    };
-                    match outcome {
-                        Ok(()) => {
-                            done.owes_outputs |= [&result.stdout, &result.stderr]
-                                .into_iter()
-                                .flatten()
-                                .any(|output| matches!(output.attempt, Attempt::Pending(_)));
-                            None
-                        }
-                        Err(error) if isolated && error.class() == Class::Data && !tx.is_lost() => {
-                            Some(error.to_string())
-                        }
-                        Err(error) => return Err(error.into()),
-                    }
+                    let dead = project(&mut |tx| tx.result(incarnation, delivery.seq, published, result))?;
+                    done.owes_outputs |= dead.is_none()
+                        && [&result.stdout, &result.stderr]
+                            .into_iter()
+                            .flatten()
+                            .any(|output| matches!(output.attempt, Attempt::Pending(_)));
+                    dead
                 }
             };
             match &dead {
+                None if matches!(content, Message::Ignored) => course.counts.ignored += 1,
                 None => course.counts.projected += 1,
                 Some(reason) => {
                     tx.dead_letter(

@@ -1,6 +1,7 @@
 //! What the writer is given, what it shows, and how it may end.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -15,11 +16,25 @@ pub struct WriterLimits {
     pub group_rows_max: usize,
     /// Payload bytes in one transaction.
     pub group_bytes_max: usize,
+    /// Longest transaction on a file that others write too; `None`: nobody else does.
+    pub group_time_max: Option<Duration>,
     /// Size that the log may reach before it is cut back.
     pub wal_bytes_max: u64,
     /// Below so many free bytes on the disk nothing is written.
     pub disk_reserve_bytes: u64,
 }
+
+impl WriterLimits {
+    /// Whether a transaction that has applied so many items since `started` should be committed now.
+    pub(super) fn is_over(&self, started: Instant, applied: usize) -> bool {
+        applied > 0
+            && applied.is_multiple_of(ITEMS_PER_LOOK)
+            && self.group_time_max.is_some_and(|max| started.elapsed() >= max)
+    }
+}
+
+/// Between two looks at the clock.
+const ITEMS_PER_LOOK: usize = 8;
 
 /// What the writer is doing, for people and for `--until-caught-up`.
 #[derive(Clone, Debug, Default)]

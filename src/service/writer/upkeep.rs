@@ -16,6 +16,10 @@ const QUIET_WAL_BYTES: u64 = 32 << 20;
 /// groups have changed.
 const BACKLOG_WAL_BYTES: u64 = 400 << 20;
 
+/// On a file that others write too the log is copied when it holds so much: past SQLite's own measure their commits
+/// would do it for us.
+const SHARED_WAL_BYTES: u64 = 4 << 20;
+
 /// So many small groups in a row mean that the stream is caught up.
 const CAUGHT_UP_GROUPS: u32 = 16;
 
@@ -29,7 +33,9 @@ impl Writer {
             self.small_groups.saturating_add(1)
         };
         let caught_up = self.small_groups >= CAUGHT_UP_GROUPS;
-        let step = if caught_up {
+        let step = if self.limits.group_time_max.is_some() {
+            SHARED_WAL_BYTES
+        } else if caught_up {
             QUIET_WAL_BYTES
         } else {
             BACKLOG_WAL_BYTES

@@ -1,0 +1,63 @@
+//! Pairs that are due: what they are derived from is read beside the live path, since one scan of all results may take
+//! long; the writer then derives each in one transaction (DESIGN §5).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
+
+use super::work::Work;
+use crate::store::derive::{DuePair, due_pairs};
+use crate::store::{StoreError, read_only};
+
+/// Pairs that become due within this time share one scan.
+const GATHER: Duration = Duration::from_millis(500);
+
+/// See the module's words.
+#[derive(Clone, Debug)]
+pub struct Rederiver {
+    /// The database, to read.
+    pub database: PathBuf,
+    /// To the writer.
+    pub works: Sender<Work>,
+    /// Told when a commit has left a pair due, and once at the start.
+    pub due: Arc<Notify>,
+}
+
+impl Rederiver {
+    /// Serves until shutdown.
+    pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                () = super::raised(&mut shutdown) => return,
+                () = self.due.notified() => {}
+            }
+            tokio::select! {
+                () = super::raised(&mut shutdown) => return,
+                () = tokio::time::sleep(GATHER) => {}
+            }
+            let database = self.database.clone();
+            let scan = move || -> Result<Vec<DuePair>, StoreError> { due_pairs(&read_only(&database)?) };
+            match tokio::task::spawn_blocking(scan).await {
+                Ok(Ok(pairs)) if pairs.is_empty() => {}
+                Ok(Ok(pairs)) => {
+                    info!(pairs = pairs.len(), "deriving pairs anew whose outputs came back");
+                    if self.works.send(Work::Derive(pairs)).is_err() {
+                        return;
+                    }
+                }
+                Ok(Err(error)) => {
+                    warn!(%error, "cannot read what the due pairs are derived from; trying again");
+                    self.due.notify_one();
+                }
+                Err(error) => {
+                    warn!(%error, "the scan of the due pairs broke off; trying again");
+                    self.due.notify_one();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! One spec's rows of one pair: compared before anything is written (contract §7.5.4, §7.5.5).
+
+use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
+use rusqlite::{Connection, Row, ToSql, params};
+use serde_json::Value;
+
+use super::super::StoreError;
+use super::shape::{Shape, Shapes, Statements};
+use super::{Evidence, Mode, history};
+use crate::projection::explode::{
+    Cell, ColumnKind, Element, ExplodeSpec, drop_repeated, elements, needs_affinity,
+};
+use crate::projection::history::element_events;
+
+/// What became of a spec's part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Exploded {
+    /// The table holds the elements.
+    Done,
+    /// It does too, without those whose key came before: how many.
+    Repeated(usize),
+    /// The table is not to be touched: why.
+    Refused(String),
+}
+
+/// Brings a pair's rows to the elements of `payload`.
+pub(super) fn replace(
+    conn: &Connection,
+    shapes: &mut Shapes,
+    spec: &ExplodeSpec,
+    evidence: &Evidence<'_>,
+    payload: &Value,
+    mode: Mode,
+) -> Result<Exploded, StoreError> {
+    let statements = match shapes.of(conn, spec)? {
+        Shape::Ready(statements) => statements,
+        Shape::Refused(reason) => return Ok(Exploded::Refused(reason.clone())),
+    };
+    let what = || StoreError::sqlite(format!("write the rows of {}", evidence.pair));
+    let mut found = elements(spec, payload);
+    apply_affinity(conn, spec, &mut found).map_err(what())?;
+    let (new, repeated) = drop_repeated(spec, found);
+    let old = rows(conn, statements, spec, evidence).map_err(what())?;
+    let unchanged = old.len() == new.len() && old.iter().zip(&new).all(|(old, new)| *old == new.cells);
+    if unchanged {
+        if !old.is_empty() {
+            touch(conn, statements, evidence).map_err(what())?;
+        }
+    } else {
+        if spec.track_history && mode == Mode::WithHistory {
+            history::enter(conn, evidence, &element_events(spec, &old, &new))?;
+        }
+        write(conn, statements, evidence, !old.is_empty(), &new).map_err(what())?;
+    }
+    Ok(match repeated {
+        0 => Exploded::Done,
+        repeated => Exploded::Repeated(repeated),
+    })
+}
+
+/// Takes a pair's rows away, before they are made anew.
+pub(super) fn clear(
+    conn: &Connection,
+    shapes: &mut Shapes,
+    spec: &ExplodeSpec,
+    pc_id: &str,
+    job_id: &str,
+) -> Result<(), StoreError> {
+    if let Shape::Ready(statements) = shapes.of(conn, spec)? {
+        conn.prepare_cached(&statements.delete)
+            .and_then(|mut delete| delete.execute([pc_id, job_id]))
+            .map_err(StoreError::sqlite(format!("empty {:?}", spec.table)))?;
+    }
+    Ok(())
+}
+
+fn rows(
+    conn: &Connection,
+    statements: &Statements,
+    spec: &ExplodeSpec,
+    evidence: &Evidence<'_>,
+) -> Result<Vec<Vec<Cell>>, rusqlite::Error> {
+    let columns = spec.columns.len();
+    conn.prepare_cached(&statements.select)?
+        .query_map([evidence.pair.pc_id, evidence.pair.job_id], |row| {
+            (0..columns).map(|index| cell(row, index)).collect()
+        })?
+        .collect()
+}
+
+fn cell(row: &Row<'_>, index: usize) -> Result<Cell, rusqlite::Error> {
+    Ok(match row.get_ref(index)? {
+        ValueRef::Null => Cell::Null,
+        ValueRef::Integer(number) => Cell::Integer(number),
+        ValueRef::Real(number) => Cell::Real(number),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
+            Cell::Text(String::from_utf8_lossy(bytes).into_owned())
+        }
+    })
+}
+
+fn touch(conn: &Connection, statements: &Statements, evidence: &Evidence<'_>) -> Result<(), rusqlite::Error> {
+    let Evidence {
+        pair, finished_at, ..
+    } = evidence;
+    conn.prepare_cached(&statements.touch)?
+        .execute(params![pair.pc_id, pair.job_id, finished_at])?;
+    Ok(())
+}
+
+fn write(
+    conn: &Connection,
+    statements: &Statements,
+    evidence: &Evidence<'_>,
+    any_old: bool,
+    new: &[Element<'_>],
+) -> Result<(), rusqlite::Error> {
+    let Evidence {
+        pair, finished_at, ..
+    } = evidence;
+    if any_old {
+        conn.prepare_cached(&statements.delete)?
+            .execute([pair.pc_id, pair.job_id])?;
+    }
+    let mut insert = conn.prepare_cached(&statements.insert)?;
+    for element in new {
+        insert.raw_bind_parameter(1, pair.pc_id)?;
+        insert.raw_bind_parameter(2, pair.job_id)?;
+        insert.raw_bind_parameter(3, finished_at)?;
+        for (index, cell) in element.cells.iter().enumerate() {
+            insert.raw_bind_parameter(index + 4, Bound(cell))?;
+        }
+        insert.raw_execute()?;
+    }
+    Ok(())
+}
+
+struct Bound<'a>(&'a Cell);
+
+impl ToSql for Bound<'_> {
+    fn to_sql(&self) -> Result<ToSqlOutput<'_>, rusqlite::Error> {
+        Ok(match self.0 {
+            Cell::Null => ToSqlOutput::Owned(SqlValue::Null),
+            Cell::Integer(number) => ToSqlOutput::Owned(SqlValue::Integer(*number)),
+            Cell::Real(number) => ToSqlOutput::Owned(SqlValue::Real(*number)),
+            Cell::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+        })
+    }
+}
+
+/// A text in a column of numbers is stored as SQLite's affinity has it: which texts are numbers, and which number each
+/// is, only SQLite says. Asked through a scratch table of this connection.
+fn apply_affinity(
+    conn: &Connection,
+    spec: &ExplodeSpec,
+    elements: &mut [Element<'_>],
+) -> Result<(), rusqlite::Error> {
+    for element in elements {
+        for (column, cell) in spec.columns.iter().zip(&mut element.cells) {
+            if needs_affinity(column.kind, cell) {
+                conn.prepare_cached("INSERT OR REPLACE INTO temp.projector_affinity VALUES (1, ?1, ?1)")?
+                    .execute([Bound(cell)])?;
+                let sql = match column.kind {
+                    ColumnKind::Real => "SELECT as_real FROM temp.projector_affinity",
+                    ColumnKind::Integer | ColumnKind::Text => {
+                        "SELECT as_integer FROM temp.projector_affinity"
+                    }
+                };
+                *cell = conn
+                    .prepare_cached(sql)?
+                    .query_row([], |row| self::cell(row, 0))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes the scratch table; once per connection.
+pub(in super::super) fn prepare_affinity(conn: &Connection) -> Result<(), rusqlite::Error> {
+    conn.execute_batch(
+        "CREATE TEMP TABLE projector_affinity (entry INTEGER PRIMARY KEY, as_integer INTEGER, as_real REAL)",
+    )
+}

@@ -1,0 +1,202 @@
+//! The rows of `execution_results`: what a result and a start event write, in either order (contract §5.3, §7.2, D7).
+
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+
+use super::StoreError;
+use crate::projection::execution::Delta;
+use crate::projection::result::{Known, ResultRow};
+use crate::projection::start::StartRow;
+
+/// Asking and inserting in one step: only a row that is there already costs a second look.
+const INSERT_RESULT: &str =
+    "INSERT INTO execution_results (result_id, request_id, exec_id, pc_id, exit_code, stdout,
+         stderr, started_at, finished_at, recorded_at, job_id, parent_result_id, skipped)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+     ON CONFLICT (result_id) DO NOTHING";
+
+/// What a row says after a message, as far as ledgers and counters need it.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) exec_id: Option<String>,
+    pub(super) job_id: Option<String>,
+    pub(super) pc_id: String,
+    pub(super) version: Option<String>,
+}
+
+/// Prepared once a group: looking it up for each row would cost as much as binding it.
+pub(super) fn prepare_insert(conn: &Connection) -> Result<CachedStatement<'_>, rusqlite::Error> {
+    conn.prepare_cached(INSERT_RESULT)
+}
+
+/// Inserts a result's row; false when there is one already.
+pub(super) fn insert_result(
+    insert: &mut CachedStatement<'_>,
+    row: &ResultRow<'_>,
+) -> Result<bool, rusqlite::Error> {
+    let result = row.result;
+    let inserted = insert.execute(params![
+        row.result_id,
+        &*result.request_id,
+        result.exec_id.as_deref(),
+        &*result.pc_id,
+        result.exit_code,
+        row.stdout,
+        row.stderr,
+        row.started_at,
+        row.finished_at,
+        row.recorded_at,
+        result.manifest_id.as_deref(),
+        result.parent_result_id.as_deref(),
+        result.skipped_column(),
+    ])?;
+    Ok(inserted == 1)
+}
+
+/// What the database knows of a result.
+pub(super) fn known(conn: &Connection, result_id: &str) -> Result<Known, StoreError> {
+    let found: Option<(bool, bool)> = conn
+        .prepare_cached("SELECT finished_at IS NOT NULL, reaped FROM execution_results WHERE result_id = ?1")
+        .and_then(|mut select| {
+            select
+                .query_row([result_id], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()
+        })
+        .map_err(StoreError::sqlite("look up a result"))?;
+    Ok(match found {
+        None => Known::Absent,
+        Some((_, true)) => Known::Reaped,
+        Some((false, false)) => Known::InFlight,
+        Some((true, false)) => Known::Finished,
+    })
+}
+
+/// A result's own columns over those of its start event.
+pub(super) fn finish(conn: &Connection, row: &ResultRow<'_>) -> Result<Row, rusqlite::Error> {
+    let result = row.result;
+    conn.prepare_cached(
+        "UPDATE execution_results SET request_id = ?2, exit_code = ?3, stdout = ?4, stderr = ?5,
+             finished_at = ?6, recorded_at = min(recorded_at, ?7), job_id = coalesce(?8, job_id),
+             parent_result_id = ?9, skipped = ?10, exec_id = coalesce(exec_id, ?11), reaped = 0
+         WHERE result_id = ?1
+         RETURNING exec_id, job_id, pc_id, version",
+    )?
+    .query_row(
+        params![
+            row.result_id,
+            &*result.request_id,
+            result.exit_code,
+            row.stdout,
+            row.stderr,
+            row.finished_at,
+            row.recorded_at,
+            result.manifest_id.as_deref(),
+            result.parent_result_id.as_deref(),
+            result.skipped_column(),
+            result.exec_id.as_deref(),
+        ],
+        |row| {
+            Ok(Row {
+                exec_id: row.get(0)?,
+                job_id: row.get(1)?,
+                pc_id: row.get(2)?,
+                version: row.get(3)?,
+            })
+        },
+    )
+}
+
+/// What a start event found.
+#[derive(Debug)]
+pub(super) enum Started {
+    /// No row: there is one now, in flight.
+    InFlight,
+    /// A row that only its result had written.
+    Joined {
+        /// The execution that the row named before.
+        exec_before: Option<String>,
+        /// What the row counts for; `None` while it has no end.
+        ended: Option<i32>,
+        /// The row's job and end, for the ledgers.
+        job_id: Option<String>,
+        finished_at: Option<String>,
+    },
+    /// A row that knows its start already: the first in the stream counts.
+    Duplicate,
+}
+
+/// Writes a start event's part of a row.
+pub(super) fn start(conn: &Connection, row: &StartRow<'_>) -> Result<Started, rusqlite::Error> {
+    let event = row.event;
+    let inserted = conn
+        .prepare_cached(
+            "INSERT INTO execution_results (result_id, request_id, exec_id, pc_id, started_at, recorded_at, job_id,
+                 version, expires_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+             ON CONFLICT (result_id) DO NOTHING",
+        )?
+        .execute(params![
+            &*event.result_id,
+            &*event.request_id,
+            &*event.exec_id,
+            &*event.pc_id,
+            row.started_at,
+            row.recorded_at,
+            &*event.manifest_id,
+            &*event.version,
+            row.expires_at,
+        ])?;
+    if inserted == 1 {
+        return Ok(Started::InFlight);
+    }
+    // Only a start event tells the version: a row without one has met none.
+    let before = conn
+        .prepare_cached("SELECT exec_id FROM execution_results WHERE result_id = ?1 AND version IS NULL")?
+        .query_row([&*event.result_id], |row| row.get::<_, Option<String>>(0))
+        .optional()?;
+    let Some(exec_before) = before else {
+        return Ok(Started::Duplicate);
+    };
+    conn.prepare_cached(
+        "UPDATE execution_results SET exec_id = ?2, pc_id = ?3, started_at = ?4,
+             recorded_at = min(recorded_at, ?5), job_id = coalesce(job_id, ?6), version = ?7, expires_at = ?8
+         WHERE result_id = ?1
+         RETURNING exit_code, job_id, finished_at",
+    )?
+    .query_row(
+        params![
+            &*event.result_id,
+            &*event.exec_id,
+            &*event.pc_id,
+            row.started_at,
+            row.recorded_at,
+            &*event.manifest_id,
+            &*event.version,
+            row.expires_at,
+        ],
+        |row| {
+            let finished_at: Option<String> = row.get(2)?;
+            let exit_code: Option<i32> = row.get(0)?;
+            Ok(Started::Joined {
+                exec_before,
+                ended: finished_at.is_some().then(|| exit_code.unwrap_or(-1)),
+                job_id: row.get(1)?,
+                finished_at,
+            })
+        },
+    )
+}
+
+/// How the counters move when a start event names another execution than a row that has ended: off the old one, onto
+/// the new one (contract §7.3).
+pub(super) fn moves<'a>(
+    exec_before: Option<&'a str>,
+    exec_id: &'a str,
+    exit_code: i32,
+) -> impl Iterator<Item = (&'a str, Delta)> {
+    let ended = Delta::ended(exit_code);
+    let changed = exec_before != Some(exec_id);
+    let off = exec_before.map(|before| (before, ended.undone()));
+    off.into_iter()
+        .chain(Some((exec_id, ended)))
+        .filter(move |_| changed)
+}

@@ -1,0 +1,291 @@
+//! The pipeline behind the server: deliveries with the sequences and publish times of a case, through decoding and
+//! pointers' outcomes, the writer's own thread and its transactions, into a real file. Objects are what the case says
+//! they are at the moment.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use results_projector::projection::manifests::Manifests;
+use results_projector::projection::output::Output;
+use results_projector::service::resolve::{decode, prejudge};
+use results_projector::service::work::{Cargo, Entry, Envelope, Message, OwedQuestion, RepairWork, Work};
+use results_projector::service::writer::{Bells, Lane, Writer, WriterLimits, WriterState, WriterStopped};
+use results_projector::source::flow::{Delivery, Feedback};
+use results_projector::source::reconcile::Incarnation;
+use results_projector::store::derive::due_pairs;
+use results_projector::store::output_book::Repair;
+use results_projector::store::{Owner, Store, StoreOptions, read_only};
+use results_projector::wire::kv::StreamName;
+use results_projector::wire::output::{Attempt, Content};
+use results_projector::wire::sequence::StreamSeq;
+use results_projector::wire::time::Timestamp;
+use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, oneshot, watch};
+
+/// What an object is at the moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    Here(Bytes),
+    Unreachable,
+    Gone,
+}
+
+/// One message as the broker holds it.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    pub stream: StreamName,
+    pub seq: u64,
+    pub subject: String,
+    pub published: Timestamp,
+    pub payload: Bytes,
+}
+
+/// A projector behind the server.
+pub struct Stage {
+    pub db: PathBuf,
+    pub objects: BTreeMap<String, Object>,
+    manifests: watch::Sender<Arc<Manifests>>,
+    running: Option<Running>,
+    permits: Arc<Semaphore>,
+    /// The last sequence that was delivered, per stream.
+    at: BTreeMap<StreamName, u64>,
+}
+
+struct Running {
+    works: Sender<Work>,
+    writer: JoinHandle<Result<(), WriterStopped>>,
+    _shutdown: watch::Sender<bool>,
+    _generations: Vec<watch::Sender<u64>>,
+    _feedbacks: Vec<watch::Receiver<Feedback>>,
+}
+
+impl Stage {
+    pub fn open(db: &Path, manifests: Manifests) -> Self {
+        let mut stage = Self {
+            db: db.to_owned(),
+            objects: BTreeMap::new(),
+            manifests: watch::channel(Arc::new(manifests)).0,
+            running: None,
+            permits: Arc::new(Semaphore::new(1_000_000)),
+            at: BTreeMap::new(),
+        };
+        stage.start();
+        stage
+    }
+
+    fn start(&mut self) {
+        let me = Owner {
+            pid: std::process::id(),
+            started_at: String::new(),
+            host: String::new(),
+        };
+        let store = Store::open(&self.db, &StoreOptions::default(), &me).unwrap();
+        let (works, works_rx) = channel();
+        let (mut lanes, mut generations, mut feedbacks) = (BTreeMap::new(), Vec::new(), Vec::new());
+        for stream in StreamName::ALL {
+            let (generation, generation_rx) = watch::channel(0);
+            let (feedback, feedback_rx) = watch::channel(Feedback::default());
+            lanes.insert(stream, Lane::new(generation_rx, feedback));
+            generations.push(generation);
+            feedbacks.push(feedback_rx);
+        }
+        let limits = WriterLimits {
+            group_rows_max: 7,
+            group_bytes_max: 1 << 20,
+            group_time_max: None,
+            wal_bytes_max: 1 << 30,
+            disk_reserve_bytes: 0,
+        };
+        let (shutdown, down) = watch::channel(false);
+        let writer = Writer::new(
+            store,
+            works_rx,
+            lanes,
+            limits,
+            watch::channel(WriterState::default()).0,
+            self.manifests.subscribe(),
+            Bells::default(),
+            down,
+        );
+        let writer = std::thread::spawn(move || writer.run());
+        self.running = Some(Running {
+            works,
+            writer,
+            _shutdown: shutdown,
+            _generations: generations,
+            _feedbacks: feedbacks,
+        });
+    }
+
+    fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.works.send(Work::Shutdown).unwrap();
+            running.writer.join().unwrap().unwrap();
+        }
+    }
+
+    /// Ends the writer and its connection, and begins anew on the same file.
+    pub fn restart(&mut self) {
+        self.settle_down();
+        self.stop();
+        self.start();
+    }
+
+    fn send(&self, work: Work) {
+        self.running.as_ref().unwrap().works.send(work).unwrap();
+    }
+
+    fn entry(&self, stream: StreamName, cargo: Cargo) {
+        self.send(Work::Entry(Entry {
+            stream,
+            generation: 0,
+            cargo,
+        }));
+    }
+
+    /// Everything sent so far is committed.
+    pub fn settle_down(&self) {
+        let (reply, answer) = oneshot::channel();
+        self.entry(StreamName::Results, Cargo::Rest(reply));
+        answer.blocking_recv().unwrap();
+    }
+
+    /// Delivers a message at its place: the first of its stream begins it, a hole before it is a gap, and one that was
+    /// delivered before comes in a new life of the sequences.
+    pub fn deliver(&mut self, sent: &Sent) {
+        let stream = sent.stream;
+        let next = self.at.get(&stream).map_or(1, |at| at + 1);
+        if !self.at.contains_key(&stream) || sent.seq < next {
+            let first = StreamSeq(if sent.seq < next { sent.seq } else { 1 });
+            let incarnation = Incarnation { common: None, first };
+            let last = StreamSeq(sent.seq);
+            self.entry(stream, Cargo::Incarnation { incarnation, last });
+        }
+        if sent.seq > next {
+            let cargo = Cargo::Gap {
+                first: StreamSeq(next),
+                last: StreamSeq(sent.seq - 1),
+                reason: "a hole in the case",
+            };
+            self.entry(stream, cargo);
+        }
+        self.at.insert(stream, sent.seq);
+        let mut content = decode(stream, &sent.subject, &sent.payload);
+        if let Message::Result { result } = &mut content {
+            let message = &result.result;
+            let output = |pointer: &Option<ByteString>| {
+                let object = pointer.clone()?;
+                let attempt = prejudge(&object, &message.request_id).unwrap_or_else(|| self.attempt(&object));
+                Some(Output { object, attempt })
+            };
+            let (stdout, stderr) = (output(&message.stdout_object), output(&message.stderr_object));
+            (result.stdout, result.stderr) = (stdout, stderr);
+        }
+        let delivery = Delivery {
+            seq: StreamSeq(sent.seq),
+            published: sent.published,
+            subject: sent.subject.as_str().into(),
+            reply: "nowhere".into(),
+            headers: None,
+            payload: sent.payload.clone(),
+            permit: self.permits.clone().try_acquire_owned().unwrap(),
+        };
+        self.entry(
+            stream,
+            Cargo::Message(Box::new(Envelope {
+                delivery,
+                content,
+                object_permit: None,
+            })),
+        );
+    }
+
+    fn attempt(&self, object: &str) -> Attempt {
+        match self.objects.get(object) {
+            Some(Object::Here(bytes)) => Attempt::Fetched {
+                content: Content::new(bytes.clone()),
+                sha256: Sha256::digest(bytes).into(),
+                verified: true,
+            },
+            Some(Object::Unreachable) => Attempt::Pending("no answer".into()),
+            Some(Object::Gone) | None => Attempt::Gone("no such object".into()),
+        }
+    }
+
+    /// One attempt at everything that is pending.
+    pub fn retry_pending(&self) {
+        self.settle_down();
+        let (reply, owed) = oneshot::channel();
+        self.send(Work::Owed {
+            ask: OwedQuestion::PendingAfter(None),
+            reply,
+        });
+        for owed in owed.blocking_recv().unwrap() {
+            self.repair(&owed.result_id, owed.field.as_str(), &owed.object);
+        }
+    }
+
+    /// One attempt at every output that is not there, whatever its state, as `outputs retry` and the hour and the day
+    /// of a gone one bring it; then what became due is derived anew.
+    pub fn retry_all(&self) {
+        self.settle_down();
+        let missing: Vec<(String, String, String)> = {
+            let conn = read_only(&self.db).unwrap();
+            let mut select = conn
+                .prepare("SELECT result_id, field, object FROM projector_outputs WHERE state IN ('pending', 'gone')")
+                .unwrap();
+            let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+            rows.unwrap().map(Result::unwrap).collect()
+        };
+        for (result_id, field, object) in missing {
+            self.repair(&result_id, &field, &object);
+        }
+        self.derive_due();
+    }
+
+    fn repair(&self, result_id: &str, field: &str, object: &str) {
+        let (done, committed) = oneshot::channel();
+        let repair = Repair {
+            result_id: result_id.to_owned(),
+            field: results_projector::wire::result::Field::parse(field).unwrap(),
+            output: Output {
+                object: object.into(),
+                attempt: self.attempt(object),
+            },
+        };
+        self.send(Work::Repair(Box::new(RepairWork {
+            repair,
+            permit: None,
+            done,
+        })));
+        committed.blocking_recv().unwrap();
+    }
+
+    /// Derives what is due, as the service does beside the live path.
+    pub fn derive_due(&self) {
+        self.settle_down();
+        let due = due_pairs(&read_only(&self.db).unwrap()).unwrap();
+        self.send(Work::Derive(due));
+        self.settle_down();
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        self.stop();
+    }
+}
+
+/// Polls until a condition holds on the file, as another process sees it.
+pub fn eventually(what: &str, so: impl FnMut() -> bool) {
+    crate::harness::wait_until(what, Duration::from_secs(20), so);
+}

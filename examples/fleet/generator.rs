@@ -1,14 +1,25 @@
-//! A fleet's results, as agents publish them: objects first, then one message each. Seeded: the same seed gives the
-//! same bytes.
+//! What a fleet's agents publish: objects first, then one message each. Seeded: the same seed gives the same bytes.
 
-use std::time::Duration;
-
-use async_nats::jetstream::{self, kv, object_store, stream};
 use bytes::Bytes;
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
+
+// Tests and benches include this file from elsewhere; a path attribute counts from this file's folder for all of them.
+#[path = "generator/derived.rs"]
+mod derived;
+#[path = "generator/machines.rs"]
+mod machines;
+#[path = "generator/manifests.rs"]
+mod manifests;
+#[path = "generator/streams.rs"]
+mod streams;
+
+// Whoever includes this file uses some of them.
+#[allow(unused_imports)]
+pub use manifests::{manifests, put_manifests};
+#[allow(unused_imports)]
+pub use streams::{create_output_store, create_streams, publish, publish_messages, store_objects};
 
 /// What kind of message it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +34,16 @@ pub enum Kind {
     Missing,
     Duplicate,
     Malformed,
+    /// A start event.
+    Started,
+    /// A result whose manifest reads an inventory out of it, whether or not there is one.
+    Inventory,
+    Check,
+    Feed,
+    /// A hardware snapshot of an agent before 0.14.
+    Snapshot,
+    /// On EVENTS, and not a start event.
+    Ignored,
 }
 
 /// One message to publish, with the objects that go before it.
@@ -34,15 +55,54 @@ pub struct Planned {
     pub missing: Vec<String>,
     pub subject: String,
     pub payload: Bytes,
+    /// The key of the result's row; none for what is not a result.
     pub result_id: Option<String>,
+    /// The key of the row that a start event makes or completes.
+    pub started_id: Option<String>,
     /// Of what the columns must hold in the end.
     pub stdout_sha256: Option<[u8; 32]>,
     pub stderr_sha256: Option<[u8; 32]>,
 }
 
-/// What a fleet sends.
+impl Planned {
+    fn new(kind: Kind, subject: String, payload: impl Into<Bytes>) -> Self {
+        Self {
+            kind,
+            objects: Vec::new(),
+            missing: Vec::new(),
+            subject,
+            payload: payload.into(),
+            result_id: None,
+            started_id: None,
+            stdout_sha256: None,
+            stderr_sha256: None,
+        }
+    }
+
+    /// The same bytes once more.
+    fn again(&self) -> Self {
+        Self {
+            kind: Kind::Duplicate,
+            objects: Vec::new(),
+            missing: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// The stream that takes the message.
+    pub fn stream(&self) -> &'static str {
+        match self.subject.split('.').next() {
+            Some("events") => "EVENTS",
+            Some("inventory") => "INVENTORY",
+            _ => "RESULTS",
+        }
+    }
+}
+
+/// What a fleet sends. By default results that no manifest knows, and nothing else.
 #[derive(Clone, Debug)]
 pub struct Profile {
+    /// Ordinary ones; scans, checks and feeds come on top.
     pub results: usize,
     pub pcs: usize,
     /// Per thousand results.
@@ -57,6 +117,19 @@ pub struct Profile {
     pub missing: usize,
     /// Bytes of an ordinary output, about.
     pub stdout_bytes: usize,
+    /// Per thousand results that were launched for an execution: those with a start event. With them come starts
+    /// without a result, and subjects that are not ours.
+    pub started_permille: u32,
+    /// Scans of each PC by each of the two inventory jobs.
+    pub scans: usize,
+    /// Of the software scans in all: those whose object is missing.
+    pub missing_scans: usize,
+    /// Runs on each PC of each of the two check jobs.
+    pub checks: usize,
+    /// Runs of the feed job in all, on one PC.
+    pub feeds: usize,
+    /// Hardware snapshots in all.
+    pub legacy_inventory: usize,
 }
 
 impl Default for Profile {
@@ -70,6 +143,34 @@ impl Default for Profile {
             malformed: 0,
             missing: 0,
             stdout_bytes: 900,
+            started_permille: 0,
+            scans: 0,
+            missing_scans: 0,
+            checks: 0,
+            feeds: 0,
+            legacy_inventory: 0,
+        }
+    }
+}
+
+impl Profile {
+    /// All there is, in a fleet that such a number of results suits.
+    pub fn everything(results: usize) -> Self {
+        let pcs = (results / 100).clamp(5, 200);
+        Self {
+            results,
+            pcs,
+            overflow_permille: 5,
+            duplicate_permille: 10,
+            malformed: 5,
+            missing: 3,
+            started_permille: 900,
+            scans: (results / pcs / 10).max(2),
+            missing_scans: 1,
+            checks: (results / pcs / 20).max(2),
+            feeds: 12,
+            legacy_inventory: 20,
+            ..Self::default()
         }
     }
 }
@@ -96,6 +197,10 @@ impl Dice {
 
     pub fn permille(&mut self, share: u32) -> bool {
         self.below(1_000) < u64::from(share)
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
+        from.get(self.below(from.len() as u64) as usize).copied()
     }
 
     fn uuid(&mut self) -> String {
@@ -155,6 +260,11 @@ fn sha(text: &str) -> Option<[u8; 32]> {
 
 /// Plans a fleet's messages in publish order.
 pub fn plan(seed: u64, profile: &Profile) -> Vec<Planned> {
+    derived::add(seed, profile, results(seed, profile))
+}
+
+/// Nothing else may roll these dice: benches compare runs over years.
+fn results(seed: u64, profile: &Profile) -> Vec<Planned> {
     let mut dice = Dice::new(seed);
     let mut planned: Vec<Planned> = Vec::with_capacity(profile.results + profile.malformed);
     let malformed_every = (profile.results / profile.malformed.max(1)).max(1);
@@ -171,14 +281,9 @@ pub fn plan(seed: u64, profile: &Profile) -> Vec<Planned> {
         missing += usize::from(wants_missing);
         planned.push(result(&mut dice, profile, number, &broadcast, wants_missing));
         if dice.permille(profile.duplicate_permille) {
-            let again = planned[dice.below(planned.len() as u64) as usize].clone();
-            if again.kind != Kind::Malformed {
-                planned.push(Planned {
-                    kind: Kind::Duplicate,
-                    objects: Vec::new(),
-                    missing: Vec::new(),
-                    ..again
-                });
+            let first = &planned[dice.below(planned.len() as u64) as usize];
+            if first.kind != Kind::Malformed {
+                planned.push(first.again());
             }
         }
         if malformed < profile.malformed && number % malformed_every == malformed_every / 3 {
@@ -271,14 +376,16 @@ fn result(dice: &mut Dice, profile: &Profile, number: usize, request: &str, want
         result_id
     };
     Planned {
-        kind,
         objects,
         missing: absent,
-        subject: format!("results.{request_id}"),
-        payload: Bytes::from(Value::Object(fields).to_string()),
         result_id: Some(row_key),
         stdout_sha256,
         stderr_sha256,
+        ..Planned::new(
+            kind,
+            format!("results.{request_id}"),
+            Value::Object(fields).to_string(),
+        )
     }
 }
 
@@ -294,112 +401,9 @@ fn bad(number: usize, request: &str) -> Planned {
         4 => Bytes::from_static(b"{\"request_id\":\"\xff\xfe\"}"),
         _ => Bytes::from_static(b"[1,2,3]"),
     };
-    Planned {
-        kind: Kind::Malformed,
-        objects: Vec::new(),
-        missing: Vec::new(),
-        subject: format!("results.{request}-bad-{number}"),
+    Planned::new(
+        Kind::Malformed,
+        format!("results.{request}-bad-{number}"),
         payload,
-        result_id: None,
-        stdout_sha256: None,
-        stderr_sha256: None,
-    }
-}
-
-/// Stores the objects of some messages.
-pub async fn store_objects(js: &jetstream::Context, planned: &[Planned]) -> Result<(), async_nats::Error> {
-    if planned.iter().all(|planned| planned.objects.is_empty()) {
-        return Ok(());
-    }
-    let store = js.get_object_store("result_output").await?;
-    let all: Vec<(String, Bytes)> = planned
-        .iter()
-        .flat_map(|planned| planned.objects.clone())
-        .collect();
-    let mut puts = FuturesUnordered::new();
-    for (name, bytes) in all {
-        let store = store.clone();
-        puts.push(async move { store.put(name.as_str(), &mut &bytes[..]).await });
-        if puts.len() >= 4
-            && let Some(put) = puts.next().await
-        {
-            put?;
-        }
-    }
-    while let Some(put) = puts.next().await {
-        put?;
-    }
-    Ok(())
-}
-
-/// Publishes messages in their order, many acknowledgements under way at once.
-pub async fn publish_messages(js: &jetstream::Context, planned: &[Planned]) -> Result<(), async_nats::Error> {
-    let mut acks = FuturesUnordered::new();
-    for planned in planned {
-        let ack = js
-            .publish(planned.subject.clone(), planned.payload.clone())
-            .await?;
-        acks.push(async move { ack.await });
-        while acks.len() >= 200 {
-            if let Some(ack) = acks.next().await {
-                ack?;
-            }
-        }
-    }
-    while let Some(ack) = acks.next().await {
-        ack?;
-    }
-    Ok(())
-}
-
-/// Publishes as agents do: what overflows first, then the messages.
-pub async fn publish(js: &jetstream::Context, planned: &[Planned]) -> Result<(), async_nats::Error> {
-    store_objects(js, planned).await?;
-    publish_messages(js, planned).await
-}
-
-/// Creates the streams and stores that kanade's backend creates (contract §2.3, §2.4). `max_bytes` replaces its byte
-/// limits: a test must not lose messages to them unless it means to.
-pub async fn create_streams(
-    js: &jetstream::Context,
-    max_bytes: Option<i64>,
-) -> Result<(), async_nats::Error> {
-    const DAY: Duration = Duration::from_secs(86_400);
-    for (name, subjects, days, mebibytes) in [
-        ("RESULTS", "results.>", 30, 2_048),
-        ("EVENTS", "events.>", 7, 256),
-        ("INVENTORY", "inventory.>", 90, 1_024),
-    ] {
-        js.create_or_update_stream(stream::Config {
-            name: name.into(),
-            subjects: vec![subjects.into()],
-            max_age: DAY * days,
-            max_bytes: max_bytes.unwrap_or(mebibytes << 20),
-            storage: stream::StorageType::File,
-            ..Default::default()
-        })
-        .await?;
-    }
-    js.create_or_update_key_value(kv::Config {
-        bucket: "jobs".into(),
-        history: 5,
-        ..Default::default()
-    })
-    .await?;
-    create_output_store(js, max_bytes).await
-}
-
-/// Creates the object store of outputs.
-pub async fn create_output_store(
-    js: &jetstream::Context,
-    max_bytes: Option<i64>,
-) -> Result<(), async_nats::Error> {
-    js.create_object_store(object_store::Config {
-        bucket: "result_output".into(),
-        max_age: Duration::from_secs(7 * 86_400),
-        max_bytes: max_bytes.unwrap_or(1 << 30),
-        ..Default::default()
-    })
-    .await?;
-    Ok(())
+    )
 }

@@ -15,6 +15,7 @@ mod harness;
 
 mod bad_input;
 mod connect;
+mod fleet;
 mod outputs;
 mod reader;
 mod scenarios;

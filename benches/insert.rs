@@ -11,9 +11,11 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytestring::ByteString;
+use results_projector::projection::manifests::Manifests;
 use results_projector::projection::result::ResultMessage;
 use results_projector::store::{Advance, Counts, Owner, Standing, Store, StoreOptions};
 use results_projector::wire::kv::StreamName;
@@ -38,9 +40,10 @@ fn product(db: &std::path::Path, decoded: &[ExecResult<ByteString>], rows: usize
             stderr: None,
         })
         .collect();
+    let manifests = Arc::new(Manifests::default());
     let mut standing = Standing::new(1, StreamSeq(1));
     for (number, group) in messages.chunks(rows).enumerate() {
-        let mut tx = store.begin(Timestamp::from_unix_nanos(0)).unwrap();
+        let mut tx = store.begin(&manifests, Timestamp::from_unix_nanos(0)).unwrap();
         if number == 0 {
             tx.begin_incarnation(StreamName::Results, &standing).unwrap();
         }

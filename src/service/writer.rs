@@ -3,6 +3,7 @@
 //! takes; a message's own makes that message a dead letter and nothing else.
 
 mod attempt;
+mod intake;
 mod sharing;
 mod state;
 mod upkeep;
@@ -16,6 +17,7 @@ use chrono::Utc;
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
+use self::intake::{Intake, openings_of, take_apart};
 use self::sharing::{Settling, Sharing};
 use super::work::{Cargo, Entry, Message, OwedQuestion, Unit, Work};
 use crate::projection::manifests::Manifests;
@@ -23,6 +25,7 @@ use crate::source::flow::{Ack, Feedback, Standing as ReaderStanding};
 use crate::store::output_book::Owed;
 use crate::store::{Class, Left, Standing, Store};
 use crate::wire::kv::StreamName;
+use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
 
 pub use state::{WriterLimits, WriterState, WriterStopped};
@@ -52,54 +55,6 @@ impl Lane {
             generation,
             feedback,
             standing: None,
-        }
-    }
-}
-
-/// The channel, and what comes before it.
-#[derive(Debug)]
-struct Intake {
-    works: Receiver<Work>,
-    /// What the last group had no time for, and what it left to be done.
-    left_over: VecDeque<Unit>,
-    /// What was taken from the channel and is no part of a group.
-    put_back: Option<Work>,
-}
-
-impl Intake {
-    /// Adds what waits in the channel, up to the limits. What is no part of a group ends it.
-    fn add_waiting(&mut self, limits: &WriterLimits, group: &mut Vec<Unit>, bytes: &mut usize) {
-        while self.put_back.is_none()
-            && group.len() < limits.group_rows_max
-            && *bytes < limits.group_bytes_max
-        {
-            if let Some(unit) = self.left_over.pop_front() {
-                *bytes += unit.bytes();
-                group.push(unit);
-                continue;
-            }
-            let unit = match self.works.try_recv() {
-                Err(_) => return,
-                Ok(Work::Derive(pairs)) => {
-                    self.left_over.extend(pairs.into_iter().map(Unit::Derive));
-                    continue;
-                }
-                Ok(Work::Entry(entry)) if !matches!(entry.cargo, Cargo::Rest(_)) => Unit::Entry(entry),
-                Ok(Work::Repair(repair)) => Unit::Repair(repair),
-                Ok(other) => {
-                    self.put_back = Some(other);
-                    return;
-                }
-            };
-            *bytes += unit.bytes();
-            group.push(unit);
-        }
-    }
-
-    /// Puts units before everything else, in their order.
-    fn give_back(&mut self, units: Vec<Unit>) {
-        for unit in units.into_iter().rev() {
-            self.left_over.push_front(unit);
         }
     }
 }
@@ -360,9 +315,6 @@ impl Writer {
                 return Ok(true);
             };
             let known = self.lanes.get(&stream).and_then(|lane| lane.standing.as_ref());
-            let place = |standing: Option<&Standing>| {
-                standing.map(|standing| (standing.incarnation, standing.position))
-            };
             if place(found.as_ref()) != place(known) {
                 return Ok(false);
             }
@@ -370,9 +322,19 @@ impl Writer {
         Ok(true)
     }
 
-    /// Gives a group back to its streams: the readers come to rest and read on from where the database stands.
+    /// Gives a group back to its streams: their readers come to rest and read on from where the database stands. So does
+    /// every other stream that does not stand where this writer thought.
     fn open_anew(&mut self, group: &[Unit]) -> Result<(), WriterStopped> {
-        for (stream, generation) in openings_of(group) {
+        let mut openings = openings_of(group);
+        for (stream, lane) in &self.lanes {
+            // One that cannot be read now refuses the next group too.
+            let found = self.store.standing(*stream).unwrap_or_default();
+            if lane.standing.is_some() && place(found.as_ref()) != place(lane.standing.as_ref()) {
+                let current = *lane.generation.borrow();
+                openings.entry(*stream).or_insert(current);
+            }
+        }
+        for (stream, generation) in openings {
             if let Some(lane) = self.lanes.get(&stream) {
                 lane.feedback
                     .send_modify(|feedback| feedback.reopen = Some(generation));
@@ -538,40 +500,14 @@ impl Writer {
     }
 }
 
-/// A thread that tells repairers of their commits and frees what was committed, which gives the permits back.
-fn take_apart() -> Sender<Vec<Unit>> {
-    let (finished, groups) = std::sync::mpsc::channel::<Vec<Unit>>();
-    let spawned = std::thread::Builder::new()
-        .name("committed".to_owned())
-        .spawn(move || {
-            for unit in groups.into_iter().flatten() {
-                if let Unit::Repair(work) = unit {
-                    // An error is a repairer that no longer waits.
-                    let _told = work.done.send(());
-                }
-            }
-        });
-    if let Err(error) = spawned {
-        warn!(%error, "no thread to free committed groups; the writer does it");
-    }
-    finished
+/// The incarnation and the position.
+fn place(standing: Option<&Standing>) -> Option<(u64, StreamSeq)> {
+    standing.map(|standing| (standing.incarnation, standing.position))
 }
 
 /// The wall clock, for `_wall` columns only.
 fn now() -> Timestamp {
     Timestamp::from(Utc::now())
-}
-
-/// The streams in a group, each with the newest opening among its items.
-fn openings_of(group: &[Unit]) -> BTreeMap<StreamName, u64> {
-    let mut openings = BTreeMap::new();
-    for unit in group {
-        if let Unit::Entry(entry) = unit {
-            let newest = openings.entry(entry.stream).or_insert(entry.generation);
-            *newest = entry.generation.max(*newest);
-        }
-    }
-    openings
 }
 
 /// Why an attempt at a group failed, and what that asks for.

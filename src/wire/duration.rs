@@ -57,6 +57,10 @@ impl Unit {
 
 /// Reads a duration; `None` for a text that is none, or one beyond 64 bits of seconds.
 pub(super) fn parse(text: &str) -> Option<Duration> {
+    if text == "0" {
+        // The one number that needs no unit.
+        return Some(Duration::ZERO);
+    }
     let mut rest = text.trim_start();
     let mut sum = Duration::ZERO;
     loop {
@@ -142,6 +146,13 @@ mod tests {
         #[test]
         fn any_text_is_read_as_humantime_reads_it(text in "[0-9. smhdyMµ\u{3042}-]{0,12}") {
             check(&text);
+        }
+    }
+
+    #[test]
+    fn nothing_needs_no_unit() {
+        for text in ["0", " 0", "0 ", "00", "0s", "1"] {
+            check(text);
         }
     }
 

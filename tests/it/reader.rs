@@ -310,6 +310,11 @@ async fn a_dead_letter_met_again_in_a_new_life_of_the_stream_keeps_its_entry() {
     publish(&server.jetstream().await, &small(37, 20)).await.unwrap();
     let (_folder, db) = place();
     catch_up(&db, &server.url());
+    // Which positions are kept depends on how the messages fell into groups; without any, all are met again.
+    rusqlite::Connection::open(&db)
+        .unwrap()
+        .execute("UPDATE projector_position SET past = '[]'", [])
+        .unwrap();
     server.stop();
     server.restore_store(copies.path());
     server.start_again();

@@ -108,7 +108,7 @@ struct RawFile {
 
 fn rows(conn: &Connection, sql: &str) -> Vec<Value> {
     let mut statement = conn.prepare(sql).unwrap();
-    let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let found = statement
         .query_map([], |row| {
             let mut object = Map::new();

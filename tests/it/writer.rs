@@ -266,7 +266,10 @@ fn unusable_databases_each_have_one_clear_line_and_exit_code_2() {
         .unwrap();
     Connection::open(path("backend.db"))
         .unwrap()
-        .execute_batch("CREATE TABLE _sqlx_migrations (version BIGINT)")
+        .execute_batch(
+            "CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, success BOOLEAN NOT NULL);
+             INSERT INTO _sqlx_migrations VALUES (20260604000000, 1), (20260928000000, 0)",
+        )
         .unwrap();
     Connection::open(path("newer.db"))
         .unwrap()
@@ -280,7 +283,10 @@ fn unusable_databases_each_have_one_clear_line_and_exit_code_2() {
         ("folder.db", "not a file"),
         ("text.db", "is not an SQLite database"),
         ("foreign.db", "a table \"customers\""),
-        ("backend.db", "the backend's own database"),
+        (
+            "backend.db",
+            "at migration 20260604000000; 20260927000000 is needed",
+        ),
         ("newer.db", "written by a newer results-projector"),
     ] {
         let output = run(&path(name), "nats://127.0.0.1:9", &["run"]);

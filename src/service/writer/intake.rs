@@ -1,0 +1,89 @@
+//! How groups come together, and how they are taken apart once they are committed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc::{Receiver, Sender};
+
+use tracing::warn;
+
+use super::super::work::{Cargo, Unit, Work};
+use super::state::WriterLimits;
+use crate::wire::kv::StreamName;
+
+/// The channel, and what comes before it.
+#[derive(Debug)]
+pub(super) struct Intake {
+    pub(super) works: Receiver<Work>,
+    /// What the last group had no time for, and what it left to be done.
+    pub(super) left_over: VecDeque<Unit>,
+    /// What was taken from the channel and is no part of a group.
+    pub(super) put_back: Option<Work>,
+}
+
+impl Intake {
+    /// Adds what waits in the channel, up to the limits. What is no part of a group ends it.
+    pub(super) fn add_waiting(&mut self, limits: &WriterLimits, group: &mut Vec<Unit>, bytes: &mut usize) {
+        while self.put_back.is_none()
+            && group.len() < limits.group_rows_max
+            && *bytes < limits.group_bytes_max
+        {
+            if let Some(unit) = self.left_over.pop_front() {
+                *bytes += unit.bytes();
+                group.push(unit);
+                continue;
+            }
+            let unit = match self.works.try_recv() {
+                Err(_) => return,
+                Ok(Work::Derive(pairs)) => {
+                    self.left_over.extend(pairs.into_iter().map(Unit::Derive));
+                    continue;
+                }
+                Ok(Work::Entry(entry)) if !matches!(entry.cargo, Cargo::Rest(_)) => Unit::Entry(entry),
+                Ok(Work::Repair(repair)) => Unit::Repair(repair),
+                Ok(other) => {
+                    self.put_back = Some(other);
+                    return;
+                }
+            };
+            *bytes += unit.bytes();
+            group.push(unit);
+        }
+    }
+
+    /// Puts units before everything else, in their order.
+    pub(super) fn give_back(&mut self, units: Vec<Unit>) {
+        for unit in units.into_iter().rev() {
+            self.left_over.push_front(unit);
+        }
+    }
+}
+
+/// The streams in a group, each with the newest opening among its items.
+pub(super) fn openings_of(group: &[Unit]) -> BTreeMap<StreamName, u64> {
+    let mut openings = BTreeMap::new();
+    for unit in group {
+        if let Unit::Entry(entry) = unit {
+            let newest = openings.entry(entry.stream).or_insert(entry.generation);
+            *newest = entry.generation.max(*newest);
+        }
+    }
+    openings
+}
+
+/// A thread that tells repairers of their commits and frees what was committed, which gives the permits back.
+pub(super) fn take_apart() -> Sender<Vec<Unit>> {
+    let (finished, groups) = std::sync::mpsc::channel::<Vec<Unit>>();
+    let spawned = std::thread::Builder::new()
+        .name("committed".to_owned())
+        .spawn(move || {
+            for unit in groups.into_iter().flatten() {
+                if let Unit::Repair(work) = unit {
+                    // An error is a repairer that no longer waits.
+                    let _told = work.done.send(());
+                }
+            }
+        });
+    if let Err(error) = spawned {
+        warn!(%error, "no thread to free committed groups; the writer does it");
+    }
+    finished
+}

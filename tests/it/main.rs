@@ -17,6 +17,7 @@ mod bad_input;
 mod connect;
 mod fleet;
 mod outputs;
+mod properties;
 mod reader;
 mod scenarios;
 mod stage;

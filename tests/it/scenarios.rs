@@ -133,7 +133,7 @@ fn sorted(mut rows: Vec<Value>) -> Vec<Value> {
 }
 
 /// Every row of every table that is not ours to keep books in.
-fn tables(db: &Path) -> BTreeMap<String, Vec<Value>> {
+pub fn tables(db: &Path) -> BTreeMap<String, Vec<Value>> {
     let conn = dump::open(db);
     let names: Vec<String> = conn
         .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'projector\\_%' ESCAPE '\\' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
@@ -283,7 +283,7 @@ impl Case {
     }
 }
 
-fn insert_execution(db: &Path, row: &Value) {
+pub fn insert_execution(db: &Path, row: &Value) {
     let row = row.as_object().unwrap();
     let names: Vec<&str> = row.keys().map(String::as_str).collect();
     let marks: Vec<&str> = names.iter().map(|_| "?").collect();
@@ -304,7 +304,7 @@ fn insert_execution(db: &Path, row: &Value) {
 }
 
 /// The backend's reaper.
-fn reap(db: &Path, result_id: &str, at: &str) {
+pub fn reap(db: &Path, result_id: &str, at: &str) {
     let conn = backend(db);
     let exec_id: Option<String> = conn
         .query_row(

@@ -298,6 +298,16 @@ fn assert_same(stage: &Stage, expected: &BTreeMap<String, Vec<Value>>, what: &st
         )
         .unwrap();
     assert_eq!(open, 0, "{what}: nothing waits any more");
+    let unlawful: i64 = conn
+        .query_row(
+            "SELECT count(*) FROM executions WHERE (success_count, failure_count) IS NOT (
+                 SELECT count(*) FILTER (WHERE exit_code = 0), count(*) FILTER (WHERE exit_code <> 0)
+                 FROM execution_results result WHERE result.exec_id = executions.exec_id AND finished_at IS NOT NULL)",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(unlawful, 0, "{what}: counters count the rows (contract §7.3)");
 }
 
 fn check(seed: u64) {
@@ -410,6 +420,7 @@ fn check_with_a_reaper(seed: u64) {
     let straight = run("straight", &mut |_, _| {});
     straight.settle_down();
     let expected = canonical(&straight.db);
+    assert_same(&straight, &expected, "straight, beside a reaper");
     let mut dice = Dice::new(seed ^ 7);
     let disturbed = run("disturbed", &mut |stage, index| match dice.below(12) {
         0 => stage.restart(),

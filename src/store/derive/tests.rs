@@ -89,11 +89,7 @@ impl Bench {
 
     fn rows(&self, sql: &str) -> Vec<Value> {
         let mut select = self.conn.prepare(sql).unwrap();
-        let names: Vec<String> = select
-            .column_names()
-            .iter()
-            .map(|name| (*name).to_owned())
-            .collect();
+        let names: Vec<String> = select.column_names().map(str::to_owned).collect();
         let rows = select.query_map([], |row| {
             let cell = |index| {
                 Ok::<_, rusqlite::Error>(match row.get_ref(index)? {

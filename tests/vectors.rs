@@ -1,4 +1,4 @@
-//! The contract's test vectors, every file and every case that the code so far has a rule for.
+//! The contract's test vectors: those of the wire's pure functions, and that every file is run somewhere.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -11,6 +11,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use results_projector::wire::result::{ExecResult, Field, decode, decode_shared};
 use results_projector::wire::subject::Subject;
@@ -19,72 +20,31 @@ use results_projector::wire::{kv, object, subject};
 use serde_json::{Value, json};
 use support::{check, folder, payload};
 
-/// Files whose rules come with the tables that EVENTS, INVENTORY and manifests fill, and scenarios that need them.
-const NOT_YET: [&str; 14] = [
-    "duplicates",
-    "malformed",
-    "missing_objects",
-    "start_result_order",
-    "whole_scenarios",
-    "check_projection",
-    "completions",
-    "executions_counters",
-    "explode_replace",
-    "explode_schema_change",
-    "feed_replace",
-    "feeds",
-    "inventory_and_history",
-    "inventory_stream",
-];
-/// Run in `vectors_rules.rs`: the rules of EVENTS, INVENTORY and manifests.
-const RULES: [&str; 13] = [
-    "check_status_eval",
-    "compact_json",
-    "event_started_decode",
-    "explode_conversion",
-    "explode_identifiers",
-    "explode_spec",
-    "explode_table_refusal",
-    "feed_item_id",
-    "fences",
-    "history_scalars",
-    "hw_inventory_decode",
-    "manifest_decode",
-    "reap_deadline",
-];
-/// Run here, on pure functions.
-const PURE: [&str; 7] = [
-    "config_keys",
-    "constants",
-    "exec_result_decode",
-    "exec_result_identity",
-    "object_names",
-    "subjects",
-    "timestamps",
+/// Where vector files are run, and what stands before a file's name there.
+const RUN_IN: [(&str, &str); 4] = [
+    ("tests/vectors.rs", "check(\""),
+    ("tests/vectors_rules.rs", "check(\""),
+    ("src/store/derive/tests.rs", "check(\""),
+    ("tests/it/scenarios.rs", "_vectors_hold \""),
 ];
 
 #[test]
-fn every_vector_file_is_run_or_waits_for_its_rules() {
+fn every_vector_file_is_run_by_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut run = BTreeSet::new();
+    for (path, before) in RUN_IN {
+        let source = fs::read_to_string(root.join(path)).unwrap();
+        let names = source.split(before).skip(1);
+        run.extend(names.map(|rest| rest.split('"').next().unwrap().to_owned()));
+    }
     let found: BTreeSet<String> = fs::read_dir(folder())
         .unwrap()
         .filter_map(|entry| {
-            Some(
-                entry
-                    .unwrap()
-                    .file_name()
-                    .to_str()?
-                    .strip_suffix(".json")?
-                    .to_owned(),
-            )
+            let name = entry.unwrap().file_name();
+            Some(name.to_str()?.strip_suffix(".json")?.to_owned())
         })
         .collect();
-    let known: BTreeSet<String> = NOT_YET
-        .iter()
-        .chain(&RULES)
-        .chain(&PURE)
-        .map(|name| (*name).to_owned())
-        .collect();
-    assert_eq!(found, known);
+    assert_eq!(found, run);
 }
 
 #[test]

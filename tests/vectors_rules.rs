@@ -245,7 +245,7 @@ fn explode_spec_vectors_hold() {
             }
         };
         assert_eq!(json!(true), expect["ok"]);
-        // The store makes the table; here the parts that it is made of, behind the built-in columns.
+        // The table itself is the store's to test; here the parts that it is made of, behind the built-in columns.
         let place = |at: usize| {
             spec.key
                 .iter()

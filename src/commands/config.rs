@@ -37,12 +37,10 @@ pub fn check(config: &Config, out: &mut dyn Write) -> Result<(), CommandError> {
 /// The output's.
 pub fn show(config: &Config, as_json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
     if as_json {
-        serde_json::to_writer_pretty(
-            &mut *out,
+        return text::json(
+            out,
             &json!({ "schema_version": JSON_VERSION, "settings": config.shown() }),
-        )?;
-        writeln!(out)?;
-        return Ok(());
+        );
     }
     let rows: Vec<Vec<String>> = config
         .shown()

@@ -36,12 +36,10 @@ pub fn list(
     let of = of.map(stream).transpose()?;
     let listed = dead_letters::list(&read_only(&config.store.path)?, of, limit)?;
     if as_json {
-        serde_json::to_writer_pretty(
-            &mut *out,
+        return text::json(
+            out,
             &json!({ "schema_version": JSON_VERSION, "dead_letters": listed }),
-        )?;
-        writeln!(out)?;
-        return Ok(());
+        );
     }
     if listed.is_empty() {
         writeln!(out, "no dead letters")?;
@@ -102,8 +100,7 @@ pub fn show(
             "schema_version": JSON_VERSION, "dead_letter": shown.listed, "headers": headers,
             "payload_text": payload, "payload_base64": encoded,
         });
-        serde_json::to_writer_pretty(&mut *out, &document)?;
-        writeln!(out)?;
+        text::json(out, &document)?;
         return Ok(true);
     }
     let letter = &shown.listed;

@@ -35,12 +35,7 @@ pub fn list(
 ) -> Result<(), CommandError> {
     let listed = output_book::list(&read_only(&config.store.path)?, state.map(State::from), limit)?;
     if as_json {
-        serde_json::to_writer_pretty(
-            &mut *out,
-            &json!({ "schema_version": JSON_VERSION, "outputs": listed }),
-        )?;
-        writeln!(out)?;
-        return Ok(());
+        return text::json(out, &json!({ "schema_version": JSON_VERSION, "outputs": listed }));
     }
     if listed.is_empty() {
         writeln!(out, "no such outputs")?;

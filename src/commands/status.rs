@@ -130,12 +130,10 @@ pub async fn status(config: &Config, as_json: bool, out: &mut dyn Write) -> Resu
         backend_is_projecting: outside.backend_is_projecting,
     };
     if as_json {
-        serde_json::to_writer_pretty(&mut *out, &document)?;
-        writeln!(out)?;
+        text::json(out, &document)
     } else {
-        print(&document, out)?;
+        print(&document, out)
     }
-    Ok(())
 }
 
 /// What only the server knows.

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use serde::Serialize;
+
 /// Control characters as `\n`, `\u{1b}` and the like; all else as it is, cut after `max` characters.
 pub(super) fn inert(text: &str, max: usize) -> String {
     let mut shown = String::new();
@@ -10,15 +12,33 @@ pub(super) fn inert(text: &str, max: usize) -> String {
             shown.push('…');
             break;
         }
-        // Direction marks would turn the rest of the line around.
-        if c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c)
-        {
+        if steers(c) {
             shown.extend(c.escape_default());
         } else {
             shown.push(c);
         }
     }
     shown
+}
+
+/// Direction marks would turn the rest of the line around.
+fn steers(c: char) -> bool {
+    c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c)
+}
+
+/// Prints a document as JSON for people and programs. JSON itself escapes the first 32 control characters; the others
+/// that a terminal obeys occur in its texts only, where an escape means the same.
+pub(super) fn json(out: &mut dyn Write, document: &impl Serialize) -> Result<(), super::CommandError> {
+    let mut shown = String::new();
+    for c in serde_json::to_string_pretty(document)?.chars() {
+        if c != '\n' && steers(c) {
+            shown.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            shown.push(c);
+        }
+    }
+    writeln!(out, "{shown}")?;
+    Ok(())
 }
 
 /// Prints rows under their heads, each column as wide as its widest cell.
@@ -88,6 +108,20 @@ mod tests {
             "a\\u{1b}[31mred\\u{7}\\n\\u{202e}b"
         );
         assert_eq!(inert("abcdef", 3), "abc…");
+    }
+
+    #[test]
+    fn json_cannot_steer_one_either_and_reads_back_the_same() {
+        let document = serde_json::json!({"a\u{9b}31m": ["\u{1b}[0m\n\u{7f}", "\u{202e}é"]});
+        let mut out = Vec::new();
+        json(&mut out, &document).unwrap();
+        let shown = String::from_utf8(out).unwrap();
+        assert!(!shown.chars().any(|c| c != '\n' && steers(c)), "{shown}");
+        assert!(shown.contains('é'));
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
+            document
+        );
     }
 
     #[test]

@@ -5,7 +5,14 @@ use std::hash::{Hash, Hasher};
 
 use serde_json::{Number, Value};
 
+use super::spec::BUILT_IN;
 use crate::wire::json::compact;
+
+/// Cells, of all columns, that one spec may have of one payload. The contract sets no limit, but a wide spec multiplies
+/// tiny elements, so that a few megabytes of output would take all memory, and hours to bind (I6). A cell takes 24
+/// bytes: twice this many, the old rows and the new, stay within 200 MB. Enough for ten thousand elements in four
+/// hundred columns, or four thousand in a thousand.
+pub const CELLS_MAX: usize = 4_000_000;
 
 /// A spec that is valid and allowed (§7.5.1, §7.5.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +132,18 @@ impl Cell {
 }
 
 impl ExplodeSpec {
+    /// Whether so many elements are no more than [`CELLS_MAX`] cells.
+    #[must_use]
+    pub fn fits(&self, elements: usize) -> bool {
+        elements <= self.elements_max()
+    }
+
+    /// So many elements are taken of one payload.
+    #[must_use]
+    pub fn elements_max(&self) -> usize {
+        CELLS_MAX / (BUILT_IN.len() + self.columns.len())
+    }
+
     /// The values of the key, in its order.
     #[must_use]
     pub fn identity<'a>(&self, cells: &'a [Cell]) -> Vec<&'a Cell> {
@@ -187,19 +206,25 @@ pub struct Element<'a> {
     pub value: &'a Value,
 }
 
-/// The elements of the payload's array, converted. No array, no elements; an element that is no object has no keys.
+/// The payload's array as it was sent; no array, no elements.
+#[must_use]
+pub fn array<'a>(spec: &ExplodeSpec, payload: &'a Value) -> &'a [Value] {
+    match payload.get(&spec.field) {
+        Some(Value::Array(elements)) => elements,
+        _ => &[],
+    }
+}
+
+/// The elements of the payload's array, converted. An element that is no object has no keys.
 #[must_use]
 pub fn elements<'a>(spec: &ExplodeSpec, payload: &'a Value) -> Vec<Element<'a>> {
-    let Some(Value::Array(elements)) = payload.get(&spec.field) else {
-        return Vec::new();
-    };
     let cells = |value: &Value| {
         spec.columns
             .iter()
             .map(|column| convert(column.kind, value.get(&column.name)))
             .collect()
     };
-    elements
+    array(spec, payload)
         .iter()
         .map(|value| Element {
             cells: cells(value),
@@ -294,6 +319,13 @@ mod tests {
         ] {
             assert!(elements(&spec(), &payload).is_empty(), "{payload}");
         }
+    }
+
+    #[test]
+    fn the_limit_counts_all_columns() {
+        let spec = spec();
+        assert_eq!(spec.elements_max(), CELLS_MAX / 6);
+        assert!(spec.fits(666_666) && !spec.fits(666_667));
     }
 
     #[test]

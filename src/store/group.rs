@@ -6,7 +6,7 @@ use rusqlite::{CachedStatement, Connection, params};
 
 use super::completions::{Ledger, TriggerWatch};
 use super::dead_letters::{self, DeadLetter};
-use super::derive::{Deriver, DuePair, Evidence, OwnedPair, Pair, Presence, Released, Shapes};
+use super::derive::{Deriver, DuePair, Evidence, OwnedPair, Pair, Presence, Released, Shapes, issues};
 use super::executions::{self, Tally};
 use super::output_book::{self, Repair};
 use super::position::{self, Advance, Standing};
@@ -102,6 +102,8 @@ pub struct Group<'s> {
     tally: Tally,
     desk: &'s mut Desk,
     manifests: Arc<Manifests>,
+    /// See [`Deriver::any_issues`].
+    any_issues: bool,
     letter_bytes_added: u64,
     now_wall: Timestamp,
     isolating: bool,
@@ -154,10 +156,11 @@ impl<'s> Group<'s> {
                 ledger,
                 prepare(rows::prepare_insert(conn))?,
                 prepare(conn.prepare_cached(INSERT_MESSAGE))?,
+                issues::any(conn)?,
             ))
         };
         match begun() {
-            Ok((ledger, insert_result, insert_message)) => Ok(Self {
+            Ok((ledger, insert_result, insert_message, any_issues)) => Ok(Self {
                 tx: conn,
                 insert_result,
                 insert_message,
@@ -165,6 +168,7 @@ impl<'s> Group<'s> {
                 tally: Tally::default(),
                 desk,
                 manifests,
+                any_issues,
                 letter_bytes_added: 0,
                 now_wall,
                 isolating: false,
@@ -244,7 +248,7 @@ impl<'s> Group<'s> {
             }
         }
         if let Some(job_id) = result.manifest_id.as_deref()
-            && self.manifests.job(job_id).is_some()
+            && (self.any_issues || self.manifests.job(job_id).is_some())
         {
             let evidence = Evidence {
                 incarnation,
@@ -375,6 +379,7 @@ impl<'s> Group<'s> {
             shapes: &mut self.desk.shapes,
             isolated: self.isolating,
             adopted: self.desk.adopted,
+            any_issues: self.any_issues,
         }
     }
 
@@ -395,6 +400,14 @@ impl<'s> Group<'s> {
     /// SQLite's.
     pub fn rederive(&mut self, due: &DuePair) -> Result<(), StoreError> {
         self.deriver().rederive(due)
+    }
+
+    /// Reports why a due pair cannot be derived anew; it stays due.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn report_due(&mut self, due: &DuePair, reason: String) -> Result<(), StoreError> {
+        self.deriver().report(due, reason)
     }
 
     /// Settles the executions whose rows have appeared; returns how many.
@@ -534,6 +547,7 @@ impl<'s> Group<'s> {
             Err(error) if error.class() != Class::Data || self.tx.is_autocommit() => return outcome,
             Err(_) => {
                 run(self.tx, "ROLLBACK TO item")?;
+                self.desk.shapes.clear();
             }
         }
         run(self.tx, "RELEASE item")?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use async_nats::Subject;
+use tracing::warn;
 
 use super::super::resolve::headers_json;
 use super::super::work::{Cargo, Entry, Envelope, Message, RepairWork, Unit};
@@ -11,6 +12,7 @@ use super::{Failed, Writer, now};
 use crate::source::flow::Delivery;
 use crate::source::reconcile::Incarnation;
 use crate::store::dead_letters::DeadLetter;
+use crate::store::derive::DuePair;
 use crate::store::output_book::Repair;
 use crate::store::{Advance, Class, Committed, Counts, Gap, Group, Left, Standing, StoreError};
 use crate::wire::kv::StreamName;
@@ -213,7 +215,7 @@ fn apply(
     } = match group.get(index) {
         None => return Ok(()),
         Some(Unit::Repair(work)) => return apply_repair(tx, work, isolated),
-        Some(Unit::Derive(due)) => return Ok(tx.isolated(|tx| tx.rederive(due))?),
+        Some(Unit::Derive(due)) => return apply_derive(tx, due),
         Some(Unit::Release(pair)) => return Ok(tx.isolated(|tx| tx.release(pair))?),
         Some(Unit::Entry(entry)) => entry,
     };
@@ -307,6 +309,17 @@ fn apply(
             course.at = Some(index);
             Ok(())
         }
+    }
+}
+
+fn apply_derive(tx: &mut Group<'_>, due: &DuePair) -> Result<(), Trouble> {
+    match tx.isolated(|tx| tx.rederive(due)) {
+        // Somebody's constraint keeps what is derived from being taken away: no reason for others to wait.
+        Err(error) if error.class() == Class::Data && !tx.is_lost() => {
+            warn!(job = due.pair.job_id, pc = due.pair.pc_id, %error, "a pair cannot be derived anew; it stays due");
+            Ok(tx.report_due(due, error.to_string())?)
+        }
+        outcome => Ok(outcome?),
     }
 }
 

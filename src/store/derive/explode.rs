@@ -1,14 +1,14 @@
 //! One spec's rows of one pair: compared before anything is written (contract §7.5.4, §7.5.5).
 
 use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
-use rusqlite::{Connection, Row, ToSql, params};
+use rusqlite::{Connection, ErrorCode, Row, ToSql, params};
 use serde_json::Value;
 
-use super::super::StoreError;
+use super::super::{Class, StoreError};
 use super::shape::{Shape, Shapes, Statements};
 use super::{Evidence, Mode, history};
 use crate::projection::explode::{
-    Cell, ColumnKind, Element, ExplodeSpec, drop_repeated, elements, needs_affinity,
+    Cell, ColumnKind, Element, ExplodeSpec, array, drop_repeated, elements, needs_affinity,
 };
 use crate::projection::history::element_events;
 
@@ -21,6 +21,8 @@ pub(super) enum Exploded {
     Repeated(usize),
     /// The table is not to be touched: why.
     Refused(String),
+    /// The rows are as they were: more than we hold in memory.
+    TooMany(String),
 }
 
 /// Brings a pair's rows to the elements of `payload`.
@@ -36,26 +38,63 @@ pub(super) fn replace(
         Shape::Ready(statements) => statements,
         Shape::Refused(reason) => return Ok(Exploded::Refused(reason.clone())),
     };
-    let what = || StoreError::sqlite(format!("write the rows of {}", evidence.pair));
+    let what = || theirs(format!("write the rows of {}", evidence.pair));
+    let sent = array(spec, payload).len();
+    if !spec.fits(sent) {
+        return Ok(Exploded::TooMany(format!(
+            "{sent} elements, {} are taken with so many columns",
+            spec.elements_max()
+        )));
+    }
     let mut found = elements(spec, payload);
     apply_affinity(conn, spec, &mut found).map_err(what())?;
     let (new, repeated) = drop_repeated(spec, found);
-    let old = rows(conn, statements, spec, evidence).map_err(what())?;
+    let events_wanted = spec.track_history && mode == Mode::WithHistory;
+    let Some(old) = rows(conn, statements, spec, evidence).map_err(what())? else {
+        // Too many to compare, as a spec that has grown many columns makes them.
+        if events_wanted {
+            return Ok(Exploded::TooMany(format!(
+                "the table holds more than the {} rows that can be compared with so many columns",
+                spec.elements_max()
+            )));
+        }
+        write(conn, statements, evidence, true, &new).map_err(what())?;
+        return Ok(done(repeated));
+    };
     let unchanged = old.len() == new.len() && old.iter().zip(&new).all(|(old, new)| *old == new.cells);
     if unchanged {
         if !old.is_empty() {
             touch(conn, statements, evidence).map_err(what())?;
         }
     } else {
-        if spec.track_history && mode == Mode::WithHistory {
-            history::enter(conn, evidence, &element_events(spec, &old, &new))?;
+        if events_wanted {
+            history::enter(conn, evidence, element_events(spec, &old, &new))?;
         }
         write(conn, statements, evidence, !old.is_empty(), &new).map_err(what())?;
     }
-    Ok(match repeated {
+    Ok(done(repeated))
+}
+
+fn done(repeated: usize) -> Exploded {
+    match repeated {
         0 => Exploded::Done,
         repeated => Exploded::Repeated(repeated),
-    })
+    }
+}
+
+/// What a statement on an exploded table says once it was prepared is the table's doing: an index on an expression, or
+/// a trigger, of somebody's that does not take a value. SQLite's code for that is also that of a schema of ours that is
+/// broken, which would hold up everything.
+fn theirs(what: impl Into<String>) -> impl FnOnce(rusqlite::Error) -> StoreError {
+    let what = what.into();
+    move |source| {
+        let changed = source.sqlite_error_code() == Some(ErrorCode::SchemaChanged);
+        let error = StoreError::Sqlite { what, source };
+        match error.class() {
+            Class::Schema if !changed => StoreError::Value(error.to_string()),
+            _ => error,
+        }
+    }
 }
 
 /// Takes a pair's rows away, before they are made anew.
@@ -69,23 +108,33 @@ pub(super) fn clear(
     if let Shape::Ready(statements) = shapes.of(conn, spec)? {
         conn.prepare_cached(&statements.delete)
             .and_then(|mut delete| delete.execute([pc_id, job_id]))
-            .map_err(StoreError::sqlite(format!("empty {:?}", spec.table)))?;
+            .map_err(theirs(format!("empty {:?}", spec.table)))?;
     }
     Ok(())
 }
 
+/// `None`: more than fit.
 fn rows(
     conn: &Connection,
     statements: &Statements,
     spec: &ExplodeSpec,
     evidence: &Evidence<'_>,
-) -> Result<Vec<Vec<Cell>>, rusqlite::Error> {
+) -> Result<Option<Vec<Vec<Cell>>>, rusqlite::Error> {
     let columns = spec.columns.len();
-    conn.prepare_cached(&statements.select)?
-        .query_map([evidence.pair.pc_id, evidence.pair.job_id], |row| {
-            (0..columns).map(|index| cell(row, index)).collect()
-        })?
-        .collect()
+    let mut select = conn.prepare_cached(&statements.select)?;
+    let mut found = select.query([evidence.pair.pc_id, evidence.pair.job_id])?;
+    let mut rows = Vec::new();
+    while let Some(row) = found.next()? {
+        if !spec.fits(rows.len() + 1) {
+            return Ok(None);
+        }
+        rows.push(
+            (0..columns)
+                .map(|index| cell(row, index))
+                .collect::<Result<_, _>>()?,
+        );
+    }
+    Ok(Some(rows))
 }
 
 fn cell(row: &Row<'_>, index: usize) -> Result<Cell, rusqlite::Error> {

@@ -7,9 +7,13 @@ use super::Evidence;
 use crate::projection::history::Event;
 
 /// Appends events, observed when the message was published.
-pub(super) fn enter(conn: &Connection, evidence: &Evidence<'_>, events: &[Event]) -> Result<(), StoreError> {
+pub(super) fn enter(
+    conn: &Connection,
+    evidence: &Evidence<'_>,
+    events: impl IntoIterator<Item = Event>,
+) -> Result<(), StoreError> {
     let Evidence { pair, published, .. } = evidence;
-    let write = || -> Result<(), rusqlite::Error> {
+    let write = move || -> Result<(), rusqlite::Error> {
         let mut insert = conn.prepare_cached(
             "INSERT INTO inventory_history (pc_id, job_id, field_path, identity_json, change_kind, before_json,
                  after_json, observed_at)

@@ -8,6 +8,8 @@ use super::super::StoreError;
 use super::{Evidence, Pair};
 use crate::projection::issue::IssueCode;
 
+const DELETE: &str = "DELETE FROM projector_issues WHERE job_id = ?1 AND pc_id = ?2 AND part = ?3";
+
 /// One issue, for `status`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Listed {
@@ -40,7 +42,7 @@ pub(super) fn replace(
 ) -> Result<(), StoreError> {
     let Evidence { pair, .. } = evidence;
     let write = || -> Result<(), rusqlite::Error> {
-        conn.prepare_cached("DELETE FROM projector_issues WHERE job_id = ?1 AND pc_id = ?2 AND part = ?3")?
+        conn.prepare_cached(DELETE)?
             .execute([pair.job_id, pair.pc_id, part])?;
         for (code, reason) in report {
             let reason: String = reason.chars().take(500).collect();
@@ -63,6 +65,37 @@ pub(super) fn replace(
         Ok(())
     };
     write().map_err(StoreError::sqlite(format!("report an issue of {pair}")))
+}
+
+/// Forgets a pair's issues of parts that are none any more: `named` are those of the manifest in force.
+pub(super) fn keep(
+    conn: &Connection,
+    pair: Pair<'_>,
+    named: impl FnOnce() -> Vec<String>,
+) -> Result<(), StoreError> {
+    let write = || -> Result<(), rusqlite::Error> {
+        let reported: Vec<String> = conn
+            .prepare_cached("SELECT DISTINCT part FROM projector_issues WHERE job_id = ?1 AND pc_id = ?2")?
+            .query_map([pair.job_id, pair.pc_id], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        if reported.is_empty() {
+            return Ok(());
+        }
+        let named = named();
+        for part in reported.iter().filter(|part| !named.contains(part)) {
+            conn.prepare_cached(DELETE)?
+                .execute([pair.job_id, pair.pc_id, part])?;
+        }
+        Ok(())
+    };
+    write().map_err(StoreError::sqlite(format!("look at the issues of {pair}")))
+}
+
+/// Whether there are any at all.
+pub(in super::super) fn any(conn: &Connection) -> Result<bool, StoreError> {
+    conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM projector_issues)")
+        .and_then(|mut select| select.query_row([], |row| row.get(0)))
+        .map_err(StoreError::sqlite("look at projector_issues"))
 }
 
 /// Forgets a pair's issues, before it is derived anew.

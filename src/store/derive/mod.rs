@@ -21,7 +21,7 @@ use self::parts::Parts;
 use super::StoreError;
 use crate::projection::hints::needs;
 use crate::projection::issue::IssueCode;
-use crate::projection::manifests::{Hints, Manifests, SpecState};
+use crate::projection::manifests::{Hints, Job, Manifests, SpecState};
 use crate::wire::fence::{Hint, block};
 use crate::wire::output::State;
 use crate::wire::result::Field;
@@ -33,6 +33,11 @@ pub(super) use shape::Shapes;
 
 /// Waiting results of one pair that are applied in one transaction; the rest follows in the next.
 const RELEASED_MAX: usize = 64;
+
+/// The part of an issue with the manifest itself.
+const MANIFEST: &str = "manifest";
+/// The part of an issue with deriving the pair anew.
+const DERIVATION: &str = "derivation";
 
 /// A PC and a job, as a result's message names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,8 +134,9 @@ impl Evidence<'_> {
     fn is_inventory(&self) -> bool {
         self.exit_code == 0
             && self.stdout.here().is_some_and(|stdout| {
+                // Skipping over the values would let pass what the parts do not take: numbers and depths out of range.
                 let text = block(stdout, Hint::Inventory);
-                serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+                serde_json::from_str::<serde_json::Value>(text).is_ok()
             })
     }
 }
@@ -190,6 +196,18 @@ pub(super) struct Deriver<'a> {
     pub(super) isolated: bool,
     /// Older results of every pair may have been projected by others.
     pub(super) adopted: bool,
+    /// The book of issues was not empty before this transaction, which knows one set of manifests only.
+    pub(super) any_issues: bool,
+}
+
+/// The parts of a pair whose issues may stand.
+fn named(job: Option<&Job>) -> Vec<String> {
+    let mut named = vec![DERIVATION.to_owned()];
+    if let Some(job) = job {
+        named.extend(job.undecodable.as_ref().map(|_| MANIFEST.to_owned()));
+        named.extend(job.hints.iter().flat_map(|hints| parts::names(hints)));
+    }
+    named
 }
 
 impl Deriver<'_> {
@@ -206,12 +224,16 @@ impl Deriver<'_> {
     pub(super) fn live(&mut self, evidence: &Evidence<'_>, entry: i64) -> Result<(), StoreError> {
         let pair = evidence.pair;
         let manifests = self.manifests;
-        let Some(job) = manifests.job(pair.job_id) else {
+        let job = manifests.job(pair.job_id);
+        if self.any_issues {
+            issues::keep(self.conn, pair, || named(job))?;
+        }
+        let Some(job) = job else {
             return Ok(());
         };
         if let Some(reason) = &job.undecodable {
             let report = vec![(IssueCode::ManifestUndecodable, reason.clone())];
-            return issues::replace(self.conn, evidence, "manifest", &report);
+            return issues::replace(self.conn, evidence, MANIFEST, &report);
         }
         let Some(hints) = job.hints.as_deref() else {
             return Ok(());
@@ -219,7 +241,6 @@ impl Deriver<'_> {
         if evidence.needs(hints).is_none() {
             return Ok(());
         }
-        issues::replace(self.conn, evidence, "manifest", &[])?;
         let waits = evidence.waits(hints);
         let standing = match standing(self.conn, pair)? {
             Some(standing) => standing,
@@ -355,6 +376,17 @@ impl Deriver<'_> {
                 update.execute([pair.job_id, pair.pc_id, hints.hash.as_str(), standing.as_str()])
             })
             .map_err(StoreError::sqlite(format!("derive {pair} anew")))?;
+        Ok(())
+    }
+
+    /// Reports that the database does not let a due pair be derived anew; it stays due.
+    pub(super) fn report(&self, due: &DuePair, reason: String) -> Result<(), StoreError> {
+        let report = [(IssueCode::NotStored, reason)];
+        for entry in due.entries.iter().rev() {
+            if let Some(stored) = Stored::load(self.conn, *entry)? {
+                return issues::replace(self.conn, &stored.evidence(), DERIVATION, &report);
+            }
+        }
         Ok(())
     }
 
@@ -703,3 +735,6 @@ pub struct PairCounts {
     /// Job, hash of the hints, pairs.
     pub by_hints: Vec<(String, String, u64)>,
 }
+
+#[cfg(test)]
+mod tests;

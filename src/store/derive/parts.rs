@@ -1,6 +1,8 @@
 //! One result's hints: facts, exploded tables, check, feeds, each a part that succeeds or becomes an issue
 //! (contract §7.4, §7.7, §7.8, D5).
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 
@@ -16,6 +18,9 @@ use crate::projection::manifests::{Hints, InventoryHint, SpecState};
 use crate::wire::fence::{Hint, block};
 use crate::wire::manifest::{Check, Feed};
 
+/// Characters of a name that stand in a part's name.
+const NAME_LENGTH_MAX: usize = 100;
+
 /// Writes what a result's outputs say under a job's hints. Nothing here may wait: outputs are present or absent.
 pub(super) struct Parts<'a> {
     pub(super) conn: &'a Connection,
@@ -23,6 +28,57 @@ pub(super) struct Parts<'a> {
     /// A part's data error undoes the part alone; else it is the caller's to run everything again this way.
     pub(super) isolated: bool,
     pub(super) mode: Mode,
+}
+
+/// The parts of a job's hints by their names in the book of issues.
+pub(super) fn names(hints: &Hints) -> Vec<String> {
+    let mut names = Vec::new();
+    if let Some(inventory) = &hints.inventory {
+        names.push("inventory".to_owned());
+        names.extend(explode_parts(inventory));
+    }
+    if !hints.feeds.is_empty() {
+        names.push("feeds".to_owned());
+        names.extend(feed_parts(&hints.feeds));
+    }
+    if hints.check.is_some() {
+        names.push("check".to_owned());
+    }
+    names
+}
+
+fn explode_parts(hint: &InventoryHint) -> Vec<String> {
+    apart(hint.specs.iter().map(|spec| {
+        let (field, table) = match spec {
+            SpecState::Valid(spec) => (&spec.field, &spec.table),
+            SpecState::Refused(spec) => (&spec.field, &spec.table),
+        };
+        format!("explode {} into {}", clip(field), clip(table))
+    }))
+}
+
+fn feed_parts(feeds: &[Feed]) -> Vec<String> {
+    apart(feeds.iter().map(|feed| format!("feed {}", clip(feed.id.trim()))))
+}
+
+/// Names come from outside: a refused table's may be of any length.
+fn clip(name: &str) -> String {
+    name.chars().take(NAME_LENGTH_MAX).collect()
+}
+
+/// Two parts of one name would cure each other's issues.
+fn apart(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut times = BTreeMap::<String, usize>::new();
+    names
+        .map(|name| {
+            let times = times.entry(name.clone()).or_default();
+            *times += 1;
+            match times {
+                1 => name,
+                times => format!("{name} ({times})"),
+            }
+        })
+        .collect()
 }
 
 /// Why a part is reported.
@@ -65,6 +121,7 @@ impl Parts<'_> {
                 Err(error) if error.class() != Class::Data || conn.is_autocommit() => return Err(error),
                 Err(error) => {
                     savepoint("ROLLBACK TO part")?;
+                    self.shapes.clear();
                     vec![(IssueCode::NotStored, error.to_string())]
                 }
             };
@@ -98,15 +155,13 @@ impl Parts<'_> {
         if !newest {
             return Ok(());
         }
-        for spec in &hint.specs {
+        for (spec, part) in hint.specs.iter().zip(explode_parts(hint)) {
             match spec {
                 SpecState::Refused(refused) => {
-                    let part = format!("explode {} into {}", refused.field, refused.table);
                     let report = vec![(refused.code, refused.reason.clone())];
                     issues::replace(self.conn, evidence, &part, &report)?;
                 }
                 SpecState::Valid(spec) => {
-                    let part = format!("explode {} into {}", spec.field, spec.table);
                     self.part(&part, evidence, |parts| {
                         let exploded =
                             explode::replace(parts.conn, parts.shapes, spec, evidence, &payload, parts.mode)?;
@@ -119,6 +174,7 @@ impl Parts<'_> {
                                 ),
                             )],
                             Exploded::Refused(reason) => vec![(IssueCode::ExplodeTableRefused, reason)],
+                            Exploded::TooMany(reason) => vec![(IssueCode::NotStored, reason)],
                         })
                     })?;
                 }
@@ -162,7 +218,7 @@ impl Parts<'_> {
         if self.mode == Mode::WithHistory && !hint.scalars.is_empty() {
             let before = known.and_then(|(_, facts)| serde_json::from_str::<Value>(&facts).ok());
             let events = scalar_events(&hint.scalars, before.as_ref(), payload);
-            history::enter(self.conn, evidence, &events)?;
+            history::enter(self.conn, evidence, events)?;
         }
         self.conn
             .prepare_cached(
@@ -231,8 +287,7 @@ impl Parts<'_> {
             }
         };
         issues::replace(self.conn, evidence, "feeds", &[])?;
-        for feed in feeds {
-            let part = format!("feed {}", feed.id.trim());
+        for (feed, part) in feeds.iter().zip(feed_parts(feeds)) {
             self.part(&part, evidence, |parts| parts.feed(feed, evidence, &payload))?;
         }
         Ok(())

@@ -12,7 +12,7 @@ use crate::projection::spec::{BUILT_IN, index_name};
 const COLUMNS_MAX: usize = 2_000;
 
 /// The tables that were found, or brought, to their specs' shapes, and the statements that go with them. Forgotten when
-/// the schema changes, and whenever a transaction is not committed: its changes of the schema are gone with it.
+/// the schema changes, and whenever a transaction or a savepoint is undone: its changes of the schema are gone with it.
 #[derive(Debug, Default)]
 pub(in super::super) struct Shapes {
     ready: BTreeMap<String, (ExplodeSpec, Shape)>,
@@ -37,6 +37,14 @@ pub(super) struct Statements {
     pub(super) insert: String,
     /// Nothing but `collected_at` of a pair's rows.
     pub(super) touch: String,
+}
+
+impl Statements {
+    fn probe(&self, conn: &Connection) -> Result<(), rusqlite::Error> {
+        [&self.select, &self.delete, &self.insert, &self.touch]
+            .into_iter()
+            .try_for_each(|sql| conn.prepare_cached(sql).map(drop))
+    }
 }
 
 impl Shapes {
@@ -101,9 +109,14 @@ fn ensure(conn: &Connection, spec: &ExplodeSpec) -> Result<Shape, StoreError> {
     let what = || format!("bring the table {:?} to its shape", spec.table);
     let run = |sql: &str| conn.execute_batch(sql).map_err(StoreError::sqlite(what()));
     run("SAVEPOINT shape")?;
-    let refusal = match bring(conn, spec) {
-        Ok(None) => None,
-        Ok(Some(reason)) => Some(reason),
+    let statements = statements(spec);
+    let brought = bring(conn, spec).and_then(|refusal| match refusal {
+        Some(reason) => Ok(Some(reason)),
+        // Somebody may have made the table without a row id, or hung a trigger on it that is broken.
+        None => statements.probe(conn).map(|()| None),
+    });
+    let refusal = match brought {
+        Ok(refusal) => refusal,
         Err(error) => {
             let error = StoreError::Sqlite {
                 what: what(),
@@ -119,7 +132,7 @@ fn ensure(conn: &Connection, spec: &ExplodeSpec) -> Result<Shape, StoreError> {
     match refusal {
         None => {
             run("RELEASE shape")?;
-            Ok(Shape::Ready(statements(spec)))
+            Ok(Shape::Ready(statements))
         }
         Some(reason) => {
             run("ROLLBACK TO shape; RELEASE shape")?;
@@ -145,7 +158,8 @@ fn bring(conn: &Connection, spec: &ExplodeSpec) -> Result<Option<String>, rusqli
     }
     let existing: Option<(String, String)> = conn
         .query_row(
-            "SELECT type, name FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE",
+            // Triggers have names of their own.
+            "SELECT type, name FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE AND type <> 'trigger'",
             [&spec.table],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )

@@ -15,9 +15,11 @@ mod harness;
 
 mod bad_input;
 mod connect;
+mod derived;
 mod fleet;
 mod outputs;
 mod reader;
+mod recorded;
 mod scenarios;
 mod stage;
 mod survives;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tracing::{info, warn};
 
-use super::work::Work;
+use super::work::{OwedQuestion, Work};
 use crate::store::derive::{DuePair, due_pairs};
 use crate::store::{StoreError, read_only};
 
@@ -39,25 +39,36 @@ impl Rederiver {
                 () = super::raised(&mut shutdown) => return,
                 () = tokio::time::sleep(GATHER) => {}
             }
-            let database = self.database.clone();
-            let scan = move || -> Result<Vec<DuePair>, StoreError> { due_pairs(&read_only(&database)?) };
-            match tokio::task::spawn_blocking(scan).await {
-                Ok(Ok(pairs)) if pairs.is_empty() => {}
-                Ok(Ok(pairs)) => {
-                    info!(pairs = pairs.len(), "deriving pairs anew whose outputs came back");
-                    if self.works.send(Work::Derive(pairs)).is_err() {
-                        return;
-                    }
-                }
-                Ok(Err(error)) => {
-                    warn!(%error, "cannot read what the due pairs are derived from; trying again");
-                    self.due.notify_one();
-                }
-                Err(error) => {
-                    warn!(%error, "the scan of the due pairs broke off; trying again");
-                    self.due.notify_one();
-                }
+            if let Err(error) = self.round().await {
+                warn!(%error, "cannot read what the due pairs are derived from; trying again");
+                self.due.notify_one();
             }
         }
+    }
+
+    /// Has the writer derive the pairs that are due now; returns when it has.
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    pub async fn round(&self) -> Result<(), String> {
+        let database = self.database.clone();
+        let scan = move || -> Result<Vec<DuePair>, StoreError> { due_pairs(&read_only(&database)?) };
+        let pairs = tokio::task::spawn_blocking(scan)
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?;
+        if pairs.is_empty() {
+            return Ok(());
+        }
+        info!(pairs = pairs.len(), "deriving pairs anew whose outputs came back");
+        // The writer answers questions when it has done what came before.
+        let (reply, answer) = oneshot::channel();
+        let ask = OwedQuestion::Due;
+        // Errors are a writer that is gone: they stay due, for the next process.
+        if self.works.send(Work::Derive(pairs)).is_ok() && self.works.send(Work::Owed { ask, reply }).is_ok()
+        {
+            let _answered = answer.await;
+        }
+        Ok(())
     }
 }

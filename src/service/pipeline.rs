@@ -172,6 +172,7 @@ struct Pipeline {
     connection: Connection,
     watched: Watched,
     repairer: Repairer,
+    rederiver: Rederiver,
     works: mpsc::Sender<Work>,
     shutdown: watch::Sender<bool>,
     writer_done: tokio::sync::oneshot::Receiver<Result<(), WriterStopped>>,
@@ -265,7 +266,7 @@ impl Pipeline {
             works: works.clone(),
             due: bells.due.clone(),
         };
-        others.spawn(rederiver.run(down.clone()));
+        others.spawn(rederiver.clone().run(down.clone()));
         if store.is_adopted() {
             let beside = Beside::new(&connection, config);
             others.spawn(beside.watch(down.clone()));
@@ -295,6 +296,7 @@ impl Pipeline {
             connection,
             watched,
             repairer,
+            rederiver,
             works,
             shutdown,
             writer_done,
@@ -308,11 +310,13 @@ impl Pipeline {
         let mut writer_ended = None;
         let mut outcome = Ok(());
         {
-            let caught_up = caught_up(
-                self.watched.clone(),
-                self.connection.state.clone(),
-                options.until_caught_up,
-            );
+            let (watched, connection) = (self.watched.clone(), self.connection.state.clone());
+            let (repairer, rederiver) = (self.repairer.clone(), self.rederiver.clone());
+            let caught_up = async move {
+                caught_up(watched, connection, options.until_caught_up).await?;
+                repairer.attempt_pending_once().await;
+                rederiver.round().await
+            };
             tokio::select! {
                 () = super::raised(&mut stop) => info!("stopping: finishing the group in hand"),
                 ended = &mut self.writer_done => writer_ended = Some(ended),
@@ -323,10 +327,7 @@ impl Pipeline {
                         outcome = Err(ServiceError::Broken(format!("a stage broke: {error}")));
                     }
                 }
-                reached = caught_up => match reached {
-                    Ok(()) => self.repairer.attempt_pending_once().await,
-                    Err(reason) => outcome = Err(ServiceError::Unavailable(reason)),
-                },
+                reached = caught_up => outcome = reached.map_err(ServiceError::Unavailable),
             }
         }
         self.shutdown.send_replace(true);

@@ -15,10 +15,12 @@ mod harness;
 
 mod bad_input;
 mod connect;
+mod derived;
 mod fleet;
 mod outputs;
 mod properties;
 mod reader;
+mod recorded;
 mod scenarios;
 mod stage;
 mod survives;

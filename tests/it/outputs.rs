@@ -349,7 +349,7 @@ async fn outputs_of_old_messages_that_are_not_there_are_gone_at_once() {
 
 /// Moves the publish times of all stored results into the past, in the server's own file: a message is a header with
 /// its time in nanoseconds, subject and payload, closed by a keyed checksum.
-fn age_messages(server: &NatsServer, by: Duration) {
+pub fn age_messages(server: &NatsServer, by: Duration) {
     use highway::HighwayHash;
     use sha2::Digest;
     let block = server.store().join("jetstream/$G/streams/RESULTS/msgs/1.blk");

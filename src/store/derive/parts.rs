@@ -301,14 +301,6 @@ impl Parts<'_> {
         } = evidence;
         let feed_id = feed.id.trim();
         let what = || StoreError::sqlite(format!("write the feed {feed_id:?}"));
-        let known: Option<String> = self
-            .conn
-            .prepare_cached("SELECT recorded_at FROM feed_meta WHERE feed_id = ?1")
-            .and_then(|mut select| select.query_row([feed_id], |row| row.get(0)).optional())
-            .map_err(what())?;
-        if known.is_some_and(|recorded_at| recorded_at.as_str() >= *published) {
-            return Ok(Report::new());
-        }
         let (found, item_count, without_key) = match items(feed, payload) {
             FeedOutcome::NotObject => {
                 return Ok(vec![(
@@ -328,6 +320,22 @@ impl Parts<'_> {
                 without_key,
             } => (items, item_count, without_key),
         };
+        let report = match without_key {
+            0 => Report::new(),
+            elements => vec![(
+                IssueCode::FeedItemWithoutKey,
+                format!("{elements} elements without a key were left out"),
+            )],
+        };
+        // What is reported is the result's own, whoever wrote the feed since: derived anew it meets what it wrote itself.
+        let known: Option<String> = self
+            .conn
+            .prepare_cached("SELECT recorded_at FROM feed_meta WHERE feed_id = ?1")
+            .and_then(|mut select| select.query_row([feed_id], |row| row.get(0)).optional())
+            .map_err(what())?;
+        if known.is_some_and(|recorded_at| recorded_at.as_str() >= *published) {
+            return Ok(report);
+        }
         let write = || -> Result<(), rusqlite::Error> {
             self.conn
                 .prepare_cached("DELETE FROM feeds WHERE feed_id = ?1")?
@@ -348,12 +356,6 @@ impl Parts<'_> {
             Ok(())
         };
         write().map_err(what())?;
-        Ok(match without_key {
-            0 => Report::new(),
-            elements => vec![(
-                IssueCode::FeedItemWithoutKey,
-                format!("{elements} elements without a key were left out"),
-            )],
-        })
+        Ok(report)
     }
 }

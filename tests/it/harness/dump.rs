@@ -5,12 +5,55 @@ use std::path::Path;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 
-/// The read model's tables and their keys (contract §6.4), as far as they exist.
-const TABLES: [(&str, &str); 3] = [
+/// The read model's tables and the order of their rows (contract §6.4, §6.9).
+const TABLES: [(&str, &str); 9] = [
     ("execution_results", "result_id"),
+    ("executions", "exec_id"),
+    ("inventory_facts", "pc_id, job_id"),
+    ("inventory_history", "pc_id, job_id, observed_at, id"),
+    ("check_status", "pc_id, check_name"),
+    ("feeds", "feed_id, item_id"),
+    ("feed_meta", "feed_id"),
     ("job_completions", "job_id, pc_id"),
     ("job_version_completions", "job_id, version, pc_id"),
 ];
+
+/// The exploded tables and the order of their rows: by key, then as they were written.
+fn exploded(conn: &Connection) -> Vec<(String, String)> {
+    let names: Vec<String> = texts(
+        conn,
+        "SELECT name FROM sqlite_schema
+         WHERE type = 'table' AND name NOT LIKE 'projector\\_%' ESCAPE '\\' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+         ORDER BY name",
+        "",
+    );
+    names
+        .into_iter()
+        .filter(|name| !TABLES.iter().any(|(table, _)| table == name))
+        .map(|name| {
+            let key = texts(
+                conn,
+                "SELECT '\"' || name || '\"' FROM pragma_table_info(?1) WHERE pk > 0 ORDER BY pk",
+                &name,
+            );
+            (name, format!("{}, rowid", key.join(", ")))
+        })
+        .collect()
+}
+
+fn texts(conn: &Connection, sql: &str, of: &str) -> Vec<String> {
+    let mut select = conn.prepare(sql).unwrap();
+    let parameters = if select.parameter_count() == 0 {
+        vec![]
+    } else {
+        vec![of]
+    };
+    select
+        .query_map(rusqlite::params_from_iter(parameters), |row| row.get(0))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect()
+}
 
 pub fn open(db: &Path) -> Connection {
     let conn = Connection::open_with_flags(db, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
@@ -22,14 +65,10 @@ pub fn open(db: &Path) -> Connection {
 pub fn dump(db: &Path) -> Vec<String> {
     let conn = open(db);
     let mut lines = Vec::new();
-    for (table, key) in TABLES {
-        let mut columns: Vec<String> = conn
-            .prepare("SELECT name FROM pragma_table_info(?1)")
-            .unwrap()
-            .query_map([table], |row| row.get(0))
-            .unwrap()
-            .map(Result::unwrap)
-            .collect();
+    let fixed = TABLES.map(|(table, order)| (table.to_owned(), order.to_owned()));
+    for (table, order) in fixed.into_iter().chain(exploded(&conn)) {
+        let mut columns = texts(&conn, "SELECT name FROM pragma_table_info(?1)", &table);
+        columns.retain(|column| table != "inventory_history" || column != "id");
         columns.sort();
         let list = columns
             .iter()
@@ -37,7 +76,7 @@ pub fn dump(db: &Path) -> Vec<String> {
             .collect::<Vec<_>>()
             .join(", ");
         let mut statement = conn
-            .prepare(&format!("SELECT {list} FROM {table} ORDER BY {key}"))
+            .prepare(&format!("SELECT {list} FROM \"{table}\" ORDER BY {order}"))
             .unwrap();
         let mut rows = statement.query([]).unwrap();
         while let Some(row) = rows.next().unwrap() {

@@ -40,7 +40,17 @@ impl NatsServer {
 
     /// With more lines in its configuration file.
     pub fn start_with(config: &str) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), config)
+    }
+
+    /// On a store that was made elsewhere: `unpack` puts it as `store` into the folder it is given.
+    pub fn start_on(unpack: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        unpack(folder.path());
+        Self::start_in(folder, "")
+    }
+
+    fn start_in(folder: TempDir, config: &str) -> Self {
         let mut server = Self {
             folder,
             config: config.to_owned(),

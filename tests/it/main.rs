@@ -17,6 +17,7 @@ mod bad_input;
 mod connect;
 mod derived;
 mod fleet;
+mod hostile;
 mod outputs;
 mod properties;
 mod reader;

@@ -79,6 +79,12 @@ impl Stage {
         stage
     }
 
+    /// The bucket changes: the next group is projected under these.
+    pub fn set_manifests(&self, manifests: Manifests) {
+        self.settle_down();
+        self.manifests.send_replace(Arc::new(manifests));
+    }
+
     fn start(&mut self) {
         let me = Owner {
             pid: std::process::id(),

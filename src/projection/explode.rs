@@ -153,6 +153,19 @@ impl ExplodeSpec {
             .collect()
     }
 
+    /// Whether two rows have the same key, without a NULL in it.
+    fn is_same_row(&self, one: &[Cell], other: &[Cell]) -> bool {
+        self.key.iter().all(|column| {
+            let (one, other) = (one.get(*column), other.get(*column));
+            one == other && !matches!(one, None | Some(Cell::Null))
+        })
+    }
+
+    /// The columns that are no part of the key, by their index.
+    pub fn others(&self) -> impl Iterator<Item = usize> {
+        (0..self.columns.len()).filter(|column| !self.key.contains(column))
+    }
+
     /// A name for the table's row id that no column has taken; there is one, or the spec would not be valid.
     #[must_use]
     pub fn rowid(&self) -> &'static str {
@@ -255,9 +268,62 @@ pub fn drop_repeated<'a>(spec: &ExplodeSpec, elements: Vec<Element<'a>>) -> (Vec
     (kept, dropped)
 }
 
+/// How a pair's rows become the new elements in place: what is the same row in the same order stays where it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Edit {
+    /// Old rows that go.
+    pub removed: Vec<usize>,
+    /// Old rows that take the values of a new element with the same key.
+    pub updated: Vec<(usize, usize)>,
+    /// New elements from here on are appended.
+    pub appended_from: usize,
+    /// Old rows that stay, changed or not.
+    pub kept: usize,
+}
+
+/// Finds the edit after which the rows, in their order, are the new elements: the same table as if all had been deleted
+/// and inserted again (§7.5.5). Rows with NULL in the key are never the same.
+#[must_use]
+pub fn edit(spec: &ExplodeSpec, old: &[Vec<Cell>], new: &[Element<'_>]) -> Edit {
+    let identity = |cells: &[Cell]| -> Option<Vec<Cell>> {
+        let key = spec.identity(cells);
+        let whole = !key.iter().any(|cell| matches!(cell, Cell::Null));
+        whole.then(|| key.into_iter().cloned().collect())
+    };
+    let mut edit = Edit::default();
+    let mut still_to_come: Option<HashSet<Vec<Cell>>> = None;
+    for (row, cells) in old.iter().enumerate() {
+        let next = new.get(edit.appended_from);
+        if let Some(next) = next
+            && spec.is_same_row(cells, &next.cells)
+        {
+            if *cells != next.cells {
+                edit.updated.push((row, edit.appended_from));
+            }
+            edit.appended_from += 1;
+            edit.kept += 1;
+            continue;
+        }
+        let to_come = still_to_come.get_or_insert_with(|| {
+            new.iter()
+                .skip(edit.appended_from)
+                .filter_map(|element| identity(&element.cells))
+                .collect()
+        });
+        if identity(cells).is_some_and(|identity| to_come.contains(&identity)) {
+            // Something new comes before it: from here on the order is another.
+            edit.removed.extend(row..old.len());
+            break;
+        }
+        edit.removed.push(row);
+    }
+    edit
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     fn spec() -> ExplodeSpec {
@@ -283,6 +349,64 @@ mod tests {
         let spec = spec();
         let (kept, dropped) = drop_repeated(&spec, elements(&spec, payload));
         (kept.into_iter().map(|element| element.cells).collect(), dropped)
+    }
+
+    proptest! {
+        #[test]
+        fn an_edit_leaves_the_new_elements_in_their_order(
+            old in prop::collection::vec((0_u8..9, 0_u8..3), 0..12), new in prop::collection::vec((0_u8..9, 0_u8..3), 0..12)
+        ) {
+            let spec = spec();
+            let payload = |rows: &[(u8, u8)]| {
+                let apps: Vec<Value> = rows
+                    .iter()
+                    // One of the keys is NULL, which equals nothing.
+                    .map(|(key, ver)| json!({"name": (*key < 8).then_some(key), "score": 1, "ver": ver}))
+                    .collect();
+                json!({ "apps": apps })
+            };
+            let (old, new) = (payload(&old), payload(&new));
+            let old: Vec<Vec<Cell>> =
+                drop_repeated(&spec, elements(&spec, &old)).0.into_iter().map(|element| element.cells).collect();
+            let new = drop_repeated(&spec, elements(&spec, &new)).0;
+            let edit = edit(&spec, &old, &new);
+            let mut rows = old.clone();
+            for (row, element) in &edit.updated {
+                rows[*row] = new[*element].cells.clone();
+            }
+            let mut left: Vec<Vec<Cell>> = rows
+                .into_iter()
+                .enumerate()
+                .filter(|(row, _)| !edit.removed.contains(row))
+                .map(|(_, cells)| cells)
+                .collect();
+            prop_assert_eq!(left.len(), edit.kept);
+            left.extend(new[edit.appended_from..].iter().map(|element| element.cells.clone()));
+            prop_assert_eq!(left, new.into_iter().map(|element| element.cells).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn one_changed_value_is_one_update() {
+        let spec = spec();
+        let (old, new) = (
+            json!({"apps": [{"name": "a", "score": 1}, {"name": "b", "score": 1}, {"name": "c", "score": 1}]}),
+            json!({"apps": [{"name": "a", "score": 1}, {"name": "b", "score": 1, "ver": "2"}, {"name": "c", "score": 1}]}),
+        );
+        let old: Vec<Vec<Cell>> = elements(&spec, &old)
+            .into_iter()
+            .map(|element| element.cells)
+            .collect();
+        let edit = edit(&spec, &old, &elements(&spec, &new));
+        assert_eq!(
+            edit,
+            Edit {
+                removed: vec![],
+                updated: vec![(1, 1)],
+                appended_from: 3,
+                kept: 3
+            }
+        );
     }
 
     #[test]

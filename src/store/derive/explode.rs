@@ -8,7 +8,7 @@ use super::super::{Class, StoreError};
 use super::shape::{Shape, Shapes, Statements};
 use super::{Evidence, Mode, history};
 use crate::projection::explode::{
-    Cell, ColumnKind, Element, ExplodeSpec, array, drop_repeated, elements, needs_affinity,
+    Cell, ColumnKind, Element, ExplodeSpec, array, drop_repeated, edit, elements, needs_affinity,
 };
 use crate::projection::history::element_events;
 
@@ -50,7 +50,7 @@ pub(super) fn replace(
     apply_affinity(conn, spec, &mut found).map_err(what())?;
     let (new, repeated) = drop_repeated(spec, found);
     let events_wanted = spec.track_history && mode == Mode::WithHistory;
-    let Some(old) = rows(conn, statements, spec, evidence).map_err(what())? else {
+    let Some(Old { same, tail }) = compare(conn, statements, spec, evidence, &new).map_err(what())? else {
         // Too many to compare, as a spec that has grown many columns makes them.
         if events_wanted {
             return Ok(Exploded::TooMany(format!(
@@ -58,20 +58,23 @@ pub(super) fn replace(
                 spec.elements_max()
             )));
         }
-        write(conn, statements, evidence, true, &new).map_err(what())?;
+        conn.prepare_cached(&statements.delete)
+            .and_then(|mut delete| delete.execute([evidence.pair.pc_id, evidence.pair.job_id]))
+            .and_then(|_| insert(conn, statements, evidence, &new))
+            .map_err(what())?;
         return Ok(done(repeated));
     };
-    let unchanged = old.len() == new.len() && old.iter().zip(&new).all(|(old, new)| *old == new.cells);
-    if unchanged {
-        if !old.is_empty() {
-            touch(conn, statements, evidence).map_err(what())?;
-        }
-    } else {
-        if events_wanted {
-            history::enter(conn, evidence, element_events(spec, &old, &new))?;
-        }
-        write(conn, statements, evidence, !old.is_empty(), &new).map_err(what())?;
+    let (unchanged, changed) = new.split_at_checked(same).unwrap_or((&new, &[]));
+    if events_wanted && !(tail.is_empty() && changed.is_empty()) {
+        let old: Vec<Vec<Cell>> = unchanged
+            .iter()
+            .map(|element| &element.cells)
+            .chain(tail.iter().map(|(_, cells)| cells))
+            .cloned()
+            .collect();
+        history::enter(conn, evidence, element_events(spec, &old, &new))?;
     }
+    apply(conn, statements, spec, evidence, same, &tail, changed).map_err(what())?;
     Ok(done(repeated))
 }
 
@@ -113,28 +116,63 @@ pub(super) fn clear(
     Ok(())
 }
 
-/// `None`: more than fit.
-fn rows(
+/// A pair's rows against its new elements.
+struct Old {
+    /// So many, from the first on, hold just what the elements at the same places hold.
+    same: usize,
+    /// The others, each with its row id.
+    tail: Vec<(i64, Vec<Cell>)>,
+}
+
+/// Reads a pair's rows; those that are as the new elements have them are not even copied. `None`: more than fit.
+fn compare(
     conn: &Connection,
     statements: &Statements,
     spec: &ExplodeSpec,
     evidence: &Evidence<'_>,
-) -> Result<Option<Vec<Vec<Cell>>>, rusqlite::Error> {
+    new: &[Element<'_>],
+) -> Result<Option<Old>, rusqlite::Error> {
     let columns = spec.columns.len();
     let mut select = conn.prepare_cached(&statements.select)?;
     let mut found = select.query([evidence.pair.pc_id, evidence.pair.job_id])?;
-    let mut rows = Vec::new();
+    let mut old = Old {
+        same: 0,
+        tail: Vec::new(),
+    };
     while let Some(row) = found.next()? {
-        if !spec.fits(rows.len() + 1) {
+        if !spec.fits(old.same + old.tail.len() + 1) {
             return Ok(None);
         }
-        rows.push(
-            (0..columns)
-                .map(|index| cell(row, index))
-                .collect::<Result<_, _>>()?,
-        );
+        if old.tail.is_empty()
+            && let Some(element) = new.get(old.same)
+            && holds(row, &element.cells)?
+        {
+            old.same += 1;
+            continue;
+        }
+        let cells = (0..columns)
+            .map(|index| cell(row, index + 1))
+            .collect::<Result<_, _>>()?;
+        old.tail.push((row.get(0)?, cells));
     }
-    Ok(Some(rows))
+    Ok(Some(old))
+}
+
+/// Whether a row's declared columns hold these values.
+fn holds(row: &Row<'_>, cells: &[Cell]) -> Result<bool, rusqlite::Error> {
+    for (index, cell) in cells.iter().enumerate() {
+        let same = match (row.get_ref(index + 1)?, cell) {
+            (ValueRef::Null, Cell::Null) => true,
+            (ValueRef::Integer(one), Cell::Integer(other)) => one == *other,
+            (ValueRef::Real(one), Cell::Real(_)) => Cell::Real(one) == *cell,
+            (ValueRef::Text(one), Cell::Text(other)) => one == other.as_bytes(),
+            _ => false,
+        };
+        if !same {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn cell(row: &Row<'_>, index: usize) -> Result<Cell, rusqlite::Error> {
@@ -148,31 +186,60 @@ fn cell(row: &Row<'_>, index: usize) -> Result<Cell, rusqlite::Error> {
     })
 }
 
-fn touch(conn: &Connection, statements: &Statements, evidence: &Evidence<'_>) -> Result<(), rusqlite::Error> {
-    let Evidence {
-        pair, finished_at, ..
-    } = evidence;
-    conn.prepare_cached(&statements.touch)?
-        .execute(params![pair.pc_id, pair.job_id, finished_at])?;
-    Ok(())
+/// Writes what has changed. `same` rows stand before `tail` and are as they should be; `changed`: what should follow.
+fn apply(
+    conn: &Connection,
+    statements: &Statements,
+    spec: &ExplodeSpec,
+    evidence: &Evidence<'_>,
+    same: usize,
+    tail: &[(i64, Vec<Cell>)],
+    changed: &[Element<'_>],
+) -> Result<(), rusqlite::Error> {
+    let old: Vec<Vec<Cell>> = tail.iter().map(|(_, cells)| cells.clone()).collect();
+    let edit = edit(spec, &old, changed);
+    let rowid = |row: usize| tail.get(row).map(|(rowid, _)| *rowid);
+    for rowid in edit.removed.iter().filter_map(|row| rowid(*row)) {
+        conn.prepare_cached(&statements.remove)?.execute([rowid])?;
+    }
+    for (row, element) in &edit.updated {
+        let (Some(rowid), Some(element), Some(sql)) =
+            (rowid(*row), changed.get(*element), &statements.update)
+        else {
+            continue;
+        };
+        let mut update = conn.prepare_cached(sql)?;
+        update.raw_bind_parameter(1, rowid)?;
+        for (at, number) in spec.others().zip(2..) {
+            update.raw_bind_parameter(number, Bound(element.cells.get(at).unwrap_or(&Cell::Null)))?;
+        }
+        update.raw_execute()?;
+    }
+    if same + edit.kept > 0 {
+        let Evidence {
+            pair, finished_at, ..
+        } = evidence;
+        conn.prepare_cached(&statements.touch)?
+            .execute(params![pair.pc_id, pair.job_id, finished_at])?;
+    }
+    let appended = changed.get(edit.appended_from..).unwrap_or_default();
+    insert(conn, statements, evidence, appended)
 }
 
-fn write(
+fn insert(
     conn: &Connection,
     statements: &Statements,
     evidence: &Evidence<'_>,
-    any_old: bool,
-    new: &[Element<'_>],
+    elements: &[Element<'_>],
 ) -> Result<(), rusqlite::Error> {
+    if elements.is_empty() {
+        return Ok(());
+    }
     let Evidence {
         pair, finished_at, ..
     } = evidence;
-    if any_old {
-        conn.prepare_cached(&statements.delete)?
-            .execute([pair.pc_id, pair.job_id])?;
-    }
     let mut insert = conn.prepare_cached(&statements.insert)?;
-    for element in new {
+    for element in elements {
         insert.raw_bind_parameter(1, pair.pc_id)?;
         insert.raw_bind_parameter(2, pair.job_id)?;
         insert.raw_bind_parameter(3, finished_at)?;

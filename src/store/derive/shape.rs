@@ -31,8 +31,13 @@ pub(super) enum Shape {
 /// What is done to one exploded table.
 #[derive(Clone, Debug)]
 pub(super) struct Statements {
-    /// The declared columns of a pair's rows, in the order in which they were written.
+    /// Row id and declared columns of a pair's rows, in the order in which they were written.
     pub(super) select: String,
+    /// All columns of one row but the key's; `None` when there are no others.
+    pub(super) update: Option<String>,
+    /// One row.
+    pub(super) remove: String,
+    /// All rows of a pair.
     pub(super) delete: String,
     pub(super) insert: String,
     /// Nothing but `collected_at` of a pair's rows.
@@ -93,8 +98,17 @@ fn statements(spec: &ExplodeSpec) -> Statements {
         .map(|index| format!("?{}", index + 1))
         .collect();
     let pair = "WHERE pc_id = ?1 AND job_id = ?2";
+    let rowid = spec.rowid();
+    let others: Vec<String> = spec
+        .others()
+        .zip(2..)
+        .filter_map(|(at, number)| Some(format!("{} = ?{number}", columns.get(at)?)))
+        .collect();
     Statements {
-        select: format!("SELECT {list} FROM {table} {pair} ORDER BY {}", spec.rowid()),
+        select: format!("SELECT {rowid}, {list} FROM {table} {pair} ORDER BY {rowid}"),
+        update: (!others.is_empty())
+            .then(|| format!("UPDATE {table} SET {} WHERE {rowid} = ?1", others.join(", "))),
+        remove: format!("DELETE FROM {table} WHERE {rowid} = ?1"),
         delete: format!("DELETE FROM {table} {pair}"),
         insert: format!(
             "INSERT INTO {table} (pc_id, job_id, collected_at, {list}) VALUES ({})",

@@ -77,24 +77,25 @@ pub fn scalar_events(names: &[String], old: Option<&Value>, new: &Value) -> Vec<
 /// texts would be many times the payload.
 pub fn element_events<'a>(
     spec: &'a ExplodeSpec,
-    old: &'a [Vec<Cell>],
+    old: &'a [impl AsRef<[Cell]>],
     new: &'a [Element<'_>],
 ) -> impl Iterator<Item = Event> {
     let mut before = HashMap::with_capacity(old.len());
     for row in old {
+        let row = row.as_ref();
         before.entry(spec.identity(row)).or_insert(row);
     }
     let mut seen = HashSet::with_capacity(new.len());
     let added_and_changed = new.iter().map(|element| (None, Some(element)));
-    let removed = old.iter().map(|row| (Some(row.as_slice()), None));
+    let removed = old.iter().map(|row| (Some(row.as_ref()), None));
     added_and_changed
         .chain(removed)
         .filter_map(move |sides| match sides {
             (_, Some(element)) => {
                 let identity = spec.identity(&element.cells);
                 let row = before.get(&identity).copied();
-                let is_news = seen.insert(identity) && row != Some(&element.cells);
-                is_news.then(|| event(spec, row.map(Vec::as_slice), Some(element)))
+                let is_news = seen.insert(identity) && row != Some(element.cells.as_slice());
+                is_news.then(|| event(spec, row, Some(element)))
             }
             // What was seen is kept; of the others the first goes, once.
             (Some(row), None) => seen

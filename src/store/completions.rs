@@ -1,7 +1,7 @@
 //! The completion ledgers (contract §6.5), once per group and key instead of once per row by trigger.
 //!
 //! The triggers stay in the file for its other writers. They are off on our connection only while those on the
-//! table we write are exactly the two we know: any other trigger is somebody's intention and must fire.
+//! tables we write are exactly the two we know: any other trigger is somebody's intention and must fire.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, params};
 
 use super::StoreError;
+use super::report::is_written;
 use crate::projection::result::Completion;
+use crate::projection::spec::is_taken;
 
 const TRIGGERS: &str = include_str!("../../migrations/read_model/0001_results.sql");
 
@@ -93,7 +95,7 @@ pub(super) struct TriggerWatch {
 }
 
 impl TriggerWatch {
-    /// Looks at the triggers on `execution_results`, inside the caller's transaction; switches them off on this
+    /// Looks at the triggers on all tables that we may write, inside the caller's transaction; switches them off on this
     /// connection when they are exactly the known two. Returns whether they are off.
     pub(super) fn look(&mut self, conn: &Connection) -> Result<bool, StoreError> {
         let version: i64 = conn
@@ -105,28 +107,31 @@ impl TriggerWatch {
         {
             return Ok(off);
         }
-        let triggers = || -> Result<Vec<String>, rusqlite::Error> {
-            conn.prepare(
-                "SELECT sql FROM sqlite_schema WHERE type = 'trigger'
-                 AND tbl_name IN ('execution_results', 'job_completions', 'job_version_completions') ORDER BY name",
-            )?
-            .query_map([], |row| row.get(0))?
-            .collect()
+        let triggers = || -> Result<Vec<(String, String)>, rusqlite::Error> {
+            conn.prepare("SELECT tbl_name, sql FROM sqlite_schema WHERE type = 'trigger' ORDER BY name")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
         };
-        let found = triggers().map_err(StoreError::sqlite("read the triggers"))?;
-        let off = found.iter().map(|sql| words(sql)).eq(known_triggers());
+        let mut found = triggers().map_err(StoreError::sqlite("read the triggers"))?;
+        found.retain(|(table, _)| !is_never_written(table));
+        let off = found.iter().map(|(_, sql)| words(sql)).eq(known_triggers());
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, !off)
             .map_err(StoreError::sqlite("switch triggers"))?;
         // None at all: a backend without ledgers yet.
         if !off && !found.is_empty() {
             tracing::warn!(
                 triggers = found.len(),
-                "triggers on execution_results are not the two known ones; they stay on"
+                "the triggers on the tables that are written are not the two known ones; they stay on"
             );
         }
         self.seen = Some((version, off));
         Ok(off)
     }
+}
+
+/// Tables of the backend's whose triggers are no business of ours: neither the read model nor exploded.
+fn is_never_written(table: &str) -> bool {
+    is_taken(table) && !is_written(table)
 }
 
 /// The two triggers of our own migration, in name order.
@@ -151,6 +156,25 @@ mod tests {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch(TRIGGERS).unwrap();
         conn
+    }
+
+    #[test]
+    fn a_trigger_on_any_table_that_we_may_write_keeps_them_on() {
+        for (table, off) in [
+            ("inventory_facts", false),
+            ("Feeds", false),
+            ("an_exploded_table", false),
+            ("obs_events", true),
+            ("users", true),
+        ] {
+            let conn = database();
+            conn.execute_batch(&format!(
+                "CREATE TABLE IF NOT EXISTS {table} (x);
+                 CREATE TRIGGER somebody AFTER INSERT ON {table} BEGIN SELECT 1; END"
+            ))
+            .unwrap();
+            assert_eq!(TriggerWatch::default().look(&conn).unwrap(), off, "{table}");
+        }
     }
 
     #[test]

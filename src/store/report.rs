@@ -256,6 +256,14 @@ const BOOKS: &[(&str, &[&str])] = &[
     ("projector_first_pass", &["result_id"]),
 ];
 
+/// Whether a table of a fixed name is one that we write.
+pub(super) fn is_written(table: &str) -> bool {
+    let tables = READ_MODEL.iter().chain(LEDGERS).chain(BOOKS);
+    tables
+        .map(|(name, _)| name)
+        .any(|name| name.eq_ignore_ascii_case(table))
+}
+
 /// Names the first table or column that is not as we left it.
 pub(super) fn check_schema(conn: &Connection, adopted: bool) -> Result<(), StoreError> {
     super::migrate::check_not_newer(conn)?;

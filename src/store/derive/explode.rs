@@ -50,7 +50,7 @@ pub(super) fn replace(
     apply_affinity(conn, spec, &mut found).map_err(what())?;
     let (new, repeated) = drop_repeated(spec, found);
     let events_wanted = spec.track_history && mode == Mode::WithHistory;
-    let Some(Old { same, tail }) = compare(conn, statements, spec, evidence, &new).map_err(what())? else {
+    let Some(old) = compare(conn, statements, spec, evidence, &new).map_err(what())? else {
         // Too many to compare, as a spec that has grown many columns makes them.
         if events_wanted {
             return Ok(Exploded::TooMany(format!(
@@ -64,17 +64,16 @@ pub(super) fn replace(
             .map_err(what())?;
         return Ok(done(repeated));
     };
-    let (unchanged, changed) = new.split_at_checked(same).unwrap_or((&new, &[]));
-    if events_wanted && !(tail.is_empty() && changed.is_empty()) {
-        let old: Vec<Vec<Cell>> = unchanged
+    let (unchanged, changed) = new.split_at_checked(old.same).unwrap_or((&new, &[]));
+    if events_wanted && !(old.tail.is_empty() && changed.is_empty()) {
+        let old: Vec<&Vec<Cell>> = unchanged
             .iter()
             .map(|element| &element.cells)
-            .chain(tail.iter().map(|(_, cells)| cells))
-            .cloned()
+            .chain(&old.tail)
             .collect();
         history::enter(conn, evidence, element_events(spec, &old, &new))?;
     }
-    apply(conn, statements, spec, evidence, same, &tail, changed).map_err(what())?;
+    apply(conn, statements, spec, evidence, &old, changed).map_err(what())?;
     Ok(done(repeated))
 }
 
@@ -120,8 +119,9 @@ pub(super) fn clear(
 struct Old {
     /// So many, from the first on, hold just what the elements at the same places hold.
     same: usize,
-    /// The others, each with its row id.
-    tail: Vec<(i64, Vec<Cell>)>,
+    /// The others, and their row ids.
+    tail: Vec<Vec<Cell>>,
+    rowids: Vec<i64>,
 }
 
 /// Reads a pair's rows; those that are as the new elements have them are not even copied. `None`: more than fit.
@@ -138,6 +138,7 @@ fn compare(
     let mut old = Old {
         same: 0,
         tail: Vec::new(),
+        rowids: Vec::new(),
     };
     while let Some(row) = found.next()? {
         if !spec.fits(old.same + old.tail.len() + 1) {
@@ -153,7 +154,8 @@ fn compare(
         let cells = (0..columns)
             .map(|index| cell(row, index + 1))
             .collect::<Result<_, _>>()?;
-        old.tail.push((row.get(0)?, cells));
+        old.tail.push(cells);
+        old.rowids.push(row.get(0)?);
     }
     Ok(Some(old))
 }
@@ -186,19 +188,17 @@ fn cell(row: &Row<'_>, index: usize) -> Result<Cell, rusqlite::Error> {
     })
 }
 
-/// Writes what has changed. `same` rows stand before `tail` and are as they should be; `changed`: what should follow.
+/// Writes what has changed. `changed`: the elements that should follow on the rows that are the same.
 fn apply(
     conn: &Connection,
     statements: &Statements,
     spec: &ExplodeSpec,
     evidence: &Evidence<'_>,
-    same: usize,
-    tail: &[(i64, Vec<Cell>)],
+    old: &Old,
     changed: &[Element<'_>],
 ) -> Result<(), rusqlite::Error> {
-    let old: Vec<Vec<Cell>> = tail.iter().map(|(_, cells)| cells.clone()).collect();
-    let edit = edit(spec, &old, changed);
-    let rowid = |row: usize| tail.get(row).map(|(rowid, _)| *rowid);
+    let edit = edit(spec, &old.tail, changed);
+    let rowid = |row: usize| old.rowids.get(row).copied();
     for rowid in edit.removed.iter().filter_map(|row| rowid(*row)) {
         conn.prepare_cached(&statements.remove)?.execute([rowid])?;
     }
@@ -215,7 +215,7 @@ fn apply(
         }
         update.raw_execute()?;
     }
-    if same + edit.kept > 0 {
+    if old.same + edit.kept > 0 {
         let Evidence {
             pair, finished_at, ..
         } = evidence;

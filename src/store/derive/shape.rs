@@ -46,9 +46,16 @@ pub(super) struct Statements {
 
 impl Statements {
     fn probe(&self, conn: &Connection) -> Result<(), rusqlite::Error> {
-        [&self.select, &self.delete, &self.insert, &self.touch]
-            .into_iter()
-            .try_for_each(|sql| conn.prepare_cached(sql).map(drop))
+        [
+            &self.select,
+            &self.remove,
+            &self.delete,
+            &self.insert,
+            &self.touch,
+        ]
+        .into_iter()
+        .chain(&self.update)
+        .try_for_each(|sql| conn.prepare(sql).map(drop))
     }
 }
 

@@ -10,8 +10,8 @@ use crate::wire::json::compact;
 
 /// Cells, of all columns, that one spec may have of one payload. The contract sets no limit, but a wide spec multiplies
 /// tiny elements, so that a few megabytes of output would take all memory, and hours to bind (I6). A cell takes 24
-/// bytes: twice this many, the old rows and the new, stay within 200 MB. Enough for ten thousand elements in four
-/// hundred columns, or four thousand in a thousand.
+/// bytes: the new rows, the old ones and the keys to find them by stay within 300 MB. Enough for ten thousand elements
+/// in four hundred columns, or four thousand in a thousand.
 pub const CELLS_MAX: usize = 4_000_000;
 
 /// A spec that is valid and allowed (§7.5.1, §7.5.2).

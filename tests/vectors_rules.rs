@@ -20,7 +20,7 @@ use results_projector::projection::manifests::{Manifests, SpecState};
 use results_projector::projection::spec::{check as check_spec, index_name, is_name, is_taken};
 use results_projector::wire::fence::{Hint, block};
 use results_projector::wire::inventory::{HW_DISPLAY, decode as decode_inventory, decode_hw};
-use results_projector::wire::json::compact;
+use results_projector::wire::json::{compact, fields};
 use results_projector::wire::manifest::{self, Check, Explode, Inventory, display_json, expires_at};
 use results_projector::wire::started;
 use results_projector::wire::time::Timestamp;
@@ -346,10 +346,11 @@ fn feed_item_id_vectors_hold() {
 #[test]
 fn history_scalars_vectors_hold() {
     check("history_scalars", |input, expect| {
-        let old: Option<Value> = input["prior_facts_json"]
+        let names = texts(&input["history_scalars"]);
+        let old = input["prior_facts_json"]
             .as_str()
-            .map(|text| serde_json::from_str(text).unwrap());
-        let events = scalar_events(&texts(&input["history_scalars"]), old.as_ref(), &input["new"]);
+            .and_then(|text| fields(text, &names));
+        let events = scalar_events(&names, old.as_ref(), &input["new"]);
         let found = events.iter().map(|event| {
             json!({
                 "field_path": event.field_path, "identity_json": event.identity_json,

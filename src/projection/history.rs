@@ -48,7 +48,7 @@ impl ChangeKind {
 /// Changes of top-level fields, in the hint's order. `old`: the facts before; `None` without any, or when they do not
 /// parse. A field that is absent now is never an event.
 #[must_use]
-pub fn scalar_events(names: &[String], old: Option<&Value>, new: &Value) -> Vec<Event> {
+pub fn scalar_events(names: &[String], old: Option<&Map<String, Value>>, new: &Value) -> Vec<Event> {
     let text = |value: &Value| Some(compact(&json!({ "value": value })));
     names
         .iter()

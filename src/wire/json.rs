@@ -1,6 +1,49 @@
 //! JSON as it is written into columns (contract §6.3).
 
-use serde_json::Value;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Map, Value};
+
+/// Reads some top-level fields of an object, the last of repeated keys, and only checks the rest. `None` for a text that
+/// is no object.
+#[must_use]
+pub fn fields(text: &str, names: &[String]) -> Option<Map<String, Value>> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let found = Fields(names).deserialize(&mut deserializer).ok()?;
+    deserializer.end().ok()?;
+    Some(found)
+}
+
+struct Fields<'a>(&'a [String]);
+
+impl<'de> DeserializeSeed<'de> for Fields<'_> {
+    type Value = Map<String, Value>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Fields<'_> {
+    type Value = Map<String, Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = Map::new();
+        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+            if self.0.iter().any(|name| *name == key) {
+                found.insert(key.into_owned(), map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+}
 
 /// Compact text: keys sorted by their bytes, no blanks, numbers as short as they read back the same.
 #[must_use]
@@ -33,7 +76,29 @@ mod tests {
         })
     }
 
+    #[test]
+    fn of_a_field_that_comes_twice_the_last_is_read() {
+        let names = ["a".to_owned(), "\u{e9}\n".to_owned()];
+        let text = r#" {"a": 1, "b": [{}], "\u00e9\n": null, "a": {"x": 2}} "#;
+        assert_eq!(
+            fields(text, &names).map(Value::Object),
+            Some(json!({"a": {"x": 2}, "\u{e9}\n": null}))
+        );
+        for no_object in ["", "[1]", "{\"a\":1", "{\"a\":1} x", "{\"b\":nul}"] {
+            assert_eq!(fields(no_object, &names), None, "{no_object}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn fields_are_those_of_the_whole_object(value in values(), name in any::<String>()) {
+            let text = compact(&value);
+            let whole = value.as_object().map(|object| {
+                object.iter().filter(|(key, _)| **key == name || *key == "a").map(|(k, v)| (k.clone(), v.clone())).collect()
+            });
+            prop_assert_eq!(fields(&text, &[name, "a".to_owned()]), whole);
+        }
+
         #[test]
         fn a_compact_text_reads_back_equal_and_is_written_the_same_again(value in values()) {
             let text = compact(&value);

@@ -16,6 +16,7 @@ use crate::projection::history::scalar_events;
 use crate::projection::issue::IssueCode;
 use crate::projection::manifests::{Hints, InventoryHint, SpecState};
 use crate::wire::fence::{Hint, block};
+use crate::wire::json::fields;
 use crate::wire::manifest::{Check, Feed};
 
 /// Characters of a name that stand in a part's name.
@@ -216,7 +217,7 @@ impl Parts<'_> {
             return Ok(false);
         }
         if self.mode == Mode::WithHistory && !hint.scalars.is_empty() {
-            let before = known.and_then(|(_, facts)| serde_json::from_str::<Value>(&facts).ok());
+            let before = known.and_then(|(_, facts)| fields(&facts, &hint.scalars));
             let events = scalar_events(&hint.scalars, before.as_ref(), payload);
             history::enter(self.conn, evidence, events)?;
         }

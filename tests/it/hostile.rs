@@ -816,10 +816,10 @@ fn more_cells_than_memory_should_hold_are_an_issue_and_leave_the_rows() {
     assert_eq!(play.one("SELECT count(*) FROM wide"), most as i64);
     play.deliver("j", "PC-1", &scan(most + 1));
     // Three bytes an element, in the megabytes that one output may have.
-    play.deliver("j", "PC-1", &scan(500_000));
+    play.deliver("j", "PC-1", &scan(100_000));
     assert_eq!(play.issues(), ["explode items into wide: not_stored"]);
     assert_eq!(play.one("SELECT count(*) FROM wide"), most as i64);
-    assert_eq!(play.one("SELECT count(*) FROM sibling"), 500_000);
+    assert_eq!(play.one("SELECT count(*) FROM sibling"), 100_000);
     play.deliver("j", "PC-1", &scan(2));
     assert_eq!(play.issues(), Vec::<String>::new());
     assert_eq!(play.one("SELECT count(*) FROM wide"), 2);

@@ -1,6 +1,10 @@
 //! The contract's test vectors of exploded tables and feeds, on the statements that the service runs.
 
-#[allow(dead_code, reason = "shared with tests that need more of it")]
+#[allow(
+    dead_code,
+    clippy::string_slice,
+    reason = "shared with tests that need more of it"
+)]
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 

@@ -720,16 +720,21 @@ async fn what_comes_back_after_it_was_given_up_is_derived_in_its_place() {
     let projector = Projector::start(&db, &server.url());
     wait_until("all are back", PATIENCE, || one(&db, gone) == 0);
     projector.kill();
-    // Killed before the last pair was derived, at the latest: what is due is in the database.
-    let by_hand = Connection::open(&db).unwrap();
-    for sql in [
-        "UPDATE projector_derivations SET state = 'due' WHERE job_id LIKE 'inventory-%'",
-        "DELETE FROM inventory_facts",
-        "DELETE FROM inventory_history",
-    ] {
-        by_hand.execute(sql, []).unwrap();
-    }
-    drop(by_hand);
+    // Killed before a pair was derived, at the latest: what is due is in the database.
+    let as_if_killed_before = || {
+        let by_hand = Connection::open(&db).unwrap();
+        for sql in [
+            "UPDATE projector_derivations SET state = 'due' WHERE job_id LIKE 'inventory-%'",
+            "DELETE FROM inventory_facts",
+            "DELETE FROM inventory_history",
+        ] {
+            by_hand.execute(sql, []).unwrap();
+        }
+    };
+    as_if_killed_before();
+    catch_up(&db, &server.url());
+    assert_undisturbed(&db, &server.url());
+    as_if_killed_before();
     // A newer scan is under way, and not there yet.
     let fresh = Run::new("a4", "PC-1", DISKS, disks(2, 3.5))
         .send_pointer(&js)

@@ -926,6 +926,15 @@ async fn a_service_that_stops_while_pairs_wait_loses_nothing() {
             sent - 1
         );
     }
+    // A start without the manifest, which comes back before the outputs do.
+    let jobs = js.get_key_value("jobs").await.unwrap();
+    jobs.delete(DISKS).await.unwrap();
+    catch_up(&db, &server.url());
+    assert_eq!(
+        one(&db, "SELECT count(*) FROM projector_waiting") as u64,
+        sent - 1
+    );
+    put_manifest(&js, DISKS, &manifest(DISKS)).await;
     create_output_store(&js, Some(BYTES_MAX)).await.unwrap();
     // The second and the third first: they do not release what waits for the first.
     for object in &back[1..] {

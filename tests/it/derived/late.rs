@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::harness::fleet::{create_output_store, publish_messages, store_objects};
+use crate::harness::fleet::{Dice, create_output_store, publish_messages, store_objects};
 use crate::harness::nats::BYTES_MAX;
 use crate::outputs::age_messages;
 use crate::survives::assert_all_there;
@@ -308,5 +308,70 @@ async fn a_service_that_stops_while_pairs_wait_loses_nothing() {
         0
     );
     assert_eq!(one(&db, "SELECT count(*) FROM projector_waiting"), 0);
+    assert_undisturbed(&db, &server.url());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outages_of_the_store_and_kills_at_random_change_nothing_in_the_end() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    put_manifests(&js).await.unwrap();
+    let profile = Profile {
+        results: scale(150, 1_500),
+        pcs: 4,
+        scans: scale(16, 60),
+        checks: 4,
+        feeds: 6,
+        started_permille: 900,
+        duplicate_permille: 30,
+        overflow_permille: 250,
+        overflow_bytes: (262_145, 262_400),
+        ..Profile::default()
+    };
+    let planned = plan(65, &profile);
+    let mut dice = Dice::new(65);
+    let (_folder, db) = place();
+    let (mut sent, mut is_there) = (0, true);
+    for part in planned.chunks(planned.len() / 10 + 1) {
+        let projector = Projector::start(&db, &server.url());
+        sent += part.len();
+        publish_messages(&js, part).await.unwrap();
+        if dice.below(2) == 0 {
+            if is_there {
+                js.delete_object_store("result_output").await.unwrap();
+            } else {
+                create_output_store(&js, Some(BYTES_MAX)).await.unwrap();
+            }
+            is_there = !is_there;
+        }
+        // Some of what was sent so far, old and new.
+        let some: Vec<Planned> = planned[..sent]
+            .iter()
+            .filter(|_| is_there && dice.below(3) > 0)
+            .cloned()
+            .collect();
+        store_objects(&js, &some).await.unwrap();
+        std::thread::sleep(Duration::from_millis(dice.below(600)));
+        match dice.below(3) {
+            0 => assert!(projector.terminate().success()),
+            _ => projector.kill(),
+        }
+    }
+    if !is_there {
+        create_output_store(&js, Some(BYTES_MAX)).await.unwrap();
+    }
+    store_objects(&js, &planned).await.unwrap();
+    catch_up(&db, &server.url());
+    for (table, what) in [
+        ("projector_outputs WHERE state <> 'fetched'", "an output is owed"),
+        (
+            "projector_derivations WHERE state <> 'settled'",
+            "a pair is not settled",
+        ),
+        ("projector_waiting", "a result waits"),
+    ] {
+        assert_eq!(one(&db, &format!("SELECT count(*) FROM {table}")), 0, "{what}");
+    }
+    assert_all_there(&db, &planned);
     assert_undisturbed(&db, &server.url());
 }

@@ -126,6 +126,13 @@ impl Evidence<'_> {
         matches!(output, Presence::Pending)
     }
 
+    /// Whether anything of it is not to be had yet.
+    fn is_owed(&self) -> bool {
+        [&self.stdout, &self.stderr]
+            .into_iter()
+            .any(|output| matches!(output, Presence::Pending))
+    }
+
     fn needs(&self, hints: &Hints) -> Option<Field> {
         needs(hints, self.exit_code, self.check_evidence)
     }
@@ -283,12 +290,15 @@ impl Deriver<'_> {
         let hints = manifests.hints(&pair.job_id);
         let more = waiting.len() > RELEASED_MAX;
         for entry in waiting.into_iter().take(RELEASED_MAX) {
-            if let (Some(hints), Some(stored)) = (hints, Stored::load(self.conn, entry)?) {
+            if let Some(stored) = Stored::load(self.conn, entry)? {
                 let evidence = stored.evidence();
-                if evidence.waits(hints) {
-                    return Ok(false);
+                match hints {
+                    Some(hints) if evidence.waits(hints) => return Ok(false),
+                    Some(hints) => self.parts(Mode::WithHistory).apply(hints, &evidence)?,
+                    // The manifest may be there again before the output is.
+                    None if evidence.is_owed() => return Ok(false),
+                    None => {}
                 }
-                self.parts(Mode::WithHistory).apply(hints, &evidence)?;
             }
             leave(self.conn, borrowed, entry)?;
         }

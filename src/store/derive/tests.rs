@@ -16,7 +16,10 @@ use serde_json::{Map, json};
 use super::parts::Parts;
 use super::*;
 use crate::projection::explode::ExplodeSpec;
+use crate::projection::manifests::{Hints, SpecState};
 use crate::store::migrate;
+use crate::wire::sequence::StreamSeq;
+use crate::wire::time::Timestamp;
 use serde_json::Value;
 use support::check;
 

@@ -1,0 +1,231 @@
+//! The books of pairs: where each stands, which of its results wait (`projector_derivations`, `projector_waiting`).
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::super::StoreError;
+use super::evidence::{OwnedPair, Pair};
+
+/// A pair that is due, with the entries of its results in `projector_results`.
+#[derive(Clone, Debug)]
+pub struct DuePair {
+    /// The pair.
+    pub pair: OwnedPair,
+    /// In the order of projection.
+    pub entries: Vec<i64>,
+}
+
+/// Where a pair stands (`projector_derivations.state`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Settled,
+    Waiting,
+    Due,
+}
+
+impl Standing {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Settled => "settled",
+            Self::Waiting => "waiting",
+            Self::Due => "due",
+        }
+    }
+
+    fn parse(text: &str) -> Self {
+        match text {
+            "waiting" => Self::Waiting,
+            "due" => Self::Due,
+            _ => Self::Settled,
+        }
+    }
+}
+
+pub(super) fn pair_of(conn: &Connection, entry: i64) -> Result<Option<OwnedPair>, StoreError> {
+    conn.prepare_cached("SELECT job_id, pc_id FROM projector_results WHERE entry = ?1 AND job_id IS NOT NULL")
+        .and_then(|mut select| {
+            select
+                .query_row([entry], |row| {
+                    Ok(OwnedPair {
+                        job_id: row.get(0)?,
+                        pc_id: row.get(1)?,
+                    })
+                })
+                .optional()
+        })
+        .map_err(StoreError::sqlite("look up the pair of a result"))
+}
+
+pub(super) fn standing(conn: &Connection, pair: Pair<'_>) -> Result<Option<Standing>, StoreError> {
+    conn.prepare_cached("SELECT state FROM projector_derivations WHERE job_id = ?1 AND pc_id = ?2")
+        .and_then(|mut select| {
+            select
+                .query_row([pair.job_id, pair.pc_id], |row| {
+                    Ok(Standing::parse(row.get_ref(0)?.as_str()?))
+                })
+                .optional()
+        })
+        .map_err(StoreError::sqlite(format!("look up {pair}")))
+}
+
+pub(super) fn begin(
+    conn: &Connection,
+    pair: Pair<'_>,
+    hints_hash: &str,
+    first_entry: i64,
+) -> Result<(), StoreError> {
+    conn.prepare_cached(
+        "INSERT INTO projector_derivations (job_id, pc_id, hints_hash, first_entry, state)
+         VALUES (?1, ?2, ?3, ?4, 'settled')",
+    )
+    .and_then(|mut insert| insert.execute(params![pair.job_id, pair.pc_id, hints_hash, first_entry]))
+    .map_err(StoreError::sqlite(format!("begin to derive {pair}")))?;
+    Ok(())
+}
+
+pub(super) fn set_standing(conn: &Connection, pair: Pair<'_>, standing: Standing) -> Result<(), StoreError> {
+    conn.prepare_cached("UPDATE projector_derivations SET state = ?3 WHERE job_id = ?1 AND pc_id = ?2")
+        .and_then(|mut update| update.execute([pair.job_id, pair.pc_id, standing.as_str()]))
+        .map_err(StoreError::sqlite(format!("set where {pair} stands")))?;
+    Ok(())
+}
+
+pub(super) fn wait(conn: &Connection, pair: Pair<'_>, entry: i64) -> Result<(), StoreError> {
+    conn.prepare_cached("INSERT INTO projector_waiting (job_id, pc_id, entry) VALUES (?1, ?2, ?3)")
+        .and_then(|mut insert| insert.execute(params![pair.job_id, pair.pc_id, entry]))
+        .map_err(StoreError::sqlite(format!("let a result of {pair} wait")))?;
+    Ok(())
+}
+
+pub(super) fn leave(conn: &Connection, pair: Pair<'_>, entry: i64) -> Result<(), StoreError> {
+    conn.prepare_cached("DELETE FROM projector_waiting WHERE job_id = ?1 AND pc_id = ?2 AND entry = ?3")
+        .and_then(|mut delete| delete.execute(params![pair.job_id, pair.pc_id, entry]))
+        .map_err(StoreError::sqlite(format!(
+            "let a result of {pair} wait no longer"
+        )))?;
+    Ok(())
+}
+
+pub(super) fn forget_waiting(conn: &Connection, pair: Pair<'_>) -> Result<(), StoreError> {
+    conn.prepare_cached("DELETE FROM projector_waiting WHERE job_id = ?1 AND pc_id = ?2")
+        .and_then(|mut delete| delete.execute([pair.job_id, pair.pc_id]))
+        .map_err(StoreError::sqlite(format!("let no result of {pair} wait")))?;
+    Ok(())
+}
+
+pub(super) fn waiting(conn: &Connection, pair: Pair<'_>, limit: usize) -> Result<Vec<i64>, StoreError> {
+    conn.prepare_cached(
+        "SELECT entry FROM projector_waiting WHERE job_id = ?1 AND pc_id = ?2 ORDER BY entry LIMIT ?3",
+    )
+    .and_then(|mut select| {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        select
+            .query_map(params![pair.job_id, pair.pc_id, limit], |row| row.get(0))?
+            .collect()
+    })
+    .map_err(StoreError::sqlite(format!("read what waits of {pair}")))
+}
+
+/// The pairs whose results wait: at a start some may be ready to be applied.
+pub(in super::super) fn waiting_pairs(conn: &Connection) -> Result<Vec<OwnedPair>, StoreError> {
+    pairs_in(conn, Standing::Waiting)
+}
+
+fn pairs_in(conn: &Connection, standing: Standing) -> Result<Vec<OwnedPair>, StoreError> {
+    conn.prepare_cached(
+        "SELECT job_id, pc_id FROM projector_derivations WHERE state = ?1 AND state <> 'settled'",
+    )
+    .and_then(|mut select| {
+        select
+            .query_map([standing.as_str()], |row| {
+                Ok(OwnedPair {
+                    job_id: row.get(0)?,
+                    pc_id: row.get(1)?,
+                })
+            })?
+            .collect()
+    })
+    .map_err(StoreError::sqlite("read projector_derivations"))
+}
+
+/// The due pairs with their results' entries: one scan of `projector_results` for all of them, on a connection that only
+/// reads, since it may take long.
+///
+/// # Errors
+/// SQLite's.
+pub fn due_pairs(conn: &Connection) -> Result<Vec<DuePair>, StoreError> {
+    let mut due: BTreeMap<String, BTreeMap<String, Vec<i64>>> = BTreeMap::new();
+    for OwnedPair { job_id, pc_id } in pairs_in(conn, Standing::Due)? {
+        due.entry(job_id).or_default().insert(pc_id, Vec::new());
+    }
+    if due.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut scan = || -> Result<(), rusqlite::Error> {
+        let mut scan = conn.prepare(
+            "SELECT entry, job_id, pc_id FROM projector_results WHERE counts AND job_id IS NOT NULL ORDER BY entry",
+        )?;
+        let mut rows = scan.query([])?;
+        while let Some(row) = rows.next()? {
+            let entries = due
+                .get_mut(row.get_ref(1)?.as_str()?)
+                .map(|pcs| Ok::<_, rusqlite::Error>(pcs.get_mut(row.get_ref(2)?.as_str()?)))
+                .transpose()?
+                .flatten();
+            if let Some(entries) = entries {
+                entries.push(row.get(0)?);
+            }
+        }
+        Ok(())
+    };
+    scan().map_err(StoreError::sqlite("read the results of the due pairs"))?;
+    Ok(due
+        .into_iter()
+        .flat_map(|(job_id, pcs)| {
+            pcs.into_iter().map(move |(pc_id, entries)| DuePair {
+                pair: OwnedPair {
+                    job_id: job_id.clone(),
+                    pc_id,
+                },
+                entries,
+            })
+        })
+        .collect())
+}
+
+/// How many pairs stand under which hints: job, hash, pairs; and how many wait or are due.
+///
+/// # Errors
+/// SQLite's.
+pub fn pair_counts(conn: &Connection) -> Result<PairCounts, StoreError> {
+    let read = || -> Result<PairCounts, rusqlite::Error> {
+        let count = |standing: Standing| {
+            conn.query_row(
+                "SELECT count(*) FROM projector_derivations WHERE state = ?1 AND state <> 'settled'",
+                [standing.as_str()],
+                |row| row.get(0),
+            )
+        };
+        Ok(PairCounts {
+            waiting: count(Standing::Waiting)?,
+            due: count(Standing::Due)?,
+            by_hints: conn
+                .prepare("SELECT job_id, hints_hash, count(*) FROM projector_derivations GROUP BY job_id, hints_hash")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+                .collect::<Result<_, _>>()?,
+        })
+    };
+    read().map_err(StoreError::sqlite("count projector_derivations"))
+}
+
+/// See [`pair_counts`].
+#[derive(Clone, Debug, Default)]
+pub struct PairCounts {
+    /// Pairs with a result that waits for an output.
+    pub waiting: u64,
+    /// Pairs that will be derived anew.
+    pub due: u64,
+    /// Job, hash of the hints, pairs.
+    pub by_hints: Vec<(String, String, u64)>,
+}

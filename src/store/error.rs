@@ -1,5 +1,7 @@
 //! What went wrong in the database, and what to do about it (DESIGN §6).
 
+use std::fmt;
+
 use rusqlite::ErrorCode;
 use thiserror::Error;
 
@@ -78,10 +80,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Wraps SQLite's error with what was tried.
-    pub fn sqlite(what: impl Into<String>) -> impl FnOnce(rusqlite::Error) -> Self {
-        let what = what.into();
-        move |source| Self::Sqlite { what, source }
+    /// Wraps SQLite's error with what was tried; told only when there is an error.
+    pub fn sqlite(what: impl fmt::Display) -> impl FnOnce(rusqlite::Error) -> Self {
+        move |source| Self::Sqlite {
+            what: what.to_string(),
+            source,
+        }
     }
 
     /// Wraps the system's error with what was tried.

@@ -206,15 +206,15 @@ impl<'s> Group<'s> {
         message: &ResultMessage,
     ) -> Result<(), StoreError> {
         let row = row(message, published);
-        let what = || StoreError::sqlite(format!("write result {:?}", clip(&row.result_id)));
+        let what = |error| StoreError::sqlite(format_args!("write result {:?}", clip(&row.result_id)))(error);
         let result = row.result;
-        let known = match rows::insert_result(&mut self.insert_result, &row).map_err(what())? {
+        let known = match rows::insert_result(&mut self.insert_result, &row).map_err(what)? {
             true => Known::Absent,
             false => rows::known(self.tx, &row.result_id)?,
         };
         let change = row_change(known);
         let after = match change {
-            RowChange::Finish => Some(rows::finish(self.tx, &row).map_err(what())?),
+            RowChange::Finish => Some(rows::finish(self.tx, &row).map_err(what)?),
             RowChange::Insert | RowChange::Nothing => None,
         };
         // In the first pass over the backend's rows, a result's first message counts though its row is there.
@@ -233,7 +233,7 @@ impl<'s> Group<'s> {
                 change != RowChange::Nothing || mends,
                 check_evidence,
             ])
-            .map_err(what())?;
+            .map_err(what)?;
         let entry = self.tx.last_insert_rowid();
         if mends {
             return self.mend(&row, message, entry, published);
@@ -335,7 +335,7 @@ impl<'s> Group<'s> {
             .job(&event.manifest_id)
             .and_then(|job| job.timeout.as_deref());
         let row = start::row(event, published, timeout);
-        let started = rows::start(self.tx, &row).map_err(StoreError::sqlite(format!(
+        let started = rows::start(self.tx, &row).map_err(StoreError::sqlite(format_args!(
             "write the start of {:?}",
             clip(&event.result_id)
         )))?;
@@ -450,7 +450,7 @@ impl<'s> Group<'s> {
                     gap.reason,
                 ])
             })
-            .map_err(StoreError::sqlite(format!(
+            .map_err(StoreError::sqlite(format_args!(
                 "record the gap {} {}..{}",
                 gap.stream, gap.first, gap.last
             )))?;

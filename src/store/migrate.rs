@@ -38,7 +38,7 @@ pub(super) fn meta(conn: &Connection, key: &str) -> Result<Option<String>, Store
         row.get(0)
     })
     .optional()
-    .map_err(StoreError::sqlite(format!("read {key} from projector_meta")))
+    .map_err(StoreError::sqlite(format_args!("read {key} from projector_meta")))
 }
 
 /// Refuses a schema that a newer version of this program has made.

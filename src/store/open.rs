@@ -134,13 +134,13 @@ pub(super) fn connection(path: &Path, options: &StoreOptions) -> Result<Connecti
     check_kind(&conn, path)?;
     let pragma = |name: &str, value: &dyn rusqlite::ToSql| {
         conn.pragma_update(None, name, value)
-            .map_err(StoreError::sqlite(format!("set pragma {name}")))
+            .map_err(StoreError::sqlite(format_args!("set pragma {name}")))
     };
     // Without effect on a file that has pages already.
     pragma("page_size", &PAGE_SIZE_BYTES)?;
     let mode: String = conn
         .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
-        .map_err(StoreError::sqlite(format!(
+        .map_err(StoreError::sqlite(format_args!(
             "switch {} to write-ahead logging",
             path.display()
         )))?;

@@ -243,7 +243,7 @@ pub(super) fn fill_empty(
     ))
     .and_then(|mut update| update.execute(params![result_id, output.column(field)]))
     .map(|filled| filled > 0)
-    .map_err(StoreError::sqlite(format!(
+    .map_err(StoreError::sqlite(format_args!(
         "fill {field} of result {result_id:?}"
     )))
 }

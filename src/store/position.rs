@@ -170,7 +170,7 @@ pub(super) fn expect(conn: &Connection, stream: StreamName, from: &Standing) -> 
         .and_then(|mut statement| {
             statement.query_row([stream.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()
         })
-        .map_err(StoreError::sqlite(format!("read the position of {stream}")))?;
+        .map_err(StoreError::sqlite(format_args!("read the position of {stream}")))?;
     match stored == Some((from.incarnation, from.position.0)) {
         true => Ok(()),
         false => Err(StoreError::RefusedAdvance {
@@ -231,7 +231,7 @@ pub fn read(conn: &Connection, stream: StreamName) -> Result<Option<Standing>, S
         |row| Ok(from_row(row)),
     )
     .optional()
-    .map_err(StoreError::sqlite(format!("read the position of {stream}")))?
+    .map_err(StoreError::sqlite(format_args!("read the position of {stream}")))?
     .transpose()
     .map_err(|what: String| {
         StoreError::Unusable(format!(

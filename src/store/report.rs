@@ -303,7 +303,7 @@ fn check_tables(conn: &Connection, tables: &[(&str, &[&str])], way_out: &str) ->
                 .query_map([table], |row| row.get(0))?
                 .collect()
         };
-        let found = found().map_err(StoreError::sqlite(format!("read the columns of {table}")))?;
+        let found = found().map_err(StoreError::sqlite(format_args!("read the columns of {table}")))?;
         for column in *columns {
             if !found.iter().any(|name| name == column) {
                 return Err(StoreError::Unusable(format!(

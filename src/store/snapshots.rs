@@ -27,7 +27,7 @@ pub(super) fn write(conn: &Connection, snapshot: &Snapshot, published: Timestamp
             published.stored(),
         ])
     })
-    .map_err(StoreError::sqlite(format!(
+    .map_err(StoreError::sqlite(format_args!(
         "write the snapshot {:?} of {:?}",
         snapshot.job_id, snapshot.pc_id
     )))?;

@@ -60,7 +60,7 @@ impl Deriver<'_> {
             .and_then(|mut update| {
                 update.execute([pair.job_id, pair.pc_id, hints.hash.as_str(), standing.as_str()])
             })
-            .map_err(StoreError::sqlite(format!("derive {pair} anew")))?;
+            .map_err(StoreError::sqlite(format_args!("derive {pair} anew")))?;
         Ok(())
     }
 
@@ -86,7 +86,7 @@ impl Deriver<'_> {
             .conn
             .prepare_cached("SELECT first_entry FROM projector_derivations WHERE job_id = ?1 AND pc_id = ?2")
             .and_then(|mut select| select.query_row([pair.job_id, pair.pc_id], |row| row.get(0)))
-            .map_err(StoreError::sqlite(format!("look up {pair}")))?;
+            .map_err(StoreError::sqlite(format_args!("look up {pair}")))?;
         let mut oldest = None;
         let mut is_first = true;
         for entry in entries {
@@ -132,7 +132,7 @@ impl Deriver<'_> {
         self.conn
             .prepare_cached("DELETE FROM inventory_facts WHERE pc_id = ?1 AND job_id = ?2")
             .and_then(|mut delete| delete.execute([pair.pc_id, pair.job_id]))
-            .map_err(StoreError::sqlite(format!("derive {pair} anew")))?;
+            .map_err(StoreError::sqlite(format_args!("derive {pair} anew")))?;
         for spec in hints.inventory.iter().flat_map(|hint| &hint.specs) {
             if let SpecState::Valid(spec) = spec {
                 explode::clear(self.conn, self.shapes, spec, pair.pc_id, pair.job_id)?;

@@ -1,5 +1,7 @@
 //! One spec's rows of one pair: compared before anything is written (contract §7.5.4, §7.5.5).
 
+use std::fmt;
+
 use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
 use rusqlite::{Connection, ErrorCode, Row, ToSql, params};
 use serde_json::Value;
@@ -38,7 +40,7 @@ pub(super) fn replace(
         Shape::Ready(statements) => statements,
         Shape::Refused(reason) => return Ok(Exploded::Refused(reason.clone())),
     };
-    let what = || theirs(format!("write the rows of {}", evidence.pair));
+    let what = |error| theirs(format_args!("write the rows of {}", evidence.pair))(error);
     let sent = array(spec, payload).len();
     if !spec.fits(sent) {
         return Ok(Exploded::TooMany(format!(
@@ -47,10 +49,10 @@ pub(super) fn replace(
         )));
     }
     let mut found = elements(spec, payload);
-    apply_affinity(conn, spec, &mut found).map_err(what())?;
+    apply_affinity(conn, spec, &mut found).map_err(what)?;
     let (new, repeated) = drop_repeated(spec, found);
     let events_wanted = spec.track_history && mode == Mode::WithHistory;
-    let Some(old) = compare(conn, statements, spec, evidence, &new).map_err(what())? else {
+    let Some(old) = compare(conn, statements, spec, evidence, &new).map_err(what)? else {
         // Too many to compare, as a spec that has grown many columns makes them.
         if events_wanted {
             return Ok(Exploded::TooMany(format!(
@@ -61,7 +63,7 @@ pub(super) fn replace(
         conn.prepare_cached(&statements.delete)
             .and_then(|mut delete| delete.execute([evidence.pair.pc_id, evidence.pair.job_id]))
             .and_then(|_| insert(conn, statements, evidence, &new))
-            .map_err(what())?;
+            .map_err(what)?;
         return Ok(done(repeated));
     };
     let (unchanged, changed) = new.split_at_checked(old.same).unwrap_or((&new, &[]));
@@ -73,7 +75,7 @@ pub(super) fn replace(
             .collect();
         history::enter(conn, evidence, element_events(spec, &old, &new))?;
     }
-    apply(conn, statements, spec, evidence, &old, changed).map_err(what())?;
+    apply(conn, statements, spec, evidence, &old, changed).map_err(what)?;
     Ok(done(repeated))
 }
 
@@ -87,11 +89,13 @@ fn done(repeated: usize) -> Exploded {
 /// What a statement on an exploded table says once it was prepared is the table's doing: an index on an expression, or
 /// a trigger, of somebody's that does not take a value. SQLite's code for that is also that of a schema of ours that is
 /// broken, which would hold up everything.
-fn theirs(what: impl Into<String>) -> impl FnOnce(rusqlite::Error) -> StoreError {
-    let what = what.into();
+fn theirs(what: impl fmt::Display) -> impl FnOnce(rusqlite::Error) -> StoreError {
     move |source| {
         let changed = source.sqlite_error_code() == Some(ErrorCode::SchemaChanged);
-        let error = StoreError::Sqlite { what, source };
+        let error = StoreError::Sqlite {
+            what: what.to_string(),
+            source,
+        };
         match error.class() {
             Class::Schema if !changed => StoreError::Value(error.to_string()),
             _ => error,
@@ -110,7 +114,7 @@ pub(super) fn clear(
     if let Shape::Ready(statements) = shapes.of(conn, spec)? {
         conn.prepare_cached(&statements.delete)
             .and_then(|mut delete| delete.execute([pc_id, job_id]))
-            .map_err(theirs(format!("empty {:?}", spec.table)))?;
+            .map_err(theirs(format_args!("empty {:?}", spec.table)))?;
     }
     Ok(())
 }

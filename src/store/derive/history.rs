@@ -33,7 +33,7 @@ pub(super) fn enter(
         }
         Ok(())
     };
-    write().map_err(StoreError::sqlite(format!("write the history of {pair}")))
+    write().map_err(StoreError::sqlite(format_args!("write the history of {pair}")))
 }
 
 /// Forgets a pair's events from a publish time on; all of them without one.
@@ -47,6 +47,6 @@ pub(super) fn forget(
         "DELETE FROM inventory_history WHERE pc_id = ?1 AND job_id = ?2 AND (?3 IS NULL OR observed_at >= ?3)",
     )
     .and_then(|mut delete| delete.execute(params![pc_id, job_id, from]))
-    .map_err(StoreError::sqlite(format!("remake the history of {pc_id}, {job_id}")))?;
+    .map_err(StoreError::sqlite(format_args!("remake the history of {pc_id}, {job_id}")))?;
     Ok(())
 }

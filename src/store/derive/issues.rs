@@ -64,7 +64,7 @@ pub(super) fn replace(
         }
         Ok(())
     };
-    write().map_err(StoreError::sqlite(format!("report an issue of {pair}")))
+    write().map_err(StoreError::sqlite(format_args!("report an issue of {pair}")))
 }
 
 /// Forgets a pair's issues of parts that are none any more: `named` are those of the manifest in force.
@@ -88,7 +88,7 @@ pub(super) fn keep(
         }
         Ok(())
     };
-    write().map_err(StoreError::sqlite(format!("look at the issues of {pair}")))
+    write().map_err(StoreError::sqlite(format_args!("look at the issues of {pair}")))
 }
 
 /// Whether there are any at all.
@@ -102,7 +102,7 @@ pub(in super::super) fn any(conn: &Connection) -> Result<bool, StoreError> {
 pub(super) fn forget(conn: &Connection, pair: Pair<'_>) -> Result<(), StoreError> {
     conn.prepare_cached("DELETE FROM projector_issues WHERE job_id = ?1 AND pc_id = ?2")
         .and_then(|mut delete| delete.execute([pair.job_id, pair.pc_id]))
-        .map_err(StoreError::sqlite(format!("derive {pair} anew")))?;
+        .map_err(StoreError::sqlite(format_args!("derive {pair} anew")))?;
     Ok(())
 }
 

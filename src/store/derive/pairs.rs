@@ -66,7 +66,7 @@ pub(super) fn standing(conn: &Connection, pair: Pair<'_>) -> Result<Option<Stand
                 })
                 .optional()
         })
-        .map_err(StoreError::sqlite(format!("look up {pair}")))
+        .map_err(StoreError::sqlite(format_args!("look up {pair}")))
 }
 
 pub(super) fn begin(
@@ -80,28 +80,28 @@ pub(super) fn begin(
          VALUES (?1, ?2, ?3, ?4, 'settled')",
     )
     .and_then(|mut insert| insert.execute(params![pair.job_id, pair.pc_id, hints_hash, first_entry]))
-    .map_err(StoreError::sqlite(format!("begin to derive {pair}")))?;
+    .map_err(StoreError::sqlite(format_args!("begin to derive {pair}")))?;
     Ok(())
 }
 
 pub(super) fn set_standing(conn: &Connection, pair: Pair<'_>, standing: Standing) -> Result<(), StoreError> {
     conn.prepare_cached("UPDATE projector_derivations SET state = ?3 WHERE job_id = ?1 AND pc_id = ?2")
         .and_then(|mut update| update.execute([pair.job_id, pair.pc_id, standing.as_str()]))
-        .map_err(StoreError::sqlite(format!("set where {pair} stands")))?;
+        .map_err(StoreError::sqlite(format_args!("set where {pair} stands")))?;
     Ok(())
 }
 
 pub(super) fn wait(conn: &Connection, pair: Pair<'_>, entry: i64) -> Result<(), StoreError> {
     conn.prepare_cached("INSERT INTO projector_waiting (job_id, pc_id, entry) VALUES (?1, ?2, ?3)")
         .and_then(|mut insert| insert.execute(params![pair.job_id, pair.pc_id, entry]))
-        .map_err(StoreError::sqlite(format!("let a result of {pair} wait")))?;
+        .map_err(StoreError::sqlite(format_args!("let a result of {pair} wait")))?;
     Ok(())
 }
 
 pub(super) fn leave(conn: &Connection, pair: Pair<'_>, entry: i64) -> Result<(), StoreError> {
     conn.prepare_cached("DELETE FROM projector_waiting WHERE job_id = ?1 AND pc_id = ?2 AND entry = ?3")
         .and_then(|mut delete| delete.execute(params![pair.job_id, pair.pc_id, entry]))
-        .map_err(StoreError::sqlite(format!(
+        .map_err(StoreError::sqlite(format_args!(
             "let a result of {pair} wait no longer"
         )))?;
     Ok(())
@@ -110,7 +110,7 @@ pub(super) fn leave(conn: &Connection, pair: Pair<'_>, entry: i64) -> Result<(),
 pub(super) fn forget_waiting(conn: &Connection, pair: Pair<'_>) -> Result<(), StoreError> {
     conn.prepare_cached("DELETE FROM projector_waiting WHERE job_id = ?1 AND pc_id = ?2")
         .and_then(|mut delete| delete.execute([pair.job_id, pair.pc_id]))
-        .map_err(StoreError::sqlite(format!("let no result of {pair} wait")))?;
+        .map_err(StoreError::sqlite(format_args!("let no result of {pair} wait")))?;
     Ok(())
 }
 
@@ -124,7 +124,7 @@ pub(super) fn waiting(conn: &Connection, pair: Pair<'_>, limit: usize) -> Result
             .query_map(params![pair.job_id, pair.pc_id, limit], |row| row.get(0))?
             .collect()
     })
-    .map_err(StoreError::sqlite(format!("read what waits of {pair}")))
+    .map_err(StoreError::sqlite(format_args!("read what waits of {pair}")))
 }
 
 /// The pairs whose results wait: at a start some may be ready to be applied.

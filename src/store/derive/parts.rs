@@ -198,7 +198,7 @@ impl Parts<'_> {
             finished_at,
             ..
         } = evidence;
-        let what = || StoreError::sqlite(format!("write the facts of {pair}"));
+        let what = |error| StoreError::sqlite(format_args!("write the facts of {pair}"))(error);
         let known: Option<(String, String)> = self
             .conn
             .prepare_cached(
@@ -209,7 +209,7 @@ impl Parts<'_> {
                     .query_row([pair.pc_id, pair.job_id], |row| Ok((row.get(0)?, row.get(1)?)))
                     .optional()
             })
-            .map_err(what())?;
+            .map_err(what)?;
         if known
             .as_ref()
             .is_some_and(|(recorded_at, _)| recorded_at.as_str() > *published)
@@ -241,7 +241,7 @@ impl Parts<'_> {
                     published,
                 ])
             })
-            .map_err(what())?;
+            .map_err(what)?;
         Ok(true)
     }
 
@@ -274,7 +274,7 @@ impl Parts<'_> {
                     check.label,
                 ])
             })
-            .map_err(StoreError::sqlite(format!("write the check of {pair}")))?;
+            .map_err(StoreError::sqlite(format_args!("write the check of {pair}")))?;
         Ok(Report::new())
     }
 
@@ -301,7 +301,7 @@ impl Parts<'_> {
             ..
         } = evidence;
         let feed_id = feed.id.trim();
-        let what = || StoreError::sqlite(format!("write the feed {feed_id:?}"));
+        let what = |error| StoreError::sqlite(format_args!("write the feed {feed_id:?}"))(error);
         let (found, item_count, without_key) = match items(feed, payload) {
             FeedOutcome::NotObject => {
                 return Ok(vec![(
@@ -333,7 +333,7 @@ impl Parts<'_> {
             .conn
             .prepare_cached("SELECT recorded_at FROM feed_meta WHERE feed_id = ?1")
             .and_then(|mut select| select.query_row([feed_id], |row| row.get(0)).optional())
-            .map_err(what())?;
+            .map_err(what)?;
         if known.is_some_and(|recorded_at| recorded_at.as_str() >= *published) {
             return Ok(report);
         }
@@ -356,7 +356,7 @@ impl Parts<'_> {
                 .execute(params![feed_id, published, finished_at, item_count])?;
             Ok(())
         };
-        write().map_err(what())?;
+        write().map_err(what)?;
         Ok(report)
     }
 }

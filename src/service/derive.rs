@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tracing::{info, warn};
 
-use super::work::Work;
+use super::work::{OwedQuestion, Work};
 use crate::store::derive::{DuePair, due_pairs};
 use crate::store::{StoreError, read_only};
 
@@ -39,24 +39,46 @@ impl Rederiver {
                 () = super::raised(&mut shutdown) => return,
                 () = tokio::time::sleep(GATHER) => {}
             }
-            let database = self.database.clone();
-            let scan = move || -> Result<Vec<DuePair>, StoreError> { due_pairs(&read_only(&database)?) };
-            match tokio::task::spawn_blocking(scan).await {
-                Ok(Ok(pairs)) if pairs.is_empty() => {}
-                Ok(Ok(pairs)) => {
-                    info!(pairs = pairs.len(), "deriving pairs anew whose outputs came back");
-                    if self.works.send(Work::Derive(pairs)).is_err() {
-                        return;
-                    }
-                }
-                Ok(Err(error)) => {
-                    warn!(%error, "cannot read what the due pairs are derived from; trying again");
-                    self.due.notify_one();
-                }
-                Err(error) => {
-                    warn!(%error, "the scan of the due pairs broke off; trying again");
-                    self.due.notify_one();
-                }
+            if self.derive().await.is_none() {
+                self.due.notify_one();
+            }
+        }
+    }
+
+    /// Derives once what is due now: what `run --until-caught-up` owes its caller.
+    pub async fn derive_due_once(&self) {
+        if self.derive().await.is_none_or(|pairs| pairs == 0) {
+            return;
+        }
+        // Answered once everything before it is committed.
+        let (reply, answer) = oneshot::channel();
+        let ask = OwedQuestion::Due;
+        if self.works.send(Work::Owed { ask, reply }).is_ok() {
+            // An error is a writer that has ended, which says why.
+            let _answered = answer.await;
+        }
+    }
+
+    /// Hands what is due to the writer; returns how many pairs, `None` when they could not be read.
+    async fn derive(&self) -> Option<usize> {
+        let database = self.database.clone();
+        let scan = move || -> Result<Vec<DuePair>, StoreError> { due_pairs(&read_only(&database)?) };
+        match tokio::task::spawn_blocking(scan).await {
+            Ok(Ok(pairs)) if pairs.is_empty() => Some(0),
+            Ok(Ok(pairs)) => {
+                let count = pairs.len();
+                info!(pairs = count, "deriving pairs anew whose outputs came back");
+                // An error is a writer that has ended, which says why.
+                let _handed_on = self.works.send(Work::Derive(pairs));
+                Some(count)
+            }
+            Ok(Err(error)) => {
+                warn!(%error, "cannot read what the due pairs are derived from; trying again");
+                None
+            }
+            Err(error) => {
+                warn!(%error, "the scan of the due pairs broke off; trying again");
+                None
             }
         }
     }

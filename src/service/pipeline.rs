@@ -172,6 +172,7 @@ struct Pipeline {
     connection: Connection,
     watched: Watched,
     repairer: Repairer,
+    rederiver: Rederiver,
     works: mpsc::Sender<Work>,
     shutdown: watch::Sender<bool>,
     writer_done: tokio::sync::oneshot::Receiver<Result<(), WriterStopped>>,
@@ -265,7 +266,7 @@ impl Pipeline {
             works: works.clone(),
             due: bells.due.clone(),
         };
-        others.spawn(rederiver.run(down.clone()));
+        others.spawn(rederiver.clone().run(down.clone()));
         if store.is_adopted() {
             let beside = Beside::new(&connection, config);
             others.spawn(beside.watch(down.clone()));
@@ -295,6 +296,7 @@ impl Pipeline {
             connection,
             watched,
             repairer,
+            rederiver,
             works,
             shutdown,
             writer_done,
@@ -324,7 +326,10 @@ impl Pipeline {
                     }
                 }
                 reached = caught_up => match reached {
-                    Ok(()) => self.repairer.attempt_pending_once().await,
+                    Ok(()) => {
+                        self.repairer.attempt_pending_once().await;
+                        self.rederiver.derive_due_once().await;
+                    }
                     Err(reason) => outcome = Err(ServiceError::Unavailable(reason)),
                 },
             }

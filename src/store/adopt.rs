@@ -15,6 +15,31 @@ const NEEDED: i64 = 20_260_927_000_000;
 /// The first backend with that migration.
 const NEEDED_BACKEND: &str = "0.48.2";
 
+/// Tables that are none of our business and never written (contract §6.7).
+pub(super) const NOT_WRITTEN: [&str; 21] = [
+    "_sqlx_migrations",
+    "agent_meta",
+    "agents",
+    "audit_log",
+    "backend_notices",
+    "deploy_plan_applications",
+    "deploy_plans",
+    "host_perf_samples",
+    "install_attempts",
+    "install_events",
+    "nats_auth_audit_state",
+    "nats_auth_occurrences",
+    "notification_ack_events",
+    "notification_acks",
+    "object_store_meta",
+    "obs_events",
+    "password_setup_tokens",
+    "permission_groups",
+    "process_perf_samples",
+    "user_passkeys",
+    "users",
+];
+
 /// Makes sure that the backend's file can be worked on.
 ///
 /// # Errors

@@ -1,14 +1,15 @@
 //! The completion ledgers (contract §6.5), once per group and key instead of once per row by trigger.
 //!
-//! The triggers stay in the file for its other writers. They are off on our connection only while those on the
-//! table we write are exactly the two we know: any other trigger is somebody's intention and must fire.
+//! The triggers stay in the file for its other writers. SQLite switches all of a connection's triggers or none, so they
+//! are off on ours only while those on the tables we write are exactly the two we know: any other trigger is somebody's
+//! intention and must fire.
 
 use std::collections::BTreeMap;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, params};
 
-use super::StoreError;
+use super::{StoreError, adopt};
 use crate::projection::result::Completion;
 
 const TRIGGERS: &str = include_str!("../../migrations/read_model/0001_results.sql");
@@ -90,11 +91,13 @@ fn keep_greater(pcs: &mut BTreeMap<String, String>, pc_id: &str, text: &str) {
 #[derive(Debug, Default)]
 pub(super) struct TriggerWatch {
     seen: Option<(i64, bool)>,
+    /// Those that were told of.
+    told: Vec<String>,
 }
 
 impl TriggerWatch {
-    /// Looks at the triggers on `execution_results`, inside the caller's transaction; switches them off on this
-    /// connection when they are exactly the known two. Returns whether they are off.
+    /// Looks at the triggers on the tables that are written, inside the caller's transaction; switches triggers off on
+    /// this connection when they are exactly the known two. Returns whether they are off.
     pub(super) fn look(&mut self, conn: &Connection) -> Result<bool, StoreError> {
         let version: i64 = conn
             .prepare_cached("PRAGMA schema_version")
@@ -106,24 +109,34 @@ impl TriggerWatch {
             return Ok(off);
         }
         let triggers = || -> Result<Vec<String>, rusqlite::Error> {
-            conn.prepare(
-                "SELECT sql FROM sqlite_schema WHERE type = 'trigger'
-                 AND tbl_name IN ('execution_results', 'job_completions', 'job_version_completions') ORDER BY name",
-            )?
-            .query_map([], |row| row.get(0))?
-            .collect()
+            let mut select =
+                conn.prepare("SELECT tbl_name, sql FROM sqlite_schema WHERE type = 'trigger' ORDER BY name")?;
+            let mut found = Vec::new();
+            let mut rows = select.query([])?;
+            while let Some(row) = rows.next()? {
+                let table = row.get_ref(0)?.as_str()?;
+                // Exploded tables are written too, and may have any name: all but those that never are.
+                if !adopt::NOT_WRITTEN
+                    .iter()
+                    .any(|name| name.eq_ignore_ascii_case(table))
+                {
+                    found.push(row.get(1)?);
+                }
+            }
+            Ok(found)
         };
         let found = triggers().map_err(StoreError::sqlite("read the triggers"))?;
         let off = found.iter().map(|sql| words(sql)).eq(known_triggers());
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, !off)
             .map_err(StoreError::sqlite("switch triggers"))?;
-        // None at all: a backend without ledgers yet.
-        if !off && !found.is_empty() {
+        // None at all: a backend without ledgers yet. The schema also changes for other reasons.
+        if !off && !found.is_empty() && found != self.told {
             tracing::warn!(
                 triggers = found.len(),
-                "triggers on execution_results are not the two known ones; they stay on"
+                "the triggers on the tables that are written are not the two known ones; they stay on"
             );
         }
+        self.told = found;
         self.seen = Some((version, off));
         Ok(off)
     }

@@ -18,7 +18,7 @@ use std::fmt;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use self::parts::Parts;
-use super::StoreError;
+use super::{StoreError, adoption};
 use crate::projection::hints::needs;
 use crate::projection::issue::IssueCode;
 use crate::projection::manifests::{Hints, Manifests, SpecState};
@@ -236,6 +236,21 @@ impl Deriver<'_> {
             set_standing(self.conn, pair, Standing::Waiting)?;
         }
         wait(self.conn, pair, entry)
+    }
+
+    /// Whether a result's hints wait in their place in the order.
+    pub(super) fn is_waiting(&self, entry: i64) -> Result<bool, StoreError> {
+        let Some(pair) = pair_of(self.conn, entry)? else {
+            return Ok(false);
+        };
+        self.conn
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM projector_waiting WHERE job_id = ?1 AND pc_id = ?2 AND entry = ?3)",
+            )
+            .and_then(|mut select| {
+                select.query_row(params![pair.job_id, pair.pc_id, entry], |row| row.get(0))
+            })
+            .map_err(StoreError::sqlite("read what waits"))
     }
 
     /// An output that hints may have waited for has come, or will not come any more.
@@ -624,7 +639,8 @@ fn pairs_in(conn: &Connection, standing: Standing) -> Result<Vec<OwnedPair>, Sto
 }
 
 /// The due pairs with their results' entries: one scan of `projector_results` for all of them, on a connection that only
-/// reads, since it may take long.
+/// reads, since it may take long. None in the first pass, which has not met all results of a pair yet: what a derivation
+/// took away of those to come, nobody would make again.
 ///
 /// # Errors
 /// SQLite's.
@@ -633,7 +649,7 @@ pub fn due_pairs(conn: &Connection) -> Result<Vec<DuePair>, StoreError> {
     for OwnedPair { job_id, pc_id } in pairs_in(conn, Standing::Due)? {
         due.entry(job_id).or_default().insert(pc_id, Vec::new());
     }
-    if due.is_empty() {
+    if due.is_empty() || adoption::first_pass(conn)?.is_some() {
         return Ok(Vec::new());
     }
     let mut scan = || -> Result<(), rusqlite::Error> {

@@ -222,9 +222,8 @@ impl Writer {
         let mut bytes = first.bytes();
         group.push(first);
         self.intake.add_waiting(&self.limits, &mut group, &mut bytes);
-        let started = Instant::now();
         self.see_through(group, bytes)?;
-        self.share(started);
+        self.share();
         Ok(())
     }
 
@@ -310,6 +309,7 @@ impl Writer {
                 _ => Ok(true),
             };
         }
+        self.forget_versions();
         for (stream, _) in openings_of(group) {
             let Ok(found) = self.store.standing(stream) else {
                 return Ok(true);

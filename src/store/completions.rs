@@ -1,7 +1,8 @@
 //! The completion ledgers (contract §6.5), once per group and key instead of once per row by trigger.
 //!
-//! The triggers stay in the file for its other writers. They are off on our connection only while those on the
-//! tables we write are exactly the two we know: any other trigger is somebody's intention and must fire.
+//! The triggers stay in the file for its other writers. SQLite switches all of a connection's triggers or none, so they
+//! are off on ours only while those on the tables we write are exactly the two we know: any other trigger is somebody's
+//! intention and must fire.
 
 use std::collections::BTreeMap;
 
@@ -92,6 +93,8 @@ fn keep_greater(pcs: &mut BTreeMap<String, String>, pc_id: &str, text: &str) {
 #[derive(Debug, Default)]
 pub(super) struct TriggerWatch {
     seen: Option<(i64, bool)>,
+    /// Those that were told of.
+    told: Vec<(String, String)>,
 }
 
 impl TriggerWatch {
@@ -117,13 +120,14 @@ impl TriggerWatch {
         let off = found.iter().map(|(_, sql)| words(sql)).eq(known_triggers());
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, !off)
             .map_err(StoreError::sqlite("switch triggers"))?;
-        // None at all: a backend without ledgers yet.
-        if !off && !found.is_empty() {
+        // None at all: a backend without ledgers yet. The schema also changes for other reasons.
+        if !off && !found.is_empty() && found != self.told {
             tracing::warn!(
                 triggers = found.len(),
                 "the triggers on the tables that are written are not the two known ones; they stay on"
             );
         }
+        self.told = found;
         self.seen = Some((version, off));
         Ok(off)
     }

@@ -120,10 +120,9 @@ fn settle(conn: &Connection, exec_id: &str) -> Result<(), rusqlite::Error> {
     Ok(())
 }
 
-/// Settles every remembered execution whose row has appeared, and forgets those that waited too long. Returns how many
-/// were settled.
-pub(super) fn settle_all(conn: &Connection, now: Timestamp) -> Result<usize, StoreError> {
-    let work = || -> Result<usize, rusqlite::Error> {
+/// Settles every remembered execution whose row has appeared, and forgets those that waited too long.
+pub(super) fn settle_all(conn: &Connection, now: Timestamp) -> Result<(), StoreError> {
+    let work = || -> Result<(), rusqlite::Error> {
         let appeared: Vec<String> = conn
             .prepare_cached(
                 "SELECT exec_id FROM projector_unsettled WHERE exec_id IN (SELECT exec_id FROM executions)",
@@ -134,13 +133,27 @@ pub(super) fn settle_all(conn: &Connection, now: Timestamp) -> Result<usize, Sto
             settle(conn, exec_id)?;
             forget(conn, exec_id)?;
         }
-        if let Some(before) = now.checked_add(TimeDelta::days(-FORGOTTEN_AFTER_DAYS)) {
-            conn.prepare_cached("DELETE FROM projector_unsettled WHERE since_wall < ?1")?
-                .execute([before.stored()])?;
-        }
-        Ok(appeared.len())
+        conn.prepare_cached("DELETE FROM projector_unsettled WHERE since_wall < ?1")?
+            .execute([forgotten_before(now)])?;
+        Ok(())
     };
     work().map_err(StoreError::sqlite("settle executions"))
+}
+
+/// `None` sorts before every time: nothing is forgotten.
+fn forgotten_before(now: Timestamp) -> Option<String> {
+    let before = now.checked_add(TimeDelta::days(-FORGOTTEN_AFTER_DAYS));
+    before.map(|before| before.stored())
+}
+
+/// Whether [`settle_all`] has anything to do.
+pub(super) fn any_to_settle(conn: &Connection, now: Timestamp) -> Result<bool, StoreError> {
+    conn.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM projector_unsettled
+         WHERE exec_id IN (SELECT exec_id FROM executions) OR since_wall < ?1)",
+    )
+    .and_then(|mut select| select.query_row([forgotten_before(now)], |row| row.get(0)))
+    .map_err(StoreError::sqlite("look at projector_unsettled"))
 }
 
 /// Whether there is anything to settle.

@@ -1,31 +1,31 @@
 //! One transaction: rows, books and positions together, or nothing (I1).
 
+mod first_pass;
+mod other_streams;
+mod outputs;
+
 use std::sync::Arc;
 
 use rusqlite::{CachedStatement, Connection, params};
 
+use self::outputs::presence;
 use super::completions::{Ledger, TriggerWatch};
 use super::dead_letters::{self, DeadLetter};
-use super::derive::{Deriver, DuePair, Evidence, OwnedPair, Pair, Presence, Released, Shapes, issues};
+use super::derive::{Deriver, DuePair, Evidence, OwnedPair, Pair, Shapes, issues};
 use super::executions::{self, Tally};
-use super::output_book::{self, Repair};
+use super::output_book;
 use super::position::{self, Advance, Standing};
-use super::rows::{self, Started};
-use super::{Class, StoreError, adoption, snapshots};
+use super::rows;
+use super::{Class, StoreError, adoption};
 use crate::projection::execution::Delta;
 use crate::projection::manifests::Manifests;
 use crate::projection::result::{
     Completion, Known, ResultMessage, ResultRow, RowChange, completion, row, row_change,
 };
-use crate::projection::start;
-use crate::wire::inventory::Snapshot;
 use crate::wire::kv::StreamName;
-use crate::wire::output::{Attempt, State};
 use crate::wire::result::Field;
 use crate::wire::sequence::StreamSeq;
-use crate::wire::started::EventStarted;
 use crate::wire::time::Timestamp;
-use bytestring::ByteString;
 
 const INSERT_MESSAGE: &str =
     "INSERT INTO projector_results (incarnation, stream_seq, published_ns, result_id, pc_id, job_id, counts,
@@ -295,83 +295,6 @@ impl<'s> Group<'s> {
         }
     }
 
-    /// A row of the backend's own projector stands, but an empty text whose message has a pointer is that projector's
-    /// failure: the text is filled, now or once it can be fetched, and the pair derived anew (contract §7.2).
-    fn mend(
-        &mut self,
-        row: &ResultRow<'_>,
-        message: &ResultMessage,
-        entry: i64,
-        published: Timestamp,
-    ) -> Result<(), StoreError> {
-        for field in [Field::Stdout, Field::Stderr] {
-            let Some(output) = message.output(field) else {
-                continue;
-            };
-            if !output_book::fill_empty(self.tx, &row.result_id, field, output)? {
-                continue;
-            }
-            let book = (&*row.result_id, field, entry);
-            output_book::enter(self.tx, book, output, published, self.now_wall)?;
-            if matches!(output.attempt, Attempt::Fetched { .. }) {
-                let due = self.deriver().came_back(entry, field)?;
-                self.left.due |= due;
-            }
-        }
-        Ok(())
-    }
-
-    /// Projects a start event: its part of the row, the ledgers, its execution's status (contract §5.3, §7.3).
-    ///
-    /// # Errors
-    /// As [`Group::result`].
-    pub fn started(
-        &mut self,
-        event: &EventStarted<ByteString>,
-        published: Timestamp,
-    ) -> Result<(), StoreError> {
-        let manifests = self.manifests.clone();
-        let timeout = manifests
-            .job(&event.manifest_id)
-            .and_then(|job| job.timeout.as_deref());
-        let row = start::row(event, published, timeout);
-        let started = rows::start(self.tx, &row).map_err(StoreError::sqlite(format_args!(
-            "write the start of {:?}",
-            clip(&event.result_id)
-        )))?;
-        match started {
-            Started::Duplicate => {}
-            Started::InFlight | Started::Joined { ended: None, .. } => self.tally.started(&event.exec_id),
-            Started::Joined {
-                exec_before,
-                ended: Some(exit_code),
-                job_id,
-                finished_at,
-            } => {
-                for (exec_id, delta) in rows::moves(exec_before.as_deref(), &event.exec_id, exit_code) {
-                    self.tally.moved(exec_id, delta);
-                }
-                let completion = completion(job_id.as_deref(), &event.pc_id, Some(&event.version), exit_code);
-                if let (Some(completion), Some(finished_at)) = (completion, finished_at) {
-                    self.complete(&completion, &finished_at);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Projects a snapshot of the stream INVENTORY.
-    ///
-    /// # Errors
-    /// As [`Group::result`].
-    pub fn snapshot(&mut self, snapshot: &Snapshot, published: Timestamp) -> Result<(), StoreError> {
-        snapshots::write(self.tx, snapshot, published)
-    }
-
-    fn is_first_pass(&self, incarnation: u64, seq: StreamSeq) -> bool {
-        incarnation == 1 && self.desk.first_pass.is_some_and(|last| seq <= last)
-    }
-
     fn deriver(&mut self) -> Deriver<'_> {
         Deriver {
             conn: self.tx,
@@ -410,11 +333,11 @@ impl<'s> Group<'s> {
         self.deriver().report(due, reason)
     }
 
-    /// Settles the executions whose rows have appeared; returns how many.
+    /// Settles the executions whose rows have appeared.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn settle(&mut self) -> Result<usize, StoreError> {
+    pub fn settle(&mut self) -> Result<(), StoreError> {
         executions::settle_all(self.tx, self.now_wall)
     }
 
@@ -457,49 +380,16 @@ impl<'s> Group<'s> {
         Ok(())
     }
 
-    /// Applies a late attempt at an owed output, and what its coming or its end means for hints (DESIGN §4).
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn repair(&mut self, repair: &Repair) -> Result<(), StoreError> {
-        let Some(repaired) = output_book::repair(self.tx, repair, self.now_wall)? else {
-            return Ok(());
-        };
-        match (repaired.from, repaired.to) {
-            (from, to) if from == to => {}
-            (State::Pending, _) => match self.deriver().released(repaired.entry)? {
-                Released::Nothing => {}
-                Released::More(pair) => self.left.more_waiting.push(pair),
-                Released::StillDue => self.left.due = true,
-            },
-            (_, State::Fetched) => {
-                let due = self.deriver().came_back(repaired.entry, repair.field)?;
-                self.left.due |= due;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
     /// Begins an incarnation of a stream.
     ///
     /// # Errors
     /// [`StoreError::RefusedAdvance`] when it has begun already.
     pub fn begin_incarnation(&mut self, stream: StreamName, standing: &Standing) -> Result<(), StoreError> {
-        position::begin(self.tx, stream, standing)
-    }
-
-    /// Begins the first pass over the rows that the backend's own projector has written: up to `last` of RESULTS.
-    /// Nothing in a file of our own.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn begin_first_pass(&mut self, last: StreamSeq) -> Result<(), StoreError> {
-        if self.desk.adopted {
-            adoption::begin(self.tx, last)?;
-            self.desk.first_pass = Some(last);
+        // What the pass was to compare is no longer there.
+        if stream == StreamName::Results && standing.incarnation > 1 {
+            self.end_first_pass()?;
         }
-        Ok(())
+        position::begin(self.tx, stream, standing)
     }
 
     /// Moves a stream's position (I1).
@@ -514,8 +404,7 @@ impl<'s> Group<'s> {
                 .first_pass
                 .is_some_and(|last| advance.to.position >= last)
         {
-            adoption::end(self.tx)?;
-            self.first_pass_ends = true;
+            self.end_first_pass()?;
         }
         self.advanced.push(Committed {
             stream: advance.stream,
@@ -579,15 +468,6 @@ impl<'s> Group<'s> {
             self.desk.first_pass = None;
         }
         Ok((std::mem::take(&mut self.advanced), std::mem::take(&mut self.left)))
-    }
-}
-
-/// An output of a message, as hints see it.
-fn presence(message: &ResultMessage, field: Field) -> Presence<'_> {
-    match message.output(field).map(|output| output.attempt.state()) {
-        None | Some(State::Fetched) => Presence::Here(message.column(field)),
-        Some(State::Pending) => Presence::Pending,
-        Some(State::Gone | State::TooLarge | State::Refused) => Presence::Absent,
     }
 }
 

@@ -141,6 +141,14 @@ impl Store {
         executions::any_unsettled(&self.conn)
     }
 
+    /// Whether one of those can be settled, or has waited too long, at `now` (wall clock).
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn any_to_settle(&self, now: Timestamp) -> Result<bool, StoreError> {
+        executions::any_to_settle(&self.conn, now)
+    }
+
     /// A number that changes when another connection has changed the file.
     ///
     /// # Errors
@@ -218,12 +226,13 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn checkpoint_every(&self, bytes: u64) -> Result<(), StoreError> {
+        // The backend's file has pages of its own size.
         self.conn
-            .pragma_update(
-                None,
-                "wal_autocheckpoint",
-                bytes / u64::from(open::PAGE_SIZE_BYTES),
-            )
+            .query_row("PRAGMA page_size", [], |row| row.get::<_, u64>(0))
+            .and_then(|page| {
+                self.conn
+                    .pragma_update(None, "wal_autocheckpoint", bytes / page.max(1))
+            })
             .map_err(StoreError::sqlite("set the size of a checkpoint"))
     }
 

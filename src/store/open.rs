@@ -19,7 +19,7 @@ const QUICK_CHECK_LIMIT: Duration = Duration::from_secs(10);
 /// How long a statement waits for another process's lock before the group is tried again.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// 8 KB: the compromise between large groups and lone rows.
-pub(super) const PAGE_SIZE_BYTES: u32 = 8192;
+const PAGE_SIZE_BYTES: u32 = 8192;
 
 /// How hard a commit is pressed onto the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,14 +85,11 @@ pub fn file_bytes(path: &Path) -> u64 {
 /// # Errors
 /// One line with the way out: an unusable path, a file that is not ours to write, a newer schema, a damaged file.
 pub(super) fn writer(path: &Path, options: &StoreOptions) -> Result<Connection, StoreError> {
-    let unclean = file_bytes(&wal_path(path)) > 0;
+    let has_log = file_bytes(&wal_path(path)) > 0;
     let mut conn = connection(path, options)?;
-    if unclean {
-        quick_check(&mut conn, path)?;
-    }
     let adopted = is_adopted(&conn)?;
-    if adopted {
-        adopt::check(&conn, path)?;
+    if has_log {
+        quick_check(&mut conn, path, adopted)?;
     }
     migrate::run(&mut conn, !adopted)?;
     if migrate::meta(&conn, "database_id")?.is_none() {
@@ -108,7 +105,7 @@ pub(super) fn writer(path: &Path, options: &StoreOptions) -> Result<Connection, 
     Ok(conn)
 }
 
-/// A connection with the writer's settings on a file that is ours, or empty.
+/// A connection with the writer's settings on a file that is ours or can be worked on, or empty.
 pub(super) fn connection(path: &Path, options: &StoreOptions) -> Result<Connection, StoreError> {
     if rusqlite::version_number() < WAL_RESET_FIXED {
         return Err(StoreError::Unusable(format!(
@@ -131,6 +128,7 @@ pub(super) fn connection(path: &Path, options: &StoreOptions) -> Result<Connecti
     let conn = Connection::open_with_flags(path, flags).map_err(StoreError::sqlite(opening()))?;
     conn.busy_timeout(BUSY_TIMEOUT)
         .map_err(StoreError::sqlite(opening()))?;
+    // Before anything changes the file: one that is refused stays as it is.
     check_kind(&conn, path)?;
     let pragma = |name: &str, value: &dyn rusqlite::ToSql| {
         conn.pragma_update(None, name, value)
@@ -282,7 +280,8 @@ pub(super) fn is_adopted(conn: &Connection) -> Result<bool, StoreError> {
 
 fn check_kind(conn: &Connection, path: &Path) -> Result<(), StoreError> {
     match kind(conn).map_err(|source| not_a_database(path, source))? {
-        Kind::Empty | Kind::Ours | Kind::Backend { .. } => Ok(()),
+        Kind::Empty | Kind::Ours => Ok(()),
+        Kind::Backend { .. } => adopt::check(conn, path),
         other => Err(other.refusal(path)),
     }
 }
@@ -327,7 +326,13 @@ fn not_a_database(path: &Path, source: rusqlite::Error) -> StoreError {
     }
 }
 
-fn quick_check(conn: &mut Connection, path: &Path) -> Result<(), StoreError> {
+/// A log that is left over tells of an unclean stop; in the backend's file (`shared`) it may be just the backend at work.
+fn quick_check(conn: &mut Connection, path: &Path, shared: bool) -> Result<(), StoreError> {
+    let why = if shared {
+        "the file has a log, of an unclean stop or of another process"
+    } else {
+        "last stop was unclean"
+    };
     let started = Instant::now();
     conn.progress_handler(10_000, Some(move || started.elapsed() > QUICK_CHECK_LIMIT))
         .map_err(StoreError::sqlite("watch the quick check"))?;
@@ -338,7 +343,7 @@ fn quick_check(conn: &mut Connection, path: &Path) -> Result<(), StoreError> {
         Ok(text) if text == "ok" => {
             tracing::info!(
                 seconds = started.elapsed().as_secs_f64(),
-                "last stop was unclean; quick check found the database sound"
+                "{why}; quick check found the database sound"
             );
             Ok(())
         }
@@ -351,7 +356,7 @@ fn quick_check(conn: &mut Connection, path: &Path) -> Result<(), StoreError> {
         {
             tracing::warn!(
                 seconds = QUICK_CHECK_LIMIT.as_secs(),
-                "last stop was unclean; quick check found nothing wrong in its time, the rest is unchecked"
+                "{why}; quick check found nothing wrong in its time, the rest is unchecked"
             );
             Ok(())
         }

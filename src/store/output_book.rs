@@ -254,12 +254,19 @@ pub(super) fn reconsider_too_large(
     limit: u64,
     now: Timestamp,
 ) -> Result<usize, StoreError> {
-    conn.execute(
-        "UPDATE projector_outputs SET next_try_wall = ?2
-         WHERE state = 'too_large' AND state <> 'fetched' AND size_bytes <= ?1",
-        params![limit, now.stored()],
-    )
-    .map_err(StoreError::sqlite("reconsider the outputs that were too large"))
+    const WHICH: &str = "state = 'too_large' AND state <> 'fetched' AND size_bytes <= ?1";
+    let reconsider = || -> Result<usize, rusqlite::Error> {
+        // Nearly always none: then a start does not wait for somebody else's transaction.
+        let any = format!("SELECT EXISTS (SELECT 1 FROM projector_outputs WHERE {WHICH})");
+        if !conn.query_row(&any, [limit], |row| row.get(0))? {
+            return Ok(0);
+        }
+        conn.execute(
+            &format!("UPDATE projector_outputs SET next_try_wall = ?2 WHERE {WHICH}"),
+            params![limit, now.stored()],
+        )
+    };
+    reconsider().map_err(StoreError::sqlite("reconsider the outputs that were too large"))
 }
 
 const OWED_COLUMNS: &str = "result_id, field, object, published_at, attempts, since_wall";

@@ -186,6 +186,20 @@ pub(super) fn start(conn: &Connection, row: &StartRow<'_>) -> Result<Started, ru
     )
 }
 
+/// Gives a row of the backend's projector the deadline that this did not know when the start event came: its cache was
+/// cold (contract §5.4, D17). Of two start events the first counts: it is the one that the row was recorded with.
+pub(super) fn fill_deadline(conn: &Connection, row: &StartRow<'_>) -> Result<(), rusqlite::Error> {
+    let Some(expires_at) = &row.expires_at else {
+        return Ok(());
+    };
+    conn.prepare_cached(
+        "UPDATE execution_results SET expires_at = ?2
+         WHERE result_id = ?1 AND expires_at IS NULL AND recorded_at = ?3",
+    )?
+    .execute(params![&*row.event.result_id, expires_at, row.recorded_at])?;
+    Ok(())
+}
+
 /// How the counters move when a start event names another execution than a row that has ended: off the old one, onto
 /// the new one (contract §7.3).
 pub(super) fn moves<'a>(

@@ -13,6 +13,7 @@
 
 mod harness;
 
+mod adopt;
 mod bad_input;
 mod connect;
 mod derived;

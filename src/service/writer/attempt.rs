@@ -131,8 +131,10 @@ impl Writer {
         }
         let mut done = Done::default();
         let manifests = self.manifests.borrow().clone();
-        let started = Instant::now();
         let mut tx = self.store.begin(&manifests, now())?;
+        // Waiting for the file is not holding it.
+        let started = Instant::now();
+        self.sharing.begun = Some(started);
         for (stream, course) in &courses {
             tx.expect(*stream, &course.from)?;
         }
@@ -225,7 +227,7 @@ fn apply(
         Cargo::Rest(_) => Ok(()),
         Cargo::Incarnation { incarnation, last } => {
             if stream == StreamName::Results && !courses.contains_key(&stream) {
-                tx.begin_first_pass(*last)?;
+                tx.begin_first_pass(incarnation.first, *last)?;
             }
             begin_incarnation(tx, stream, *incarnation, group, courses)
         }

@@ -6,8 +6,9 @@ use tracing::warn;
 
 use super::{Writer, now};
 
-/// SQLite's busy handler asks again at most this much later; left free for so long, the file is somebody else's turn.
-const TURN: Duration = Duration::from_millis(105);
+/// SQLite's busy handler asks again at most 100 ms later, and a busy machine wakes it late; left free for so long, the
+/// file is somebody else's turn.
+const TURN: Duration = Duration::from_millis(120);
 /// Another connection that has written within this time will write again.
 const OTHERS_ACTIVE: Duration = Duration::from_secs(10);
 /// Held for so long in all, the file is left free even if nobody else has been seen to write.
@@ -19,6 +20,8 @@ pub(super) const SETTLE_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Sharing {
     held: Duration,
+    /// When the last transaction got the file.
+    pub(super) begun: Option<Instant>,
     freed: Option<Instant>,
     data_version: Option<i64>,
     others_wrote: Option<Instant>,
@@ -35,33 +38,39 @@ pub(super) struct Settling {
 impl Writer {
     /// After a group on a file that others write too: leaves it to them for one turn of their busy handler, once it was
     /// held for the time that one transaction may take.
-    pub(super) fn share(&mut self, started: Instant) {
-        let Some(group_time_max) = self.limits.group_time_max else {
+    pub(super) fn share(&mut self) {
+        let (Some(group_time_max), Some(begun)) = (self.limits.group_time_max, self.sharing.begun.take())
+        else {
             return;
         };
         if self
             .sharing
             .freed
-            .is_some_and(|freed| started.duration_since(freed) >= TURN)
+            .is_some_and(|freed| begun.duration_since(freed) >= TURN)
         {
             self.sharing.held = Duration::ZERO;
         }
-        self.sharing.held += started.elapsed();
+        self.sharing.held += begun.elapsed();
         let version = self.store.data_version().ok();
         if self.sharing.data_version != version && self.sharing.data_version.is_some() {
             self.sharing.others_wrote = Some(Instant::now());
         }
         self.sharing.data_version = version;
-        let others = self
-            .sharing
-            .others_wrote
-            .is_some_and(|wrote| wrote.elapsed() < OTHERS_ACTIVE);
+        // At first nobody knows: they are taken to be there.
+        let wrote = *self.sharing.others_wrote.get_or_insert(begun);
+        let others = wrote.elapsed() < OTHERS_ACTIVE;
         let limit = if others { group_time_max } else { HELD_MAX };
         if self.sharing.held >= limit {
             self.pause(TURN);
             self.sharing.held = Duration::ZERO;
         }
         self.sharing.freed = Some(Instant::now());
+    }
+
+    /// A new connection counts the file's versions from a number of its own.
+    pub(super) fn forget_versions(&mut self) {
+        self.sharing.data_version = None;
+        self.settling.data_version = None;
     }
 
     /// Looks for the rows of executions that were remembered, when another connection has changed the file.
@@ -78,7 +87,13 @@ impl Writer {
         if version.is_some() && version == self.settling.data_version {
             return;
         }
-        match self.settle_now() {
+        // Looking does not wait for the file; only settling does.
+        let outcome = match self.store.any_to_settle(now()) {
+            Ok(true) => self.settle_now(),
+            Ok(false) => Ok(true),
+            Err(error) => Err(error),
+        };
+        match outcome {
             Ok(any_left) => {
                 self.settling.needed = any_left;
                 self.settling.data_version = version;
@@ -91,12 +106,8 @@ impl Writer {
     fn settle_now(&mut self) -> Result<bool, crate::store::StoreError> {
         let manifests = self.manifests.borrow().clone();
         let mut tx = self.store.begin(&manifests, now())?;
-        let settled = tx.settle()?;
-        if settled > 0 {
-            tx.commit()?;
-        } else {
-            drop(tx);
-        }
+        tx.settle()?;
+        tx.commit()?;
         self.store.any_unsettled()
     }
 }

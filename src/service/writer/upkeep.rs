@@ -15,10 +15,9 @@ const QUIET_WAL_BYTES: u64 = 32 << 20;
 /// In a backlog the log is copied when it has grown by so much: large checkpoints write a page once that twenty
 /// groups have changed.
 const BACKLOG_WAL_BYTES: u64 = 400 << 20;
-
-/// On a file that others write too the log is copied when it holds so much: past SQLite's own measure their commits
-/// would do it for us.
-const SHARED_WAL_BYTES: u64 = 4 << 20;
+/// On a file that others write too the log is copied when it holds so much: half of SQLite's own measure (1000 pages of
+/// the backend's 4 KB), past which their commits would do it for us.
+const SHARED_WAL_BYTES: u64 = 2 << 20;
 
 /// So many small groups in a row mean that the stream is caught up.
 const CAUGHT_UP_GROUPS: u32 = 16;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::super::StoreError;
+use super::super::{StoreError, adoption};
 use super::evidence::{OwnedPair, Pair};
 
 /// A pair that is due, with the entries of its results in `projector_results`.
@@ -98,6 +98,14 @@ pub(super) fn wait(conn: &Connection, pair: Pair<'_>, entry: i64) -> Result<(), 
     Ok(())
 }
 
+pub(super) fn is_waiting(conn: &Connection, pair: Pair<'_>, entry: i64) -> Result<bool, StoreError> {
+    conn.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM projector_waiting WHERE job_id = ?1 AND pc_id = ?2 AND entry = ?3)",
+    )
+    .and_then(|mut select| select.query_row(params![pair.job_id, pair.pc_id, entry], |row| row.get(0)))
+    .map_err(StoreError::sqlite(format_args!("read what waits of {pair}")))
+}
+
 pub(super) fn leave(conn: &Connection, pair: Pair<'_>, entry: i64) -> Result<(), StoreError> {
     conn.prepare_cached("DELETE FROM projector_waiting WHERE job_id = ?1 AND pc_id = ?2 AND entry = ?3")
         .and_then(|mut delete| delete.execute(params![pair.job_id, pair.pc_id, entry]))
@@ -150,7 +158,8 @@ fn pairs_in(conn: &Connection, standing: Standing) -> Result<Vec<OwnedPair>, Sto
 }
 
 /// The due pairs with their results' entries: one scan of `projector_results` for all of them, on a connection that only
-/// reads, since it may take long.
+/// reads, since it may take long. None in the first pass over an adopted file, which has not met all results of a pair
+/// yet: what a derivation took away of those to come, nobody would make again.
 ///
 /// # Errors
 /// SQLite's.
@@ -159,7 +168,7 @@ pub fn due_pairs(conn: &Connection) -> Result<Vec<DuePair>, StoreError> {
     for OwnedPair { job_id, pc_id } in pairs_in(conn, Standing::Due)? {
         due.entry(job_id).or_default().insert(pc_id, Vec::new());
     }
-    if due.is_empty() {
+    if due.is_empty() || adoption::first_pass(conn)?.is_some() {
         return Ok(Vec::new());
     }
     let mut scan = || -> Result<(), rusqlite::Error> {

@@ -1,5 +1,6 @@
 //! Real parts for the tests: a server each, the real binary, real files. No fixed ports, no sleeps for luck.
 
+pub mod backend;
 pub mod dump;
 #[path = "../../../examples/fleet/generator.rs"]
 pub mod fleet;

@@ -34,7 +34,7 @@ fn filled(runtime: &tokio::runtime::Runtime, planned: &[fleet::Planned]) -> Serv
 
 fn main() {
     let small = argument("small", 50_000_usize);
-    let (pcs, scans) = (argument("pcs", 200_usize), argument("scans", 25_usize));
+    let (pcs, scans) = (argument("pcs", 200_usize), argument("scans", 50_usize));
     let rounds = argument("rounds", 5_usize);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

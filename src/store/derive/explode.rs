@@ -10,7 +10,7 @@ use super::super::{Class, StoreError};
 use super::shape::{Shape, Shapes, Statements};
 use super::{Evidence, Mode, history};
 use crate::projection::explode::{
-    Cell, ColumnKind, Element, ExplodeSpec, array, drop_repeated, edit, elements, needs_affinity,
+    Cell, ColumnKind, Edit, Element, ExplodeSpec, array, drop_repeated, edit, elements, needs_affinity,
 };
 use crate::projection::history::element_events;
 
@@ -52,7 +52,7 @@ pub(super) fn replace(
     apply_affinity(conn, spec, &mut found).map_err(what)?;
     let (new, repeated) = drop_repeated(spec, found);
     let events_wanted = spec.track_history && mode == Mode::WithHistory;
-    let Some(old) = compare(conn, statements, spec, evidence, &new).map_err(what)? else {
+    let Some(old) = rows(conn, statements, spec, evidence).map_err(what)? else {
         // Too many to compare, as a spec that has grown many columns makes them.
         if events_wanted {
             return Ok(Exploded::TooMany(format!(
@@ -66,16 +66,25 @@ pub(super) fn replace(
             .map_err(what)?;
         return Ok(done(repeated));
     };
-    let (unchanged, changed) = new.split_at_checked(old.same).unwrap_or((&new, &[]));
-    if events_wanted && !(old.tail.is_empty() && changed.is_empty()) {
-        let old: Vec<&Vec<Cell>> = unchanged
-            .iter()
-            .map(|element| &element.cells)
-            .chain(&old.tail)
-            .collect();
+    let (rowids, old): (Vec<i64>, Vec<Vec<Cell>>) = old.into_iter().unzip();
+    let unchanged = old.len() == new.len() && old.iter().zip(&new).all(|(old, new)| *old == new.cells);
+    if unchanged {
+        touch(conn, statements, evidence, &rowids).map_err(what)?;
+        return Ok(done(repeated));
+    }
+    if events_wanted {
         history::enter(conn, evidence, element_events(spec, &old, &new))?;
     }
-    apply(conn, statements, spec, evidence, &old, changed).map_err(what)?;
+    apply(
+        conn,
+        statements,
+        spec,
+        evidence,
+        &rowids,
+        &edit(spec, &old, &new),
+        &new,
+    )
+    .map_err(what)?;
     Ok(done(repeated))
 }
 
@@ -119,66 +128,31 @@ pub(super) fn clear(
     Ok(())
 }
 
-/// A pair's rows against its new elements.
-struct Old {
-    /// So many, from the first on, hold just what the elements at the same places hold.
-    same: usize,
-    /// The others, and their row ids.
-    tail: Vec<Vec<Cell>>,
-    rowids: Vec<i64>,
-}
+/// Rows by their row ids.
+type Rows = Vec<(i64, Vec<Cell>)>;
 
-/// Reads a pair's rows; those that are as the new elements have them are not even copied. `None`: more than fit.
-fn compare(
+/// A pair's rows with their row ids, in the order in which they were written. `None`: more than fit.
+fn rows(
     conn: &Connection,
     statements: &Statements,
     spec: &ExplodeSpec,
     evidence: &Evidence<'_>,
-    new: &[Element<'_>],
-) -> Result<Option<Old>, rusqlite::Error> {
+) -> Result<Option<Rows>, rusqlite::Error> {
     let columns = spec.columns.len();
     let mut select = conn.prepare_cached(&statements.select)?;
     let mut found = select.query([evidence.pair.pc_id, evidence.pair.job_id])?;
-    let mut old = Old {
-        same: 0,
-        tail: Vec::new(),
-        rowids: Vec::new(),
-    };
+    let mut rows = Vec::new();
     while let Some(row) = found.next()? {
-        if !spec.fits(old.same + old.tail.len() + 1) {
+        if !spec.fits(rows.len() + 1) {
             return Ok(None);
-        }
-        if old.tail.is_empty()
-            && let Some(element) = new.get(old.same)
-            && holds(row, &element.cells)?
-        {
-            old.same += 1;
-            continue;
         }
         let cells = (0..columns)
             .map(|index| cell(row, index + 1))
             .collect::<Result<_, _>>()?;
-        old.tail.push(cells);
-        old.rowids.push(row.get(0)?);
+        rows.push((row.get(0)?, cells));
     }
-    Ok(Some(old))
-}
-
-/// Whether a row's declared columns hold these values.
-fn holds(row: &Row<'_>, cells: &[Cell]) -> Result<bool, rusqlite::Error> {
-    for (index, cell) in cells.iter().enumerate() {
-        let same = match (row.get_ref(index + 1)?, cell) {
-            (ValueRef::Null, Cell::Null) => true,
-            (ValueRef::Integer(one), Cell::Integer(other)) => one == *other,
-            (ValueRef::Real(one), Cell::Real(_)) => Cell::Real(one) == *cell,
-            (ValueRef::Text(one), Cell::Text(other)) => one == other.as_bytes(),
-            _ => false,
-        };
-        if !same {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    rows.sort_unstable_by_key(|(rowid, _)| *rowid);
+    Ok(Some(rows))
 }
 
 fn cell(row: &Row<'_>, index: usize) -> Result<Cell, rusqlite::Error> {
@@ -192,41 +166,63 @@ fn cell(row: &Row<'_>, index: usize) -> Result<Cell, rusqlite::Error> {
     })
 }
 
-/// Writes what has changed. `changed`: the elements that should follow on the rows that are the same.
+/// Gives a pair's rows a new `collected_at`.
+fn touch(
+    conn: &Connection,
+    statements: &Statements,
+    evidence: &Evidence<'_>,
+    rowids: &[i64],
+) -> Result<(), rusqlite::Error> {
+    let Evidence {
+        pair, finished_at, ..
+    } = evidence;
+    let (Some(first), Some(last)) = (rowids.first(), rowids.last()) else {
+        return Ok(());
+    };
+    let side_by_side = i64::try_from(rowids.len()).is_ok_and(|rows| last - first + 1 == rows);
+    if side_by_side {
+        conn.prepare_cached(&statements.touch_range)?
+            .execute(params![finished_at, first, last])?;
+    } else {
+        conn.prepare_cached(&statements.touch)?
+            .execute(params![pair.pc_id, pair.job_id, finished_at])?;
+    }
+    Ok(())
+}
+
+/// Writes what has changed.
 fn apply(
     conn: &Connection,
     statements: &Statements,
     spec: &ExplodeSpec,
     evidence: &Evidence<'_>,
-    old: &Old,
-    changed: &[Element<'_>],
+    rowids: &[i64],
+    edit: &Edit,
+    new: &[Element<'_>],
 ) -> Result<(), rusqlite::Error> {
-    let edit = edit(spec, &old.tail, changed);
-    let rowid = |row: usize| old.rowids.get(row).copied();
-    for rowid in edit.removed.iter().filter_map(|row| rowid(*row)) {
-        conn.prepare_cached(&statements.remove)?.execute([rowid])?;
+    for row in &edit.removed {
+        conn.prepare_cached(&statements.remove)?
+            .execute([rowids.get(*row)])?;
     }
     for (row, element) in &edit.updated {
-        let (Some(rowid), Some(element), Some(sql)) =
-            (rowid(*row), changed.get(*element), &statements.update)
-        else {
+        let (Some(element), Some(sql)) = (new.get(*element), &statements.update) else {
             continue;
         };
         let mut update = conn.prepare_cached(sql)?;
-        update.raw_bind_parameter(1, rowid)?;
+        update.raw_bind_parameter(1, rowids.get(*row))?;
         for (at, number) in spec.others().zip(2..) {
             update.raw_bind_parameter(number, Bound(element.cells.get(at).unwrap_or(&Cell::Null)))?;
         }
         update.raw_execute()?;
     }
-    if old.same + edit.kept > 0 {
-        let Evidence {
-            pair, finished_at, ..
-        } = evidence;
-        conn.prepare_cached(&statements.touch)?
-            .execute(params![pair.pc_id, pair.job_id, finished_at])?;
-    }
-    let appended = changed.get(edit.appended_from..).unwrap_or_default();
+    let kept: Vec<i64> = rowids
+        .iter()
+        .enumerate()
+        .filter(|(row, _)| edit.removed.binary_search(row).is_err())
+        .map(|(_, rowid)| *rowid)
+        .collect();
+    touch(conn, statements, evidence, &kept)?;
+    let appended = new.get(edit.appended_from..).unwrap_or_default();
     insert(conn, statements, evidence, appended)
 }
 

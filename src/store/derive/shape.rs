@@ -31,7 +31,8 @@ pub(super) enum Shape {
 /// What is done to one exploded table.
 #[derive(Clone, Debug)]
 pub(super) struct Statements {
-    /// Row id and declared columns of a pair's rows, in the order in which they were written.
+    /// Row id and declared columns of a pair's rows. In no order: for one, SQLite would prepare the statement again for
+    /// each pair, and sort more slowly than we do.
     pub(super) select: String,
     /// All columns of one row but the key's; `None` when there are no others.
     pub(super) update: Option<String>,
@@ -42,6 +43,8 @@ pub(super) struct Statements {
     pub(super) insert: String,
     /// Nothing but `collected_at` of a pair's rows.
     pub(super) touch: String,
+    /// The same, of rows that stand side by side.
+    pub(super) touch_range: String,
 }
 
 impl Statements {
@@ -112,7 +115,7 @@ fn statements(spec: &ExplodeSpec) -> Statements {
         .filter_map(|(at, number)| Some(format!("{} = ?{number}", columns.get(at)?)))
         .collect();
     Statements {
-        select: format!("SELECT {rowid}, {list} FROM {table} {pair} ORDER BY {rowid}"),
+        select: format!("SELECT {rowid}, {list} FROM {table} {pair}"),
         update: (!others.is_empty())
             .then(|| format!("UPDATE {table} SET {} WHERE {rowid} = ?1", others.join(", "))),
         remove: format!("DELETE FROM {table} WHERE {rowid} = ?1"),
@@ -122,6 +125,7 @@ fn statements(spec: &ExplodeSpec) -> Statements {
             values.join(", ")
         ),
         touch: format!("UPDATE {table} SET collected_at = ?3 {pair}"),
+        touch_range: format!("UPDATE {table} SET collected_at = ?1 WHERE {rowid} BETWEEN ?2 AND ?3"),
     }
 }
 

@@ -9,6 +9,11 @@ use results_projector::commands::{self, CommandError};
 use results_projector::config::Config;
 use results_projector::observe::logging;
 
+/// For SQLite's memory too (the crate's feature `override`). The system's allocator gives memory back to the kernel and
+/// asks for it again all the while, as messages are made on one thread and freed on another by the ten thousand.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = Config::load(&cli.global, &|name| std::env::var(name).ok())

@@ -59,6 +59,7 @@ CREATE TABLE projector_outputs (
     result_id     TEXT NOT NULL,
     field         TEXT NOT NULL CHECK (field IN ('stdout', 'stderr')),
     entry         INTEGER NOT NULL, -- of its message in projector_results
+    mended        INTEGER NOT NULL, -- 1: the row is the backend's, whose projector did not get this output
     object        TEXT NOT NULL,
     state         TEXT NOT NULL CHECK (state IN ('fetched', 'pending', 'gone', 'too_large', 'refused')),
     reason        TEXT,
@@ -78,7 +79,7 @@ CREATE TABLE projector_derivations (
     job_id      TEXT NOT NULL,
     pc_id       TEXT NOT NULL,
     hints_hash  TEXT NOT NULL,
-    first_entry INTEGER NOT NULL,  -- the pair's first result, in projector_results; 0: older ones were projected by others
+    first_entry INTEGER NOT NULL,  -- the first result derived, in projector_results; 0: others may have derived older ones
     state       TEXT NOT NULL CHECK (state IN ('settled', 'waiting', 'due')),
     PRIMARY KEY (job_id, pc_id)
 ) STRICT, WITHOUT ROWID;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::{info, warn};
 
-use super::work::{OwedQuestion, Work};
+use super::work::Work;
 use crate::store::derive::{DuePair, due_pairs};
 use crate::store::{StoreError, read_only};
 
@@ -57,16 +57,12 @@ impl Rederiver {
             .await
             .map_err(|error| error.to_string())?
             .map_err(|error| error.to_string())?;
-        if pairs.is_empty() {
-            return Ok(());
+        if !pairs.is_empty() {
+            info!(pairs = pairs.len(), "deriving pairs anew whose outputs came back");
         }
-        info!(pairs = pairs.len(), "deriving pairs anew whose outputs came back");
-        // The writer answers questions when it has done what came before.
         let (reply, answer) = oneshot::channel();
-        let ask = OwedQuestion::Due;
         // Errors are a writer that is gone: they stay due, for the next process.
-        if self.works.send(Work::Derive(pairs)).is_ok() && self.works.send(Work::Owed { ask, reply }).is_ok()
-        {
+        if self.works.send(Work::Derive(pairs)).is_ok() && self.works.send(Work::WhenDerived(reply)).is_ok() {
             let _answered = answer.await;
         }
         Ok(())

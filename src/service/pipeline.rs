@@ -131,7 +131,10 @@ pub async fn run(
     {
         warn!(%error, "the object store was not created");
     }
-    let pipeline = Pipeline::start(config, options, store, &me, connection).await?;
+    let pipeline = tokio::select! {
+        pipeline = Pipeline::start(config, options, store, &me, connection) => pipeline?,
+        () = super::raised(&mut stop) => return Ok(()),
+    };
     watching(pipeline.watched.clone());
     pipeline.run(options, stop).await
 }
@@ -191,9 +194,9 @@ impl Pipeline {
         let broken = |what: String| ServiceError::Broken(what);
         let (shutdown, down) = watch::channel(false);
         let (mut readers, mut others) = (JoinSet::new(), JoinSet::new());
-        let manifests = manifests(config, options, &connection, &down, &mut others).await?;
         // Unbounded channels: what is in them holds permits of the budgets, which bound them by bytes (I6).
         let (works, works_rx) = mpsc::channel::<Work>();
+        let manifests = manifests(config, options, &connection, &works, &down, &mut others).await?;
         let budget = Budget::new(config.source.in_flight_bytes);
         let fetcher = fetcher(config, &connection).await.map_err(broken)?;
         let objects = ObjectBudget::new(config.outputs.in_flight_bytes);
@@ -424,6 +427,7 @@ async fn manifests(
     config: &Config,
     options: RunOptions,
     connection: &Connection,
+    works: &mpsc::Sender<Work>,
     down: &watch::Receiver<bool>,
     others: &mut JoinSet<()>,
 ) -> Result<watch::Receiver<Arc<Manifests>>, ServiceError> {
@@ -456,10 +460,14 @@ async fn manifests(
     };
     let first = compile(&documents.borrow_and_update());
     let (manifests, in_force) = watch::channel(first);
+    let works = works.clone();
     others.spawn(async move {
         // An error is a watcher that has ended.
         while documents.changed().await.is_ok() {
             manifests.send_replace(compile(&documents.borrow_and_update()));
+            if works.send(Work::Manifests).is_err() {
+                return;
+            }
         }
     });
     Ok(in_force)

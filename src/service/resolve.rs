@@ -312,6 +312,14 @@ pub fn prejudge(object: &str, request_id: &str) -> Option<Attempt> {
     }
 }
 
+/// A pointer that nobody has followed yet is owed, whatever becomes of the attempt.
+fn owed(pointer: Option<&ByteString>, request_id: &str) -> Option<Output> {
+    let object = pointer?.clone();
+    let attempt =
+        prejudge(&object, request_id).unwrap_or_else(|| Attempt::Pending("not asked for yet".to_owned()));
+    Some(Output { object, attempt })
+}
+
 /// Bytes into a message, or the reason why not (contract §7.9).
 #[must_use]
 pub fn decode(stream: StreamName, subject: &str, payload: &Bytes) -> Message {
@@ -322,9 +330,9 @@ pub fn decode(stream: StreamName, subject: &str, payload: &Bytes) -> Message {
     let decoded = match stream {
         StreamName::Results => decode_shared(payload).map(|result| Message::Result {
             result: ResultMessage {
+                stdout: owed(result.stdout_object.as_ref(), &result.request_id),
+                stderr: owed(result.stderr_object.as_ref(), &result.request_id),
                 result,
-                stdout: None,
-                stderr: None,
             },
         }),
         StreamName::Events if !subject::is_start(subject) => return Message::Ignored,

@@ -24,6 +24,10 @@ pub enum Work {
     Repair(Box<RepairWork>),
     /// Pairs that are due, with what they are derived from.
     Derive(Vec<DuePair>),
+    /// Other manifests are in force now.
+    Manifests,
+    /// Answered once no pair is left to be derived anew or released.
+    WhenDerived(oneshot::Sender<()>),
     /// Which outputs are owed?
     Owed {
         /// Past their time only, or all that are pending, after this one.

@@ -2,6 +2,7 @@
 //! hands the positions back. Two kinds of failure, never mixed up: the environment's is waited out, whatever it
 //! takes; a message's own makes that message a dead letter and nothing else.
 
+mod answers;
 mod attempt;
 mod intake;
 mod sharing;
@@ -17,13 +18,12 @@ use chrono::Utc;
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
-use self::intake::{Intake, openings_of, take_apart};
+use self::intake::{Intake, is_current, openings_of, take_apart};
 use self::sharing::{Settling, Sharing};
-use super::work::{Cargo, Entry, Message, OwedQuestion, Unit, Work};
+use super::work::{Cargo, Entry, Message, Unit, Work};
 use crate::projection::manifests::Manifests;
-use crate::source::flow::{Ack, Feedback, Standing as ReaderStanding};
-use crate::store::output_book::Owed;
-use crate::store::{Class, Left, Standing, Store};
+use crate::source::flow::{Ack, Feedback};
+use crate::store::{Class, Left, Standing, Store, StoreError};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
@@ -74,6 +74,8 @@ pub struct Writer {
     bells: Bells,
     sharing: Sharing,
     settling: Settling,
+    chores_turn: bool,
+    when_derived: Vec<oneshot::Sender<()>>,
     shutdown: watch::Receiver<bool>,
     /// Of the last messages: which became dead letters.
     recent_dead: VecDeque<bool>,
@@ -114,6 +116,7 @@ impl Writer {
             intake: Intake {
                 works,
                 left_over: VecDeque::new(),
+                chores: VecDeque::new(),
                 put_back: None,
             },
             finished: take_apart(),
@@ -124,6 +127,8 @@ impl Writer {
             bells,
             sharing: Sharing::default(),
             settling: Settling::default(),
+            chores_turn: true,
+            when_derived: Vec::new(),
             shutdown,
             recent_dead: VecDeque::with_capacity(WATCHED_MESSAGES),
             commits_since_checkpoint: 0,
@@ -149,9 +154,7 @@ impl Writer {
         }
         // What was left by a process before this one.
         let waiting = self.store.waiting_pairs()?;
-        self.intake
-            .left_over
-            .extend(waiting.into_iter().map(Unit::Release));
+        self.intake.chores.extend(waiting.into_iter().map(Unit::Release));
         self.settling.needed = self.store.any_unsettled()?;
         self.bells.due.notify_one();
         let outcome = self.work();
@@ -162,6 +165,12 @@ impl Writer {
     fn work(&mut self) -> Result<(), WriterStopped> {
         loop {
             self.settle();
+            if self.intake.chores.is_empty() && self.intake.left_over.is_empty() {
+                for reply in self.when_derived.drain(..) {
+                    // An error is somebody who no longer waits.
+                    let _told = reply.send(());
+                }
+            }
             if let Some(unit) = self.intake.left_over.pop_front() {
                 if *self.shutdown.borrow() {
                     return Ok(());
@@ -169,7 +178,27 @@ impl Writer {
                 self.gather(unit)?;
                 continue;
             }
-            let Some(work) = self.next_work()? else {
+            if std::mem::replace(&mut self.chores_turn, false)
+                && let Some(chore) = self.intake.chores.pop_front()
+            {
+                if *self.shutdown.borrow() {
+                    return Ok(());
+                }
+                // Nothing else joins it: one pair may be long enough for a transaction.
+                self.see_through(vec![chore], usize::MAX)?;
+                self.share();
+                continue;
+            }
+            self.chores_turn = true;
+            let work = if self.intake.chores.is_empty() {
+                self.next_work()
+            } else {
+                match self.intake.next_at_once() {
+                    Some(work) => Some(work),
+                    None => continue,
+                }
+            };
+            let Some(work) = work else {
                 return Ok(());
             };
             // What still waits in the channel comes again from the stream.
@@ -189,25 +218,32 @@ impl Writer {
                 }) => self.rest(stream, reply)?,
                 Work::Entry(entry) => self.gather(Unit::Entry(entry))?,
                 Work::Repair(repair) => self.gather(Unit::Repair(repair))?,
-                Work::Derive(pairs) => self.intake.left_over.extend(pairs.into_iter().map(Unit::Derive)),
+                Work::Derive(pairs) => self.intake.chores.extend(pairs.into_iter().map(Unit::Derive)),
+                Work::WhenDerived(reply) => self.when_derived.push(reply),
+                Work::Manifests => {
+                    // What a pair waits for may be nothing that its hints need any more.
+                    let waiting = self.store.waiting_pairs().unwrap_or_default();
+                    self.intake.chores.extend(waiting.into_iter().map(Unit::Release));
+                    self.bells.due.notify_one();
+                }
             }
         }
     }
 
     /// Waits for work; copies the log while there is none. `None`: everybody who could send any is gone.
-    fn next_work(&mut self) -> Result<Option<Work>, WriterStopped> {
+    fn next_work(&mut self) -> Option<Work> {
         if let Some(work) = self.intake.put_back.take() {
-            return Ok(Some(work));
+            return Some(work);
         }
         loop {
             let wait = match (self.commits_since_checkpoint > 0, self.settling.needed) {
                 (true, _) => IDLE_AFTER,
                 (false, true) => sharing::SETTLE_EVERY,
-                (false, false) => return Ok(self.intake.works.recv().ok()),
+                (false, false) => return self.intake.works.recv().ok(),
             };
             match self.intake.works.recv_timeout(wait) {
-                Ok(work) => return Ok(Some(work)),
-                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Ok(work) => return Some(work),
+                Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => {
                     self.idle();
                     self.settle();
@@ -236,7 +272,7 @@ impl Writer {
                 // Nothing is acked: the stream brings it again.
                 return Ok(());
             }
-            self.drop_stale(&mut group);
+            group.retain(|unit| is_current(&self.lanes, unit));
             if group.is_empty() {
                 return Ok(());
             }
@@ -265,7 +301,8 @@ impl Writer {
                         reason,
                         "the position in the database is not the expected one; opening anew"
                     );
-                    return self.open_anew(&group);
+                    self.open_anew(group);
+                    return Ok(());
                 }
                 Err(Failed::Stop(stopped)) => return Err(stopped),
                 Err(Failed::Environment { reason, reopen }) => {
@@ -285,7 +322,8 @@ impl Writer {
                     failures += 1;
                     self.pause(Duration::from_millis(pause));
                     if reopen && !self.reopen(&group)? {
-                        return self.open_anew(&group);
+                        self.open_anew(group);
+                        return Ok(());
                     }
                 }
             }
@@ -303,13 +341,12 @@ impl Writer {
     /// A new connection; the position read anew decides whether an unknown commit had succeeded. Returns false when
     /// the database stands somewhere else than this writer thought.
     fn reopen(&mut self, group: &[Unit]) -> Result<bool, WriterStopped> {
-        if let Err(error) = self.store.reopen() {
+        if let Err(error) = self.reopen_store() {
             return match error.class() {
                 Class::Stop(_) => Err(error.into()),
                 _ => Ok(true),
             };
         }
-        self.forget_versions();
         for (stream, _) in openings_of(group) {
             let Ok(found) = self.store.standing(stream) else {
                 return Ok(true);
@@ -324,8 +361,8 @@ impl Writer {
 
     /// Gives a group back to its streams: their readers come to rest and read on from where the database stands. So does
     /// every other stream that does not stand where this writer thought.
-    fn open_anew(&mut self, group: &[Unit]) -> Result<(), WriterStopped> {
-        let mut openings = openings_of(group);
+    fn open_anew(&mut self, group: Vec<Unit>) {
+        let mut openings = openings_of(&group);
         for (stream, lane) in &self.lanes {
             // One that cannot be read now refuses the next group too.
             let found = self.store.standing(*stream).unwrap_or_default();
@@ -340,6 +377,23 @@ impl Writer {
                     .send_modify(|feedback| feedback.reopen = Some(generation));
             }
         }
+        // A late attempt is made again by the repairer; a chore is nobody else's.
+        let chores = group
+            .into_iter()
+            .filter(|unit| matches!(unit, Unit::Derive(_) | Unit::Release(_)));
+        let before = self.intake.chores.len();
+        self.intake.chores.extend(chores);
+        if self.intake.chores.len() > before {
+            // Until the readers have come to rest it is refused again.
+            self.pause(Duration::from_millis(50));
+        }
+    }
+
+    /// A new connection, which knows nothing of what was set on the old one.
+    fn reopen_store(&mut self) -> Result<(), StoreError> {
+        self.store.reopen()?;
+        self.forget_versions();
+        self.checkpoint_step = 0;
         Ok(())
     }
 
@@ -362,17 +416,6 @@ impl Writer {
         self.see_through(second, 0)
     }
 
-    /// Items of openings that are over: the reader reads them again.
-    fn drop_stale(&self, group: &mut Vec<Unit>) {
-        group.retain(|unit| match unit {
-            Unit::Repair(_) | Unit::Derive(_) | Unit::Release(_) => true,
-            Unit::Entry(entry) => self
-                .lanes
-                .get(&entry.stream)
-                .is_some_and(|lane| entry.generation >= *lane.generation.borrow()),
-        });
-    }
-
     fn committed(&mut self, group: Vec<Unit>, done: attempt::Done) {
         debug!(
             rows = group.len(),
@@ -385,7 +428,8 @@ impl Writer {
             unsettled,
         } = done.left;
         self.intake
-            .give_back(more_waiting.into_iter().map(Unit::Release).collect());
+            .chores
+            .extend(more_waiting.into_iter().map(Unit::Release));
         self.settling.needed |= unsettled;
         if due {
             self.bells.due.notify_one();
@@ -452,51 +496,6 @@ impl Writer {
     fn is_mostly_dead(&self) -> bool {
         self.recent_dead.len() == WATCHED_MESSAGES
             && self.recent_dead.iter().filter(|dead| **dead).count() > WATCHED_MESSAGES / 2
-    }
-
-    /// The reader rests: everything older is committed or dropped by now. Tell it where the database stands.
-    fn rest(
-        &mut self,
-        stream: StreamName,
-        reply: oneshot::Sender<Option<ReaderStanding>>,
-    ) -> Result<(), WriterStopped> {
-        let standing = loop {
-            match self.store.standing(stream) {
-                Ok(standing) => break standing,
-                Err(error) if matches!(error.class(), Class::Stop(_)) => return Err(error.into()),
-                Err(error) => {
-                    warn!(%error, "cannot read the position; trying again");
-                    if *self.shutdown.borrow() {
-                        return Ok(());
-                    }
-                    self.pause(Duration::from_secs(1));
-                    // An error here shows again with the next look.
-                    let _reopened = self.store.reopen();
-                }
-            }
-        };
-        let answer = standing.as_ref().map(|standing| ReaderStanding {
-            position: standing.position,
-            marks: standing.marks().copied().collect(),
-        });
-        if let Some(lane) = self.lanes.get_mut(&stream) {
-            lane.standing = standing;
-        }
-        // An error is a reader that no longer waits.
-        let _told = reply.send(answer);
-        Ok(())
-    }
-
-    fn owed(&self, ask: &OwedQuestion) -> Vec<Owed> {
-        const OWED_MAX: usize = 256;
-        let owed = match ask {
-            OwedQuestion::Due => self.store.owed(now(), OWED_MAX),
-            OwedQuestion::PendingAfter(key) => self.store.pending_after(key.as_ref(), OWED_MAX),
-        };
-        owed.unwrap_or_else(|error| {
-            warn!(%error, "cannot read which outputs are owed");
-            Vec::new()
-        })
     }
 }
 

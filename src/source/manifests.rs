@@ -1,20 +1,22 @@
 //! The bucket `jobs`, watched: its documents as an immutable snapshot (contract §4.3, DESIGN §5). State, not a log: values
 //! that were superseded in between never appear, and nothing needs them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::jetstream::kv::{Operation, Watch};
+use async_nats::jetstream::kv::{Entry, Operation, Watch};
+use async_nats::jetstream::stream::Info;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tracing::{debug, info, warn};
 
 use super::connect::ConnectionState;
-use super::opening::{AskError, bucket_state, context, jitter};
+use super::opening::{AskError, bucket_info, context, jitter};
 use crate::wire::kv::BUCKET_JOBS;
 
 /// Between two documents of a snapshot that is being read.
@@ -76,8 +78,15 @@ impl Watcher {
                     }
                 }
                 End::Failed(reason) => {
+                    let first = self.to.borrow().is_none();
                     if said == reason {
                         debug!(reason, "still reading the bucket jobs");
+                    } else if first {
+                        warn!(
+                            reason,
+                            "the bucket jobs cannot be read; nothing is projected before it is"
+                        );
+                        said = reason;
                     } else {
                         info!(reason, "reading the bucket jobs anew");
                         said = reason;
@@ -98,8 +107,8 @@ impl Watcher {
     async fn follow(&mut self) -> Result<End, End> {
         let epoch = self.connected().await;
         let js = context(self.client.clone(), self.js_domain.as_deref());
-        let (mut documents, mut revision, mut entries) = read(&js).await?.ok_or(End::Missing)?;
-        self.publish(documents.clone());
+        let mut bucket = read(&js).await?.ok_or(End::Missing)?;
+        self.publish(bucket.documents.clone());
         let mut checks = interval_at(Instant::now() + self.check_interval, self.check_interval);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut behind = false;
@@ -112,24 +121,21 @@ impl Watcher {
                 } => {
                     return Ok(End::Failed("the connection was lost".to_owned()));
                 }
-                entry = entries.next() => {
+                entry = bucket.entries.next() => {
                     let entry = match entry {
                         Some(Ok(entry)) => entry,
                         Some(Err(error)) => return Ok(End::Failed(error.to_string())),
                         None => return Ok(End::Failed("the watch ended".to_owned())),
                     };
-                    revision = entry.revision;
-                    enter(&mut documents, entry);
-                    self.publish(documents.clone());
+                    bucket.enter(entry);
+                    self.publish(bucket.documents.clone());
                 }
                 _ = checks.tick() => {
-                    let state = bucket_state(&js, BUCKET_JOBS).await?.ok_or(End::Missing)?;
+                    let info = bucket_info(&js, BUCKET_JOBS).await?.ok_or(End::Missing)?;
                     // A change under way is no silence: twice in a row is.
-                    let differs = state.last_sequence != revision;
-                    if differs && std::mem::replace(&mut behind, differs) {
-                        return Ok(End::Failed(format!(
-                            "the bucket stands at revision {}, the watch at {revision}", state.last_sequence
-                        )));
+                    let differs = !bucket.is(&info);
+                    if differs && behind {
+                        return Ok(End::Failed("the bucket is not as the watch left it".to_owned()));
                     }
                     behind = differs;
                 }
@@ -159,40 +165,65 @@ async fn down(shutdown: &mut watch::Receiver<bool>) {
     let _down = shutdown.wait_for(|down| *down).await.is_ok();
 }
 
-fn enter(documents: &mut Documents, entry: jetstream::kv::Entry) {
-    match entry.operation {
-        Operation::Put => drop(documents.insert(entry.key, entry.value)),
-        Operation::Delete | Operation::Purge => drop(documents.remove(&entry.key)),
+/// The bucket as a watch knows it.
+struct Bucket {
+    documents: Documents,
+    /// Every key that holds something, a mark of its deletion too: a purge of the stream takes them away, and nothing else.
+    keys: BTreeSet<String>,
+    revision: u64,
+    /// Of the stream. It changes for less, too, and then the bucket is read once more.
+    created: DateTime<Utc>,
+    entries: Watch,
+}
+
+impl Bucket {
+    fn enter(&mut self, entry: Entry) {
+        self.revision = self.revision.max(entry.revision);
+        self.keys.insert(entry.key.clone());
+        match entry.operation {
+            Operation::Put => drop(self.documents.insert(entry.key, entry.value)),
+            Operation::Delete | Operation::Purge => drop(self.documents.remove(&entry.key)),
+        }
+    }
+
+    fn is(&self, info: &Info) -> bool {
+        info.state.last_sequence == self.revision
+            && info.created == self.created
+            && usize::try_from(info.state.subjects_count).is_ok_and(|keys| keys == self.keys.len())
     }
 }
 
-/// The bucket's documents, its last revision, and what comes after. `None`: there is no such bucket.
-async fn read(js: &jetstream::Context) -> Result<Option<(Documents, u64, Watch)>, AskError> {
+/// The bucket and what comes after. `None`: there is no such bucket.
+async fn read(js: &jetstream::Context) -> Result<Option<Bucket>, AskError> {
     let asking = || format!("read the bucket {BUCKET_JOBS}");
-    let Some(state) = bucket_state(js, BUCKET_JOBS).await? else {
+    let Some(info) = bucket_info(js, BUCKET_JOBS).await? else {
         return Ok(None);
     };
-    let bucket = js
+    let entries = js
         .get_key_value(BUCKET_JOBS)
         .await
-        .map_err(|error| AskError::new(asking(), error))?;
-    let mut entries = bucket
+        .map_err(|error| AskError::new(asking(), error))?
         .watch_with_history(">")
         .await
         .map_err(|error| AskError::new(asking(), error))?;
-    let (mut documents, mut revision) = (Documents::new(), state.last_sequence);
-    let mut whole = state.messages == 0;
+    let mut bucket = Bucket {
+        documents: Documents::new(),
+        keys: BTreeSet::new(),
+        revision: info.state.last_sequence,
+        created: info.created,
+        entries,
+    };
+    let mut whole = info.state.messages == 0;
     while !whole {
-        let entry = timeout(READ_LIMIT, entries.next())
+        let entry = timeout(READ_LIMIT, bucket.entries.next())
             .await
             .map_err(|_| AskError::new(asking(), "no answer in time"))?
             .ok_or_else(|| AskError::new(asking(), "the watch ended"))?
             .map_err(|error| AskError::new(asking(), error))?;
         whole = entry.seen_current;
-        revision = entry.revision;
-        enter(&mut documents, entry);
+        bucket.enter(entry);
     }
-    Ok(Some((documents, revision.max(state.last_sequence), entries)))
+    Ok(Some(bucket))
 }
 
 /// The documents as they are now; `None` when there is no such bucket.
@@ -200,5 +231,5 @@ async fn read(js: &jetstream::Context) -> Result<Option<(Documents, u64, Watch)>
 /// # Errors
 /// When the bucket cannot be read.
 pub async fn snapshot(js: &jetstream::Context) -> Result<Option<Documents>, AskError> {
-    Ok(read(js).await?.map(|(documents, ..)| documents))
+    Ok(read(js).await?.map(|bucket| bucket.documents))
 }

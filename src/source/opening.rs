@@ -427,16 +427,16 @@ pub async fn last_seq(js: &jetstream::Context, stream: StreamName) -> Result<Opt
     }
 }
 
-/// The state of a bucket's stream; `None` when there is no such bucket.
+/// What there is to know of a bucket's stream; `None` when there is no such bucket.
 ///
 /// # Errors
 /// When the leader does not answer.
-pub(super) async fn bucket_state(
+pub(super) async fn bucket_info(
     js: &jetstream::Context,
     bucket: &str,
-) -> Result<Option<jetstream::stream::State>, AskError> {
+) -> Result<Option<jetstream::stream::Info>, AskError> {
     match js.get_stream(format!("KV_{bucket}")).await {
-        Ok(found) => Ok(Some(found.cached_info().state.clone())),
+        Ok(found) => Ok(Some(found.cached_info().clone())),
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => {
                 Ok(None)

@@ -243,8 +243,13 @@ impl<'s> Group<'s> {
         }
         for field in [Field::Stdout, Field::Stderr] {
             if let Some(output) = message.output(field) {
-                let book = (&*row.result_id, field, entry);
-                output_book::enter(self.tx, book, output, published, self.now_wall)?;
+                let place = output_book::Place {
+                    result_id: &row.result_id,
+                    field,
+                    entry,
+                    mended: false,
+                };
+                output_book::enter(self.tx, &place, output, published, self.now_wall)?;
             }
         }
         if let Some(job_id) = result.manifest_id.as_deref()

@@ -87,10 +87,20 @@ fn next_try(state: State, attempts: u64, now: Timestamp) -> Option<Timestamp> {
     now.checked_add(TimeDelta::seconds(seconds))
 }
 
+/// Whose output it is.
+pub(super) struct Place<'a> {
+    pub(super) result_id: &'a str,
+    pub(super) field: Field,
+    /// Of its message in `projector_results`.
+    pub(super) entry: i64,
+    /// The row is the backend's, whose projector did not get this output: its pair went on without it.
+    pub(super) mended: bool,
+}
+
 /// Enters what became of a new row's pointer, in the row's own transaction.
 pub(super) fn enter(
     conn: &Connection,
-    (result_id, field, entry): (&str, Field, i64),
+    place: &Place<'_>,
     output: &Output,
     published: Timestamp,
     now: Timestamp,
@@ -100,17 +110,17 @@ pub(super) fn enter(
     let (size, sha256) = size_and_hash(&output.attempt)?;
     conn.prepare_cached(
         "INSERT INTO projector_outputs (result_id, field, object, state, reason, attempts, published_at, size_bytes,
-             sha256, since_wall, next_try_wall, entry)
-         VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, ?9, ?10, ?11)
-         ON CONFLICT (result_id, field) DO UPDATE SET object = excluded.object, entry = excluded.entry, state = excluded.state,
+             sha256, since_wall, next_try_wall, entry, mended)
+         VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+         ON CONFLICT (result_id, field) DO UPDATE SET object = excluded.object, entry = excluded.entry, mended = excluded.mended, state = excluded.state,
              reason = excluded.reason, attempts = excluded.attempts, published_at = excluded.published_at,
              size_bytes = excluded.size_bytes, sha256 = excluded.sha256, since_wall = excluded.since_wall,
              next_try_wall = excluded.next_try_wall",
     )
     .and_then(|mut statement| {
         statement.execute(params![
-            result_id,
-            field.as_str(),
+            place.result_id,
+            place.field.as_str(),
             &*output.object,
             state.as_str(),
             output.attempt.reason(),
@@ -119,7 +129,8 @@ pub(super) fn enter(
             sha256,
             missing.then(|| now.stored()),
             next_try(state, 1, now).map(|at| at.stored()),
-            entry,
+            place.entry,
+            place.mended,
         ])
     })
     .map_err(StoreError::sqlite("enter an output into projector_outputs"))?;
@@ -131,6 +142,8 @@ pub(super) fn enter(
 pub(super) struct Repaired {
     /// Of its message in `projector_results`.
     pub(super) entry: i64,
+    /// See [`Place::mended`].
+    pub(super) mended: bool,
     pub(super) from: State,
     pub(super) to: State,
 }
@@ -148,20 +161,20 @@ pub(super) fn repair(
         output,
     } = repair;
     let what = || format!("repair {field} of result {result_id:?}");
-    let found: Option<(String, u64, i64)> = conn
+    let found: Option<(String, u64, i64, bool)> = conn
         .prepare_cached(
-            "SELECT state, attempts, entry FROM projector_outputs WHERE result_id = ?1 AND field = ?2 AND object = ?3",
+            "SELECT state, attempts, entry, mended FROM projector_outputs WHERE result_id = ?1 AND field = ?2 AND object = ?3",
         )
         .and_then(|mut statement| {
             statement
                 .query_row(params![result_id, field.as_str(), &*output.object], |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
                 })
                 .optional()
         })
         .map_err(StoreError::sqlite(what()))?;
-    let Some((from, attempts, entry)) =
-        found.and_then(|(state, attempts, entry)| Some((State::parse(&state)?, attempts, entry)))
+    let Some((from, attempts, entry, mended)) = found
+        .and_then(|(state, attempts, entry, mended)| Some((State::parse(&state)?, attempts, entry, mended)))
     else {
         return Ok(None);
     };
@@ -209,6 +222,7 @@ pub(super) fn repair(
     }
     Ok(Some(Repaired {
         entry,
+        mended,
         from,
         to: attempted,
     }))

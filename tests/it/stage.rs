@@ -160,6 +160,7 @@ impl Stage {
         let (reply, answer) = oneshot::channel();
         self.entry(StreamName::Results, Cargo::Rest(reply));
         answer.blocking_recv().unwrap();
+        self.derived();
     }
 
     /// Delivers a message at its place: the first of its stream begins it, a hole before it is a gap, and one that was
@@ -224,6 +225,13 @@ impl Stage {
         }
     }
 
+    /// Nothing is left to be derived anew or released.
+    fn derived(&self) {
+        let (reply, answer) = oneshot::channel();
+        self.send(Work::WhenDerived(reply));
+        answer.blocking_recv().unwrap();
+    }
+
     /// One attempt at everything that is pending.
     pub fn retry_pending(&self) {
         self.settle_down();
@@ -278,7 +286,7 @@ impl Stage {
         self.settle_down();
         let due = due_pairs(&read_only(&self.db).unwrap()).unwrap();
         self.send(Work::Derive(due));
-        self.settle_down();
+        self.derived();
     }
 }
 

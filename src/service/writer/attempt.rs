@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::super::resolve::headers_json;
 use super::super::work::{Cargo, Entry, Envelope, Message, RepairWork, Unit};
+use super::intake::is_current;
 use super::{Failed, Writer, now};
 use crate::source::flow::Delivery;
 use crate::source::reconcile::Incarnation;
@@ -157,6 +158,12 @@ impl Writer {
             let before = group.len();
             if !isolated && !self.limits.is_over(started, next) {
                 self.intake.add_waiting(&self.limits, group, bytes);
+                // A reader may have begun to open anew since the group was gathered.
+                let mut at = 0;
+                group.retain(|unit| {
+                    at += 1;
+                    at <= before || is_current(&self.lanes, unit)
+                });
             }
             if group.len() == before {
                 break;

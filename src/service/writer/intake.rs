@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use tracing::warn;
 
 use super::super::work::{Cargo, Unit, Work};
+use super::Lane;
 use super::state::WriterLimits;
 use crate::wire::kv::StreamName;
 
@@ -13,8 +14,10 @@ use crate::wire::kv::StreamName;
 #[derive(Debug)]
 pub(super) struct Intake {
     pub(super) works: Receiver<Work>,
-    /// What the last group had no time for, and what it left to be done.
+    /// What the last group had no time for.
     pub(super) left_over: VecDeque<Unit>,
+    /// Pairs to be derived anew, or released further: each a group of its own, in turn with what streams bring.
+    pub(super) chores: VecDeque<Unit>,
     /// What was taken from the channel and is no part of a group.
     pub(super) put_back: Option<Work>,
 }
@@ -34,7 +37,7 @@ impl Intake {
             let unit = match self.works.try_recv() {
                 Err(_) => return,
                 Ok(Work::Derive(pairs)) => {
-                    self.left_over.extend(pairs.into_iter().map(Unit::Derive));
+                    self.chores.extend(pairs.into_iter().map(Unit::Derive));
                     continue;
                 }
                 Ok(Work::Entry(entry)) if !matches!(entry.cargo, Cargo::Rest(_)) => Unit::Entry(entry),
@@ -49,11 +52,26 @@ impl Intake {
         }
     }
 
+    /// What is there now, without waiting for it.
+    pub(super) fn next_at_once(&mut self) -> Option<Work> {
+        self.put_back.take().or_else(|| self.works.try_recv().ok())
+    }
+
     /// Puts units before everything else, in their order.
     pub(super) fn give_back(&mut self, units: Vec<Unit>) {
         for unit in units.into_iter().rev() {
             self.left_over.push_front(unit);
         }
+    }
+}
+
+/// Whether an item is of its stream's current opening; else the reader reads it again.
+pub(super) fn is_current(lanes: &BTreeMap<StreamName, Lane>, unit: &Unit) -> bool {
+    match unit {
+        Unit::Repair(_) | Unit::Derive(_) | Unit::Release(_) => true,
+        Unit::Entry(entry) => lanes
+            .get(&entry.stream)
+            .is_some_and(|lane| entry.generation >= *lane.generation.borrow()),
     }
 }
 

@@ -16,6 +16,9 @@ const HELD_MAX: Duration = Duration::from_secs(1);
 /// Executions whose row has not come are looked for at most this often.
 pub(super) const SETTLE_EVERY: Duration = Duration::from_secs(1);
 
+/// On a file that nobody else writes, those that waited too long are looked for this often.
+const FORGET_EVERY: Duration = Duration::from_secs(3_600);
+
 /// How long the file was held without leaving it to others.
 #[derive(Debug, Default)]
 pub(super) struct Sharing {
@@ -32,6 +35,7 @@ pub(super) struct Sharing {
 pub(super) struct Settling {
     pub(super) needed: bool,
     looked: Option<Instant>,
+    settled: Option<Instant>,
     data_version: Option<i64>,
 }
 
@@ -84,7 +88,13 @@ impl Writer {
         }
         self.settling.looked = Some(Instant::now());
         let version = self.store.data_version().ok();
-        if version.is_some() && version == self.settling.data_version {
+        let unchanged = version.is_some() && version == self.settling.data_version;
+        if unchanged
+            && self
+                .settling
+                .settled
+                .is_some_and(|at| at.elapsed() < FORGET_EVERY)
+        {
             return;
         }
         // Looking does not wait for the file; only settling does.
@@ -95,6 +105,7 @@ impl Writer {
         };
         match outcome {
             Ok(any_left) => {
+                self.settling.settled = Some(Instant::now());
                 self.settling.needed = any_left;
                 self.settling.data_version = version;
             }

@@ -53,6 +53,9 @@ impl Writer {
 
     /// Nothing to do for a moment: copy the log while nobody waits for us.
     pub(super) fn idle(&mut self) {
+        if self.commits_since_checkpoint == 0 {
+            return;
+        }
         let quiet = self.last_commit.elapsed() >= QUIET_AFTER;
         if self.commits_since_checkpoint >= COMMITS_PER_CHECKPOINT || quiet {
             self.checkpoint(quiet && self.store.wal_bytes() > QUIET_WAL_BYTES);

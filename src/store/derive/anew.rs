@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::StoreError;
 use super::evidence::{Pair, Stored};
-use super::pairs::{DuePair, Standing, forget_waiting, set_standing, standing, wait, waiting};
+use super::pairs::{DuePair, Standing, first_entry, forget_waiting, set_standing, standing, wait, waiting};
 use super::{DERIVATION, Deriver, Mode, explode, history, issues};
 use crate::projection::issue::IssueCode;
 use crate::projection::manifests::{Hints, SpecState};
@@ -24,7 +24,10 @@ impl Deriver<'_> {
         // What came after the entries were read waits, since the pair is due.
         let mut entries: BTreeSet<i64> = due.entries.iter().copied().collect();
         entries.extend(waiting(self.conn, pair, usize::MAX)?);
-        let start = match self.start(pair, hints, &entries)? {
+        // Those before the first were projected under no hints.
+        let first = first_entry(self.conn, pair)?;
+        entries.retain(|entry| *entry >= first);
+        let start = match self.start(hints, first, &entries)? {
             Some(start) => start,
             // The oldest evidence is not certain yet: due until it is.
             None => return Ok(()),
@@ -76,30 +79,21 @@ impl Deriver<'_> {
     }
 
     /// From where a pair is made anew. `None`: that cannot be said yet.
-    fn start(
-        &self,
-        pair: Pair<'_>,
-        hints: &Hints,
-        entries: &BTreeSet<i64>,
-    ) -> Result<Option<Start>, StoreError> {
-        let first: i64 = self
-            .conn
-            .prepare_cached("SELECT first_entry FROM projector_derivations WHERE job_id = ?1 AND pc_id = ?2")
-            .and_then(|mut select| select.query_row([pair.job_id, pair.pc_id], |row| row.get(0)))
-            .map_err(StoreError::sqlite(format_args!("look up {pair}")))?;
+    fn start(&self, hints: &Hints, first: i64, entries: &BTreeSet<i64>) -> Result<Option<Start>, StoreError> {
+        if hints.inventory.is_none() {
+            // Checks and feeds go by publish time: applying them again in any order gives the same.
+            return Ok(Some(Start::AsIs));
+        }
         let mut oldest = None;
         let mut is_first = true;
         for entry in entries {
             let Some(stored) = Stored::load(self.conn, *entry)? else {
                 continue;
             };
-            if std::mem::take(&mut is_first) && *entry <= first {
+            if std::mem::take(&mut is_first) && *entry == first {
                 return Ok(Some(Start::Nothing));
             }
             let evidence = stored.evidence();
-            if hints.inventory.is_none() {
-                continue;
-            }
             if oldest.is_none() && evidence.waits(hints) {
                 return Ok(None);
             }

@@ -17,7 +17,7 @@ mod shape;
 use rusqlite::Connection;
 
 use self::evidence::Stored;
-use self::pairs::{Standing, begin, is_waiting, leave, pair_of, set_standing, standing, wait, waiting};
+use self::pairs::{Standing, begin, leave, pair_of, set_standing, standing, wait, waiting};
 use self::parts::Parts;
 use super::StoreError;
 use crate::projection::issue::IssueCode;
@@ -129,14 +129,6 @@ impl Deriver<'_> {
             set_standing(self.conn, pair, Standing::Waiting)?;
         }
         wait(self.conn, pair, entry)
-    }
-
-    /// Whether a result's hints wait in their place in the order.
-    pub(super) fn is_waiting(&self, entry: i64) -> Result<bool, StoreError> {
-        match pair_of(self.conn, entry)? {
-            Some(pair) => is_waiting(self.conn, pair.borrow(), entry),
-            None => Ok(false),
-        }
     }
 
     /// An output that hints may have waited for has come, or will not come any more.

@@ -69,6 +69,13 @@ pub(super) fn standing(conn: &Connection, pair: Pair<'_>) -> Result<Option<Stand
         .map_err(StoreError::sqlite(format_args!("look up {pair}")))
 }
 
+/// The first result that was derived of a pair; 0 where others may have derived older ones.
+pub(super) fn first_entry(conn: &Connection, pair: Pair<'_>) -> Result<i64, StoreError> {
+    conn.prepare_cached("SELECT first_entry FROM projector_derivations WHERE job_id = ?1 AND pc_id = ?2")
+        .and_then(|mut select| select.query_row([pair.job_id, pair.pc_id], |row| row.get(0)))
+        .map_err(StoreError::sqlite(format_args!("look up {pair}")))
+}
+
 pub(super) fn begin(
     conn: &Connection,
     pair: Pair<'_>,
@@ -96,14 +103,6 @@ pub(super) fn wait(conn: &Connection, pair: Pair<'_>, entry: i64) -> Result<(), 
         .and_then(|mut insert| insert.execute(params![pair.job_id, pair.pc_id, entry]))
         .map_err(StoreError::sqlite(format_args!("let a result of {pair} wait")))?;
     Ok(())
-}
-
-pub(super) fn is_waiting(conn: &Connection, pair: Pair<'_>, entry: i64) -> Result<bool, StoreError> {
-    conn.prepare_cached(
-        "SELECT EXISTS (SELECT 1 FROM projector_waiting WHERE job_id = ?1 AND pc_id = ?2 AND entry = ?3)",
-    )
-    .and_then(|mut select| select.query_row(params![pair.job_id, pair.pc_id, entry], |row| row.get(0)))
-    .map_err(StoreError::sqlite(format_args!("read what waits of {pair}")))
 }
 
 pub(super) fn leave(conn: &Connection, pair: Pair<'_>, entry: i64) -> Result<(), StoreError> {

@@ -15,7 +15,7 @@ const COLUMNS_MAX: usize = 2_000;
 /// the schema changes, and whenever a transaction or a savepoint is undone: its changes of the schema are gone with it.
 #[derive(Debug, Default)]
 pub(in super::super) struct Shapes {
-    ready: BTreeMap<String, (ExplodeSpec, Shape)>,
+    ready: BTreeMap<String, Vec<(ExplodeSpec, Shape)>>,
     schema_version: i64,
 }
 
@@ -55,6 +55,7 @@ impl Statements {
             &self.delete,
             &self.insert,
             &self.touch,
+            &self.touch_range,
         ]
         .into_iter()
         .chain(&self.update)
@@ -76,14 +77,23 @@ impl Shapes {
             self.schema_version = version;
         }
         let name = spec.table.to_ascii_lowercase();
-        let known = self.ready.get(&name).is_some_and(|(known, _)| known == spec);
-        if !known {
+        let place = |ready: &[(ExplodeSpec, Shape)]| ready.iter().position(|(known, _)| known == spec);
+        // Several jobs may share a table: each brings a spec of its own.
+        if place(self.ready.get(&name).map_or(&[], Vec::as_slice)).is_none() {
             let shape = ensure(conn, spec)?;
-            self.schema_version = schema_version(conn)?;
-            self.ready.insert(name.clone(), (spec.clone(), shape));
+            let version = schema_version(conn)?;
+            if version != self.schema_version {
+                self.ready.clear();
+                self.schema_version = version;
+            }
+            self.ready
+                .entry(name.clone())
+                .or_default()
+                .push((spec.clone(), shape));
         }
         self.ready
             .get(&name)
+            .and_then(|ready| ready.get(place(ready)?))
             .map(|(_, shape)| shape)
             .ok_or_else(|| StoreError::Value(format!("no table {name}")))
     }

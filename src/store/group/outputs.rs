@@ -2,7 +2,7 @@
 
 use super::super::StoreError;
 use super::super::derive::{Presence, Released};
-use super::super::output_book::{self, Repair};
+use super::super::output_book::{self, Place, Repair};
 use super::Group;
 use crate::projection::result::{ResultMessage, ResultRow};
 use crate::wire::output::{Attempt, State};
@@ -26,8 +26,13 @@ impl Group<'_> {
             if !output_book::fill_empty(self.tx, &row.result_id, field, output)? {
                 continue;
             }
-            let book = (&*row.result_id, field, entry);
-            output_book::enter(self.tx, book, output, published, self.now_wall)?;
+            let place = Place {
+                result_id: &row.result_id,
+                field,
+                entry,
+                mended: true,
+            };
+            output_book::enter(self.tx, &place, output, published, self.now_wall)?;
             if matches!(output.attempt, Attempt::Fetched { .. }) {
                 let due = self.deriver().came_back(entry, field)?;
                 self.left.due |= due;
@@ -48,9 +53,7 @@ impl Group<'_> {
             (from, to) if from == to => {}
             (State::Pending, to) => {
                 // A row of the backend's projector: its pair went on without it.
-                let late = self.desk.adopted
-                    && to == State::Fetched
-                    && !self.deriver().is_waiting(repaired.entry)?;
+                let late = repaired.mended && to == State::Fetched;
                 match self.deriver().released(repaired.entry)? {
                     Released::Nothing => {}
                     Released::More(pair) => self.left.more_waiting.push(pair),

@@ -362,6 +362,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_pointer_that_nobody_has_followed_is_owed_and_no_empty_text() {
+        let payload = Bytes::from_static(
+            br#"{"request_id":"q","pc_id":"PC-1","exit_code":0,"stdout":"","stderr":"","stdout_object":"q/PC-1/stdout",
+                "stderr_object":"other/stderr","started_at":"2026-06-01T00:00:00Z","finished_at":"2026-06-01T00:00:01Z"}"#,
+        );
+        let Message::Result { result } = decode(StreamName::Results, "results.q", &payload) else {
+            panic!("a result");
+        };
+        let attempt = |output: Option<Output>| output.map(|output| output.attempt);
+        assert!(matches!(attempt(result.stdout), Some(Attempt::Pending(_))));
+        assert!(matches!(attempt(result.stderr), Some(Attempt::Refused)));
+    }
+
+    #[test]
     fn a_pointer_outside_its_own_folder_is_not_asked_for() {
         assert!(prejudge("q-1/PC-1/stdout", "q-1").is_none());
         assert!(matches!(

@@ -140,6 +140,11 @@ async fn manifests_come_and_go_while_the_service_runs() {
             r#"disks added {"device":"D2:"}"#
         ]
     );
+
+    // Purged behind the watch's back: its last sequence stays what it was.
+    let stream = js.get_stream("KV_jobs").await.unwrap();
+    stream.purge().await.unwrap();
+    scans_until(&js, &db, "purged", false).await;
     assert!(projector.terminate().success());
     check_i3(&db);
 }

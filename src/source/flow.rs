@@ -15,7 +15,7 @@ use crate::wire::time::Timestamp;
 
 /// What one message in flight costs besides its bytes, estimated from peak memory under a backlog: the handles of its
 /// texts, its place in a queue, the allocator's share.
-const ITEM_OVERHEAD_BYTES: usize = 1_536;
+const ITEM_OVERHEAD_BYTES: usize = 2_048;
 
 /// The budget for messages between the server and their commit (I6). A message is charged for its payload twice:
 /// for the bytes as they came, and for the texts that JSON's escapes made it copy.

@@ -1,5 +1,5 @@
 //! Random streams: results, start events, duplicates, any order between the streams, outputs that are missing for a
-//! while or given up in between, the reaper at work. However a run was disturbed, it ends in the tables of an
+//! while or given up in between, the reaper and job deletion at work. However a run was disturbed, it ends in the tables of an
 //! undisturbed one (I4, I5).
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::harness::fleet::Dice;
 use crate::harness::{dump, scale};
-use crate::scenarios::{insert_execution, reap, tables};
+use crate::scenarios::{delete_job, insert_execution, reap, tables};
 use crate::stage::{Object, Sent, Stage};
 
 fn manifests() -> Manifests {
@@ -392,7 +392,7 @@ fn check(seed: u64) {
     assert_same(&late, &expected, "outputs that came late");
 }
 
-fn check_with_a_reaper(seed: u64) {
+fn check_beside_the_backend(seed: u64) {
     let world = world(seed, 30);
     let folder = tempfile::tempdir().unwrap();
     let run = |name: &str, disturb: &mut dyn FnMut(&mut Stage, usize)| -> Stage {
@@ -413,6 +413,12 @@ fn check_with_a_reaper(seed: u64) {
                     reap(&stage.db, id, "2026-06-01T12:00:00+00:00");
                 }
             }
+            if dice.below(12) == 0 {
+                // A job is deleted: its facts and history go, its exploded rows stay (contract §6.1).
+                stage.settle_down();
+                let job = ["inv", "all"][dice.below(2) as usize];
+                delete_job(&stage.db, job);
+            }
             disturb(&mut stage, index);
         }
         stage
@@ -420,7 +426,7 @@ fn check_with_a_reaper(seed: u64) {
     let straight = run("straight", &mut |_, _| {});
     straight.settle_down();
     let expected = canonical(&straight.db);
-    assert_same(&straight, &expected, "straight, beside a reaper");
+    assert_same(&straight, &expected, "straight, beside the backend");
     let mut dice = Dice::new(seed ^ 7);
     let disturbed = run("disturbed", &mut |stage, index| match dice.below(12) {
         0 => stage.restart(),
@@ -432,7 +438,7 @@ fn check_with_a_reaper(seed: u64) {
         }
         _ => {}
     });
-    assert_same(&disturbed, &expected, "disturbed beside a reaper");
+    assert_same(&disturbed, &expected, "disturbed beside the backend");
 }
 
 #[test]
@@ -444,9 +450,9 @@ fn random_streams_end_in_the_same_tables_however_they_were_disturbed() {
 }
 
 #[test]
-fn random_streams_beside_a_reaper_end_in_the_same_tables() {
+fn random_streams_beside_a_reaper_and_deleted_jobs_end_in_the_same_tables() {
     for seed in 1..=scale(8, 200) {
         println!("seed {seed}");
-        check_with_a_reaper(seed);
+        check_beside_the_backend(seed);
     }
 }

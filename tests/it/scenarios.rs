@@ -323,6 +323,15 @@ pub fn reap(db: &Path, result_id: &str, at: &str) {
     .unwrap();
 }
 
+/// The backend's deletion of a job.
+pub fn delete_job(db: &Path, job_id: &str) {
+    let conn = backend(db);
+    for table in ["inventory_facts", "inventory_history"] {
+        conn.execute(&format!("DELETE FROM {table} WHERE job_id = ?1"), [job_id])
+            .unwrap();
+    }
+}
+
 /// Another connection that writes the file, as the backend's do.
 fn backend(db: &Path) -> Connection {
     let conn = Connection::open(db).unwrap();

@@ -153,10 +153,8 @@ impl Writer {
             }
         }
         // What was left by a process before this one.
-        let waiting = self.store.waiting_pairs()?;
-        self.intake.chores.extend(waiting.into_iter().map(Unit::Release));
+        self.look_at_pairs()?;
         self.settling.needed = self.store.any_unsettled()?;
-        self.bells.due.notify_one();
         let outcome = self.work();
         self.store.close();
         outcome
@@ -171,19 +169,16 @@ impl Writer {
                     let _told = reply.send(());
                 }
             }
+            if *self.shutdown.borrow() {
+                return Ok(());
+            }
             if let Some(unit) = self.intake.left_over.pop_front() {
-                if *self.shutdown.borrow() {
-                    return Ok(());
-                }
                 self.gather(unit)?;
                 continue;
             }
             if std::mem::replace(&mut self.chores_turn, false)
                 && let Some(chore) = self.intake.chores.pop_front()
             {
-                if *self.shutdown.borrow() {
-                    return Ok(());
-                }
                 // Nothing else joins it: one pair may be long enough for a transaction.
                 self.see_through(vec![chore], usize::MAX)?;
                 self.share();
@@ -222,9 +217,9 @@ impl Writer {
                 Work::WhenDerived(reply) => self.when_derived.push(reply),
                 Work::Manifests => {
                     // What a pair waits for may be nothing that its hints need any more.
-                    let waiting = self.store.waiting_pairs().unwrap_or_default();
-                    self.intake.chores.extend(waiting.into_iter().map(Unit::Release));
-                    self.bells.due.notify_one();
+                    if let Err(error) = self.look_at_pairs() {
+                        warn!(%error, "cannot read which pairs wait; the next change of the manifests looks again");
+                    }
                 }
             }
         }

@@ -5,11 +5,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::super::work::OwedQuestion;
+use super::super::work::{OwedQuestion, Unit};
 use super::{Writer, WriterStopped, now};
 use crate::source::flow::Standing as ReaderStanding;
-use crate::store::Class;
 use crate::store::output_book::Owed;
+use crate::store::{Class, StoreError};
 use crate::wire::kv::StreamName;
 
 impl Writer {
@@ -56,5 +56,13 @@ impl Writer {
             warn!(%error, "cannot read which outputs are owed");
             Vec::new()
         })
+    }
+
+    /// Takes up every pair that may be ready to be released or derived anew.
+    pub(super) fn look_at_pairs(&mut self) -> Result<(), StoreError> {
+        let waiting = self.store.waiting_pairs()?;
+        self.intake.chores.extend(waiting.into_iter().map(Unit::Release));
+        self.bells.due.notify_one();
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@
 
 mod adopt;
 mod adoption;
+pub mod carry;
 mod completions;
 pub mod dead_letters;
 pub mod derive;

@@ -93,6 +93,18 @@ pub enum Command {
 Exit codes: 0 stopped or caught up; 2 database in use, somebody else's consumer, wrong retention; 3 no server (with
 --until-caught-up), or the database's path names another file"))]
     Run(RunArgs),
+    /// Make the database anew from the streams, in bulk, keeping what only the old file knows
+    ///
+    /// Loads a side file from the first message of every stream, carries over what no message holds any more (rows older
+    /// than the stream, outputs that expired, completions), proves it, and puts it in the old file's place by one rename.
+    /// Until then the old file is as it was, whatever happens. The service must be stopped.
+    #[command(after_help = "Examples:
+  results-projector rebuild --db /var/lib/results-projector/results.db
+  results-projector rebuild --keep-old
+
+Exit codes: 0 the new file is in place; 2 the database is in use, or cannot be carried over; 3 no server, no disk, or
+stopped: the old file is as it was")]
+    Rebuild(RebuildArgs),
     /// Show how far each stream is, what failed and what is missing
     ///
     /// Reads the database, also while the service runs; asks the server for the streams' ends where it answers.
@@ -132,6 +144,23 @@ pub struct RunArgs {
     /// Create the stream and the object store where the backend has not yet
     #[arg(long)]
     pub create_missing: bool,
+}
+
+/// Arguments of `rebuild`.
+#[derive(Debug, Default, Args)]
+pub struct RebuildArgs {
+    /// Take nothing from the old file but the completions, without which jobs would run again on the fleet
+    #[arg(long)]
+    pub no_carry_over: bool,
+    /// With --no-carry-over: not even those
+    #[arg(long, requires = "no_carry_over")]
+    pub forget_completions: bool,
+    /// Keep the old file beside the new one, its name with the time
+    #[arg(long)]
+    pub keep_old: bool,
+    /// One JSON document, no progress
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `dead-letters`.

@@ -42,7 +42,12 @@ fn execute(flags: &GlobalArgs, config: &Config, command: Command) -> Result<Exit
     // A command that answers a question says nothing else while all is well; nor does one that draws its progress.
     let draws = matches!(&command, Command::Run(args) if args.until_caught_up) && stderr().is_terminal();
     let quieter = u8::from(draws || !matches!(command, Command::Run(_)));
-    logging::start(&config.log, flags.verbose, flags.quiet + quieter);
+    logging::start(
+        &config.log,
+        flags.verbose,
+        flags.quiet + quieter,
+        flags.quiet == 0,
+    );
     // The writer is what everything waits for. One worker reads and decodes several times what it can write, and gives
     // way to it: with two, a burst of reading takes the writer's core from it (a drain of 200,000 took 1.06 times as long).
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -50,9 +55,21 @@ fn execute(flags: &GlobalArgs, config: &Config, command: Command) -> Result<Exit
         .on_thread_start(give_way)
         .enable_all()
         .build()?;
+    let outcome = dispatch(&runtime, config, command);
+    // Nobody waits for what was stopped in the middle: its files are taken away already.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn dispatch(
+    runtime: &tokio::runtime::Runtime,
+    config: &Config,
+    command: Command,
+) -> Result<ExitCode, CommandError> {
     let out = &mut stdout().lock();
     match command {
         Command::Run(args) => runtime.block_on(commands::run::run(config, &args, out))?,
+        Command::Rebuild(args) => runtime.block_on(commands::rebuild::rebuild(config, &args, out))?,
         Command::Status { json } => runtime.block_on(commands::status::status(config, json, out))?,
         Command::DeadLetters(DeadLetters::List { json, stream, limit }) => {
             commands::dead_letters::list(config, json, stream.as_deref(), limit, out)?;

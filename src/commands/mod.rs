@@ -4,6 +4,8 @@
 pub mod config;
 pub mod dead_letters;
 pub mod outputs;
+mod progress;
+pub mod rebuild;
 pub mod run;
 pub mod status;
 mod text;

@@ -25,23 +25,7 @@ const DRAW_EVERY: Duration = Duration::from_millis(100);
 /// # Errors
 /// See [`ServiceError`].
 pub async fn run(config: &Config, args: &RunArgs, out: &mut dyn Write) -> Result<(), CommandError> {
-    let (stop, stopped) = watch::channel(false);
-    let broken = |error: std::io::Error| ServiceError::Broken(format!("cannot listen for signals: {error}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        stop.send_replace(true);
-        // A second signal is a person who will not wait.
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        std::process::exit(130);
-    });
+    let stopped = stop_signal()?;
     let options = RunOptions {
         until_caught_up: args.until_caught_up,
         take_over_consumers: args.take_over_consumers,
@@ -67,6 +51,28 @@ pub async fn run(config: &Config, args: &RunArgs, out: &mut dyn Write) -> Result
         owed(config, out)?;
     }
     Ok(())
+}
+
+/// True once the process is asked to end; asked twice, it ends at once.
+pub(super) fn stop_signal() -> Result<watch::Receiver<bool>, ServiceError> {
+    let (stop, stopped) = watch::channel(false);
+    let broken = |error: std::io::Error| ServiceError::Broken(format!("cannot listen for signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.send_replace(true);
+        // A second signal is a person who will not wait.
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        std::process::exit(130);
+    });
+    Ok(stopped)
 }
 
 /// What is still owed after catching up.

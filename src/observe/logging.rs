@@ -6,8 +6,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::Log;
 
-/// Starts logging. `verbose` and `quiet` move the configured level.
-pub fn start(log: &Log, verbose: u8, quiet: u8) {
+/// Starts logging. `verbose` and `quiet` move the configured level; with `progress`, how far a command is is told anyway.
+pub fn start(log: &Log, verbose: u8, quiet: u8, progress: bool) {
     let levels = ["off", "error", "warn", "info", "debug", "trace"];
     let configured = levels.iter().position(|level| *level == log.level).unwrap_or(3);
     let level = (configured + usize::from(verbose))
@@ -15,7 +15,12 @@ pub fn start(log: &Log, verbose: u8, quiet: u8) {
         .clamp(1, 5);
     let level = levels.get(level).copied().unwrap_or("info");
     // The client logs what we log ourselves, with its own words.
-    let filter = EnvFilter::new(format!("{level},async_nats=off,rustls=warn"));
+    let progress = if progress {
+        ",results_projector::commands::progress=info"
+    } else {
+        ""
+    };
+    let filter = EnvFilter::new(format!("{level},async_nats=off,rustls=warn{progress}"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(stderr)

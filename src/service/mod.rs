@@ -3,7 +3,9 @@
 
 pub mod beside;
 pub mod derive;
+pub mod load;
 pub mod pipeline;
+pub mod rebuild;
 pub mod repair;
 pub mod resolve;
 pub mod work;

@@ -1,5 +1,11 @@
 //! Every stage, channel and limit on one screen: spawned here, wired here, ended here.
 
+mod caught_up;
+mod parts;
+
+pub(super) use self::parts::desk;
+pub use self::parts::manifests_now;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -9,12 +15,14 @@ use chrono::Utc;
 use thiserror::Error;
 use tokio::sync::{mpsc as tokio_mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::beside::Beside;
 use super::derive::Rederiver;
+use super::load::Step;
+use super::rebuild;
 use super::repair::{self, Repairer};
 use super::resolve::{ObjectBudget, Resolver};
 use super::work::Work;
@@ -22,14 +30,11 @@ use super::writer::{Bells, Lane, Writer, WriterLimits, WriterState, WriterStoppe
 use crate::config::Config;
 use crate::projection::manifests::Manifests;
 use crate::source::connect::{self, ConnectError, Connection};
-use crate::source::fetch::{FetchLimits, Fetcher};
-use crate::source::flow::{Budget, Feedback, ReaderState, Refused, Wiring};
-use crate::source::manifests::{Documents, Watcher};
-use crate::source::opening::{Desk, Identity, PullOptions, create_output_store};
-use crate::source::reader::{Reader, ReaderSettings};
-use crate::store::{Owner, Store, StoreError, StoreOptions, Synchronous};
+use crate::source::flow::{Bounds, Budget, Feedback, ReaderSettings, ReaderState, Refused, Wiring};
+use crate::source::opening::{Desk, Identity, create_output_store};
+use crate::source::reader::Reader;
+use crate::store::{Lock, Owner, Store, StoreError, StoreOptions, Synchronous, Use};
 use crate::wire::kv::StreamName;
-use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
 
 /// The streams that are read, each whole.
@@ -37,8 +42,6 @@ pub const STREAMS: [StreamName; 3] = StreamName::ALL;
 
 /// After SIGTERM: the group in hand, its commit and its ack.
 const DRAIN_LIMIT: Duration = Duration::from_secs(4);
-/// `--until-caught-up` ends when nothing has answered for so long.
-const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 /// A pull request of a process that is gone waits at the server for its own life and some more.
 const WATCH_MARGIN: Duration = Duration::from_secs(5);
 
@@ -51,6 +54,17 @@ pub struct RunOptions {
     pub take_over_consumers: bool,
     /// Create what the backend has not yet.
     pub create_missing: bool,
+}
+
+/// What a scratch is loaded with (DESIGN §8.1).
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// In force for the whole load.
+    pub manifests: Arc<Manifests>,
+    /// The part of each stream; all of it where none is given.
+    pub bounds: BTreeMap<StreamName, Bounds>,
+    /// What for: a part of the consumers' names.
+    pub purpose: &'static str,
 }
 
 /// Why the service ended badly.
@@ -110,6 +124,20 @@ pub async fn run(
     watching: impl FnOnce(Watched),
 ) -> Result<(), ServiceError> {
     let me = owner();
+    let mut connection = None;
+    if !config.store.path.exists() {
+        // A place that cannot be written to is told before the server is waited for.
+        drop(Lock::take(&config.store.path, &me)?);
+        connection = tokio::select! {
+            connected = connect(config, options) => Some(connected?),
+            () = super::raised(&mut stop) => return Ok(()),
+        };
+    }
+    if let Some(connection) = &connection
+        && !initial_load(config, connection, &stop).await?
+    {
+        return Ok(());
+    }
     let store = Store::open(&config.store.path, &store_options(config), &me)?;
     let reconsidered = store.reconsider_too_large(config.outputs.max_bytes, Timestamp::from(Utc::now()))?;
     if reconsidered > 0 {
@@ -118,12 +146,15 @@ pub async fn run(
             "the limit was raised: fetching outputs that were too large"
         );
     }
-    let connection = tokio::select! {
-        connection = connect(config, options) => connection?,
-        () = super::raised(&mut stop) => {
-            store.close();
-            return Ok(());
-        }
+    let connection = match connection {
+        Some(connection) => connection,
+        None => tokio::select! {
+            connected = connect(config, options) => connected?,
+            () = super::raised(&mut stop) => {
+                store.close();
+                return Ok(());
+            }
+        },
     };
     if options.create_missing
         && let Err(error) =
@@ -132,11 +163,59 @@ pub async fn run(
         warn!(%error, "the object store was not created");
     }
     let pipeline = tokio::select! {
-        pipeline = Pipeline::start(config, options, store, &me, connection) => pipeline?,
+        pipeline = Pipeline::start(config, options, None, store, &me, connection) => pipeline?,
         () = super::raised(&mut stop) => return Ok(()),
     };
     watching(pipeline.watched.clone());
     pipeline.run(options, stop).await
+}
+
+/// Where there is no database yet and the streams are long, they are loaded in bulk. Returns false when stopped.
+async fn initial_load(
+    config: &Config,
+    connection: &Connection,
+    stop: &watch::Receiver<bool>,
+) -> Result<bool, ServiceError> {
+    let tell = |step: Step| {
+        if let Step::Phase(phase) = step {
+            info!(phase, "loading in bulk");
+        }
+    };
+    match rebuild::initial(config, connection, stop.clone(), &tell).await {
+        Ok(Some(made)) => info!(seconds = ?made.seconds, bytes = made.bytes, "there was no database: loaded in bulk"),
+        Ok(None) => {}
+        Err(_) if *stop.borrow() => return Ok(false),
+        Err(error @ ServiceError::Store(_)) => return Err(error),
+        // What stands in the way of a load the service waits out.
+        Err(error) => warn!(%error, "the streams could not be loaded in bulk; reading them message by message"),
+    }
+    Ok(true)
+}
+
+/// Loads a scratch up to its bounds, or to the streams' ends as they are now; closes it. `true`: stopped before that.
+///
+/// # Errors
+/// See [`ServiceError`].
+pub async fn load(
+    config: &Config,
+    load: Load,
+    store: Store,
+    connection: Connection,
+    mut stop: watch::Receiver<bool>,
+    watching: impl FnOnce(Watched),
+) -> Result<bool, ServiceError> {
+    let options = RunOptions {
+        until_caught_up: true,
+        ..RunOptions::default()
+    };
+    let me = owner();
+    let pipeline = tokio::select! {
+        pipeline = Pipeline::start(config, options, Some(load), store, &me, connection) => pipeline?,
+        () = super::raised(&mut stop) => return Ok(true),
+    };
+    watching(pipeline.watched.clone());
+    pipeline.run(options, stop.clone()).await?;
+    Ok(*stop.borrow())
 }
 
 async fn connect(config: &Config, options: RunOptions) -> Result<Connection, ConnectError> {
@@ -148,7 +227,7 @@ async fn connect(config: &Config, options: RunOptions) -> Result<Connection, Con
 }
 
 /// This process, for the lock file and the durable's metadata.
-fn owner() -> Owner {
+pub(super) fn owner() -> Owner {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     Owner {
         pid: std::process::id(),
@@ -161,6 +240,7 @@ fn owner() -> Owner {
 #[must_use]
 pub fn store_options(config: &Config) -> StoreOptions {
     StoreOptions {
+        for_use: Use::Live,
         synchronous: if config.store.synchronous_full {
             Synchronous::Full
         } else {
@@ -187,6 +267,7 @@ impl Pipeline {
     async fn start(
         config: &Config,
         options: RunOptions,
+        load: Option<Load>,
         store: Store,
         me: &Owner,
         connection: Connection,
@@ -196,9 +277,17 @@ impl Pipeline {
         let (mut readers, mut others) = (JoinSet::new(), JoinSet::new());
         // Unbounded channels: what is in them holds permits of the budgets, which bound them by bytes (I6).
         let (works, works_rx) = mpsc::channel::<Work>();
-        let manifests = manifests(config, options, &connection, &works, &down, &mut others).await?;
+        let manifests = match &load {
+            None => {
+                let until = options.until_caught_up;
+                parts::manifests(config, until, &connection, &works, &down, &mut others).await?
+            }
+            Some(load) => watch::channel(load.manifests.clone()).1,
+        };
+        let bounds = load.as_ref().map(|load| load.bounds.clone()).unwrap_or_default();
+        let purpose = load.as_ref().map(|load| load.purpose);
         let budget = Budget::new(config.source.in_flight_bytes);
-        let fetcher = fetcher(config, &connection).await.map_err(broken)?;
+        let fetcher = parts::fetcher(config, &connection).await.map_err(broken)?;
         let objects = ObjectBudget::new(config.outputs.in_flight_bytes);
         let bells = Bells::default();
         let identity = Identity {
@@ -225,7 +314,7 @@ impl Pipeline {
                 config.nats.js_domain.as_deref(),
                 stream,
                 identity.clone(),
-                pull_options(config, &budget),
+                parts::pull_options(config, &budget, purpose),
             )
             .await
             .map_err(|error| broken(error.to_string()))?;
@@ -243,6 +332,7 @@ impl Pipeline {
                 watch_limit: config.source.expires + WATCH_MARGIN,
                 take_over: options.take_over_consumers,
                 create_missing: options.create_missing,
+                bounds: bounds.get(&stream).copied().unwrap_or_default(),
             };
             readers.spawn(Reader::new(stream, desk, connection.client.clone(), wiring, settings).run());
             let resolver = Resolver {
@@ -270,7 +360,7 @@ impl Pipeline {
             due: bells.due.clone(),
         };
         others.spawn(rederiver.clone().run(down.clone()));
-        if store.is_adopted() {
+        if store.is_adopted() && load.is_none() {
             let beside = Beside::new(&connection, config);
             others.spawn(beside.watch(down.clone()));
         }
@@ -278,7 +368,7 @@ impl Pipeline {
         let limits = WriterLimits {
             group_rows_max: config.group.max_rows,
             group_bytes_max: usize::try_from(config.group.max_bytes).unwrap_or(usize::MAX),
-            group_time_max: store.is_adopted().then_some(config.group.max_time),
+            group_time_max: (store.is_adopted() && load.is_none()).then_some(config.group.max_time),
             wal_bytes_max: config.store.wal_bytes_max,
             disk_reserve_bytes: config.store.disk_reserve_bytes,
         };
@@ -316,7 +406,7 @@ impl Pipeline {
             let (watched, connection) = (self.watched.clone(), self.connection.state.clone());
             let (repairer, rederiver) = (self.repairer.clone(), self.rederiver.clone());
             let caught_up = async move {
-                caught_up(watched, connection, options.until_caught_up).await?;
+                caught_up::caught_up(watched, connection, options.until_caught_up).await?;
                 repairer.attempt_pending_once().await;
                 rederiver.round().await
             };
@@ -372,135 +462,5 @@ fn reader_ended(reader: Result<Result<(), Refused>, tokio::task::JoinError>) -> 
     match reader {
         Ok(ended) => Ok(ended?),
         Err(error) => Err(ServiceError::Broken(format!("a reader broke: {error}"))),
-    }
-}
-
-/// Returns when every position has reached its stream's end as seen at the first opening; never, unless asked for.
-async fn caught_up(
-    watched: Watched,
-    mut connection: watch::Receiver<crate::source::connect::ConnectionState>,
-    asked_for: bool,
-) -> Result<(), String> {
-    if !asked_for {
-        std::future::pending::<()>().await;
-    }
-    let mut silent_since: Option<Instant> = None;
-    loop {
-        let positions = watched.writer.borrow().positions.clone();
-        let mut waiting = None;
-        for (stream, reader) in &watched.readers {
-            let reader = reader.borrow();
-            let position = positions.get(stream).copied().unwrap_or(StreamSeq(0));
-            match reader.first_last {
-                Some(last) if position >= last => {}
-                _ => {
-                    waiting = Some(
-                        reader
-                            .not_reading
-                            .clone()
-                            .unwrap_or_else(|| format!("{stream} is still read")),
-                    )
-                }
-            }
-        }
-        let Some(waiting) = waiting else { return Ok(()) };
-        let stuck = !connection.borrow_and_update().connected
-            || watched
-                .readers
-                .values()
-                .any(|reader| reader.borrow().not_reading.is_some())
-            || watched.writer.borrow().not_writing.is_some();
-        let missing = watched.readers.values().any(|reader| reader.borrow().missing);
-        let since = *silent_since.get_or_insert_with(Instant::now);
-        if !stuck {
-            silent_since = None;
-        } else if missing || since.elapsed() > SILENCE_LIMIT {
-            let writing = watched.writer.borrow().not_writing.clone();
-            return Err(writing.unwrap_or(waiting));
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// The manifests in force, watched; returns once the first snapshot of the bucket is whole.
-async fn manifests(
-    config: &Config,
-    options: RunOptions,
-    connection: &Connection,
-    works: &mpsc::Sender<Work>,
-    down: &watch::Receiver<bool>,
-    others: &mut JoinSet<()>,
-) -> Result<watch::Receiver<Arc<Manifests>>, ServiceError> {
-    let (to, mut documents) = watch::channel(None);
-    let watcher = Watcher {
-        client: connection.client.clone(),
-        js_domain: config.nats.js_domain.clone(),
-        connection: connection.state.clone(),
-        check_interval: config.source.check_interval,
-        to,
-    };
-    others.spawn(watcher.run(down.clone()));
-    let limit = if options.until_caught_up {
-        SILENCE_LIMIT
-    } else {
-        Duration::MAX
-    };
-    let is_whole = matches!(
-        timeout(limit, documents.wait_for(Option::is_some)).await,
-        Ok(Ok(_))
-    );
-    if !is_whole {
-        return Err(ServiceError::Unavailable(
-            "the bucket jobs cannot be read; are its permissions granted?".to_owned(),
-        ));
-    }
-    let compile = |documents: &watch::Ref<'_, Option<Arc<Documents>>>| {
-        let documents = documents.as_ref().map(|documents| (**documents).clone());
-        Arc::new(Manifests::compile(documents.unwrap_or_default()))
-    };
-    let first = compile(&documents.borrow_and_update());
-    let (manifests, in_force) = watch::channel(first);
-    let works = works.clone();
-    others.spawn(async move {
-        // An error is a watcher that has ended.
-        while documents.changed().await.is_ok() {
-            manifests.send_replace(compile(&documents.borrow_and_update()));
-            if works.send(Work::Manifests).is_err() {
-                return;
-            }
-        }
-    });
-    Ok(in_force)
-}
-
-async fn fetcher(config: &Config, connection: &Connection) -> Result<Fetcher, String> {
-    let outputs = &config.outputs;
-    let limits = FetchLimits {
-        max_bytes: outputs.max_bytes,
-        idle: outputs.idle_timeout,
-        base: outputs.base_timeout,
-        min_rate: outputs.min_rate_bytes,
-        concurrency: outputs.concurrency,
-    };
-    Fetcher::new(
-        connection.client.clone(),
-        config.nats.js_domain.as_deref(),
-        limits,
-    )
-    .await
-}
-
-fn pull_options(config: &Config, budget: &Budget) -> PullOptions {
-    let source = &config.source;
-    // Twice what can be in flight here, or the server falls silent before a group is full.
-    let in_flight = budget.messages_max() + source.batch_messages;
-    PullOptions {
-        consumer_prefix: source.consumer_prefix.clone(),
-        ack_wait: source.ack_wait,
-        heartbeat: source.heartbeat,
-        expires: source.expires,
-        batch_messages: source.batch_messages,
-        batch_bytes: usize::try_from(source.batch_bytes).unwrap_or(usize::MAX),
-        max_ack_pending: i64::try_from(in_flight.saturating_mul(2)).unwrap_or(i64::MAX),
     }
 }

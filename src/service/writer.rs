@@ -431,6 +431,11 @@ impl Writer {
         }
         let backlog = self.intake.put_back.is_some() || group.len() >= self.limits.group_rows_max / 4;
         let items = group.len() as u64;
+        let places: Vec<(StreamName, StreamSeq)> = done
+            .standings
+            .iter()
+            .map(|(stream, standing)| (*stream, standing.position))
+            .collect();
         for (stream, standing) in done.standings {
             if let Some(lane) = self.lanes.get_mut(&stream) {
                 lane.standing = Some(standing);
@@ -457,9 +462,8 @@ impl Writer {
         self.watch_dead(&done.dead);
         let mostly_dead = self.is_mostly_dead();
         self.state.send_modify(|state| {
-            for committed in &done.committed {
-                state.positions.insert(committed.stream(), committed.last());
-            }
+            // A stream that begins behind what is gone has a position without a message.
+            state.positions.extend(places);
             state.groups += 1;
             state.items += items;
             state.not_writing = None;

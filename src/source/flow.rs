@@ -1,6 +1,7 @@
 //! What flows between a reader and the rest: deliveries with their permits, the items they travel in, feedback.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
@@ -141,6 +142,37 @@ pub struct Feedback {
     pub ack: Option<Ack>,
     /// Set to a generation when its items were refused: open anew.
     pub reopen: Option<u64>,
+}
+
+/// How a reader behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct ReaderSettings {
+    /// Between two checks of a running reader.
+    pub check_interval: Duration,
+    /// How long another process's pulls are watched before its durable counts as in use.
+    pub watch_limit: Duration,
+    /// `--take-over-consumers`.
+    pub take_over: bool,
+    /// `--create-missing`.
+    pub create_missing: bool,
+    /// Which part of the stream is read.
+    pub bounds: Bounds,
+}
+
+/// The part of a stream that is read; all of it by default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bounds {
+    /// Nothing before this, when the stream is read for the first time.
+    pub from: Option<StreamSeq>,
+    /// Nothing after this.
+    pub until: Option<StreamSeq>,
+}
+
+impl Bounds {
+    /// The last sequence that is handed on of those up to `last`.
+    pub(super) fn end(self, last: StreamSeq) -> StreamSeq {
+        self.until.map_or(last, |until| last.min(until))
+    }
 }
 
 /// A committed sequence and where its ack goes.

@@ -68,6 +68,8 @@ pub struct PullOptions {
     pub batch_bytes: usize,
     /// Unacked deliveries that the server allows: at least twice what can be in flight here.
     pub max_ack_pending: i64,
+    /// The consumers are for one load only: deleted at its end, by the server if need be.
+    pub temporary: bool,
 }
 
 /// One stream at the server, and our durable on it.
@@ -218,6 +220,14 @@ impl Desk {
     /// # Errors
     /// When the leader does not answer.
     pub async fn any_at_or_after(&self, seq: StreamSeq) -> Result<bool, AskError> {
+        Ok(self.next_at_or_after(seq).await?.is_some())
+    }
+
+    /// The first message at or after a sequence, and its publish time.
+    ///
+    /// # Errors
+    /// When the leader does not answer.
+    pub async fn next_at_or_after(&self, seq: StreamSeq) -> Result<Option<(StreamSeq, Timestamp)>, AskError> {
         let mut last = String::new();
         for _ in 0..ATTEMPTS {
             match self
@@ -228,8 +238,10 @@ impl Desk {
                 .send()
                 .await
             {
-                Ok(_) => return Ok(true),
-                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(false),
+                Ok(message) => {
+                    return Ok(Some((StreamSeq(message.sequence), Timestamp::from(message.time))));
+                }
+                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(None),
                 Err(error) => last = error.to_string(),
             }
             jitter(50, 150).await;
@@ -309,6 +321,11 @@ impl Desk {
             ack_wait: self.options.ack_wait,
             max_deliver: -1,
             max_ack_pending: self.options.max_ack_pending,
+            inactive_threshold: if self.options.temporary {
+                TEMPORARY_LIFE
+            } else {
+                Duration::ZERO
+            },
             metadata: HashMap::from([
                 (META_NONCE.to_owned(), self.identity.nonce.clone()),
                 (META_OWNER.to_owned(), self.identity.owner.clone()),
@@ -333,6 +350,14 @@ impl Desk {
             .messages()
             .await
             .map_err(|error| AskError::new(format!("pull from the consumer {durable}"), error))
+    }
+
+    /// Ends the use of a temporary consumer; one that lives on is left as it is.
+    pub async fn leave(&self) {
+        if self.options.temporary {
+            // What is not deleted now, the server deletes by itself.
+            let _deleted = self.handle.delete_consumer(&self.durable()).await;
+        }
     }
 
     /// Creates the stream as the backend would (contract §2.3), when the operator asked for it.
@@ -384,6 +409,9 @@ pub(super) fn context_with_timeout(
         None => builder.build(client),
     }
 }
+
+/// A temporary consumer that nobody pulls from is deleted by the server after so long.
+const TEMPORARY_LIFE: Duration = Duration::from_secs(300);
 
 /// Creates the object store of outputs as the backend would (contract §2.4), unless it is there.
 ///

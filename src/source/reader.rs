@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::{debug, info, warn};
 
-use super::flow::{Ack, Delivery, Item, Read, Refused, Wiring};
+use super::flow::{Ack, Delivery, Item, Read, ReaderSettings, Refused, Wiring};
 use super::opening::{AskError, Desk, jitter};
 use super::order::{Numbers, Order, Verdict};
 use super::reconcile::{Found, Opening, Plan, Refusal, StreamFound, reconcile};
@@ -39,19 +39,6 @@ pub struct Reader {
     failures: u32,
     /// The reason that was logged last: repeats are not.
     said: Option<String>,
-}
-
-/// How a reader behaves.
-#[derive(Clone, Copy, Debug)]
-pub struct ReaderSettings {
-    /// Between two checks of a running reader.
-    pub check_interval: Duration,
-    /// How long another process's pulls are watched before its durable counts as in use.
-    pub watch_limit: Duration,
-    /// `--take-over-consumers`.
-    pub take_over: bool,
-    /// `--create-missing`.
-    pub create_missing: bool,
 }
 
 /// One opening while it is read.
@@ -135,7 +122,10 @@ impl Reader {
                 Err(end) => end,
             };
             match end {
-                End::Shutdown => return Ok(()),
+                End::Shutdown => {
+                    self.desk.leave().await;
+                    return Ok(());
+                }
                 End::Refused(refusal) => {
                     return Err(Refused {
                         stream: self.stream,
@@ -177,7 +167,10 @@ impl Reader {
         let mut watched = Duration::ZERO;
         let mut waiting_said = false;
         let (stream, opening) = loop {
-            let stream = self.desk.stream_state().await.map_err(unknown)?;
+            let mut stream = self.desk.stream_state().await.map_err(unknown)?;
+            if let (Some(stream), None, Some(from)) = (&mut stream, &standing, self.settings.bounds.from) {
+                stream.first = stream.first.max(from.min(stream.last.next()));
+            }
             let durable = match stream {
                 None => None,
                 Some(_) => self.desk.durable_info().await.map_err(unknown)?,
@@ -248,7 +241,9 @@ impl Reader {
         let messages = self.desk.open(&opening).await.map_err(unknown)?;
         self.opened = true;
         self.wiring.state.send_modify(|state| {
-            state.first_last.get_or_insert(stream.last);
+            state
+                .first_last
+                .get_or_insert(self.settings.bounds.end(stream.last));
             state.last = Some(stream.last);
             state.not_reading = None;
         });
@@ -421,6 +416,9 @@ impl Reader {
         if let Some((first, last)) = gap {
             self.gap(first, last, "deleted or expired in the middle of the stream")?;
         }
+        if self.settings.bounds.end(seq) < seq {
+            return Ok(());
+        }
         let Some(reply) = message.reply else {
             return Err(End::OpenAnew("a delivery without a reply subject".to_owned()));
         };
@@ -437,6 +435,10 @@ impl Reader {
     }
 
     fn gap(&self, first: StreamSeq, last: StreamSeq, reason: &'static str) -> Result<(), End> {
+        let last = self.settings.bounds.end(last);
+        if last < first {
+            return Ok(());
+        }
         warn!(stream = %self.stream, first = first.0, last = last.0, reason, "messages are missing in the stream");
         self.send(Read::Gap { first, last, reason })
             .map_err(|_| End::Shutdown)

@@ -80,6 +80,8 @@ pub(super) struct Desk {
     pub(super) shapes: Shapes,
     /// The backend's own file.
     pub(super) adopted: bool,
+    /// A scratch whose ledgers and counters are made of its rows afterwards.
+    pub(super) deferred: bool,
     /// See [`adoption::first_pass`].
     pub(super) first_pass: Option<StreamSeq>,
 }
@@ -99,7 +101,8 @@ pub struct Group<'s> {
     insert_message: CachedStatement<'s>,
     /// `None` while other triggers than the known two are there: then the triggers write the ledgers.
     ledger: Option<Ledger>,
-    tally: Tally,
+    /// `None` while counters wait for the rows (see [`Desk::deferred`]).
+    tally: Option<Tally>,
     desk: &'s mut Desk,
     manifests: Arc<Manifests>,
     /// See [`Deriver::any_issues`].
@@ -149,7 +152,7 @@ impl<'s> Group<'s> {
     ) -> Result<Self, StoreError> {
         begin_immediate(conn).map_err(StoreError::sqlite("begin a transaction"))?;
         let mut begun = || -> Result<_, StoreError> {
-            let ledger = desk.triggers.look(conn)?.then(Ledger::default);
+            let ledger = (desk.triggers.look(conn)? && !desk.deferred).then(Ledger::default);
             let prepare =
                 |statement: Result<_, _>| statement.map_err(StoreError::sqlite("prepare to write results"));
             Ok((
@@ -165,7 +168,7 @@ impl<'s> Group<'s> {
                 insert_result,
                 insert_message,
                 ledger,
-                tally: Tally::default(),
+                tally: (!desk.deferred).then(Tally::default),
                 desk,
                 manifests,
                 any_issues,
@@ -281,9 +284,8 @@ impl<'s> Group<'s> {
     fn note(&mut self, known: Known, row: &ResultRow<'_>, after: Option<&rows::Row>) {
         let result = row.result;
         let exec_id = after.map_or(result.exec_id.as_deref(), |after| after.exec_id.as_deref());
-        if let Some(exec_id) = exec_id {
-            self.tally
-                .moved(exec_id, Delta::of_result(known, result.exit_code));
+        if let (Some(exec_id), Some(tally)) = (exec_id, &mut self.tally) {
+            tally.moved(exec_id, Delta::of_result(known, result.exit_code));
         }
         let (job_id, pc_id, version) = match after {
             None => (result.manifest_id.as_deref(), &*result.pc_id, None),
@@ -462,7 +464,9 @@ impl<'s> Group<'s> {
         if let Some(ledger) = &mut self.ledger {
             ledger.write(self.tx)?;
         }
-        self.left.unsettled = self.tally.write(self.tx, self.now_wall)?;
+        if let Some(tally) = &mut self.tally {
+            self.left.unsettled = tally.write(self.tx, self.now_wall)?;
+        }
         self.tx
             .prepare_cached("COMMIT")
             .and_then(|mut commit| commit.execute([]))

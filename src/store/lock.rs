@@ -41,6 +41,17 @@ impl Lock {
     /// # Errors
     /// [`StoreError::Locked`] with the other process's id and start time; an I/O error with the path.
     pub fn take(database: &Path, me: &Owner) -> Result<Self, StoreError> {
+        // The lock lies beside the database: a folder that is not there is told in the database's words.
+        if let Some(folder) = database
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
+        {
+            return Err(StoreError::Unusable(format!(
+                "cannot open the database {}: no folder {}; make it, or name another file with --db",
+                database.display(),
+                folder.display()
+            )));
+        }
         let path = lock_path(database);
         let mut file = OpenOptions::new()
             .read(true)

@@ -10,6 +10,7 @@ pub mod dead_letters;
 pub mod derive;
 mod error;
 mod executions;
+pub mod fail;
 mod group;
 mod lock;
 mod migrate;
@@ -18,7 +19,9 @@ pub mod output_book;
 pub mod position;
 pub mod report;
 mod rows;
+pub mod scratch;
 mod snapshots;
+pub mod swap;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,12 +31,20 @@ use rusqlite::Connection;
 pub use error::{Class, StoreError};
 pub use group::{Committed, Gap, Group, Left};
 pub use lock::{Lock, Owner};
-pub use open::{FileIdentity, StoreOptions, Synchronous, file_bytes, read_only, wal_path};
+pub use open::{FileIdentity, StoreOptions, Synchronous, Use, file_bytes, read_only, wal_path};
 pub use position::{Advance, Counts, Standing};
 
 use crate::projection::manifests::Manifests;
 use crate::wire::kv::StreamName;
 use crate::wire::time::Timestamp;
+
+/// Where every stream stands that a database has ever read.
+///
+/// # Errors
+/// See [`position::read`].
+pub fn standings(conn: &Connection) -> Result<std::collections::BTreeMap<StreamName, Standing>, StoreError> {
+    Ok(position::read_all(conn, "main")?.into_iter().collect())
+}
 
 /// What transactions on a new connection need.
 fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreError> {
@@ -45,6 +56,7 @@ fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreE
         },
         shapes: derive::Shapes::default(),
         adopted: open::is_adopted(conn)?,
+        deferred: options.for_use == Use::Load,
         first_pass: adoption::first_pass(conn)?,
     })
 }
@@ -67,17 +79,6 @@ impl Store {
     /// # Errors
     /// One line with the way out; see [`StoreError::exit_code`].
     pub fn open(path: &Path, options: &StoreOptions, me: &Owner) -> Result<Self, StoreError> {
-        // The lock lies beside the database: a folder that is not there is told in the database's words.
-        if let Some(folder) = path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
-        {
-            return Err(StoreError::Unusable(format!(
-                "cannot open the database {}: no folder {}; make it, or name another file with --db",
-                path.display(),
-                folder.display()
-            )));
-        }
         let lock = Lock::take(path, me)?;
         let conn = open::writer(path, options)?;
         let database_id = migrate::meta(&conn, "database_id")?.unwrap_or_default();
@@ -159,6 +160,14 @@ impl Store {
             .prepare_cached("PRAGMA data_version")
             .and_then(|mut pragma| pragma.query_row([], |row| row.get(0)))
             .map_err(StoreError::sqlite("ask whether the file has changed"))
+    }
+
+    /// In a scratch: numbers results from after `entry` on, so that older ones can be carried over before them.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn number_results_after(&self, entry: i64) -> Result<(), StoreError> {
+        scratch::number_after(&self.conn, entry)
     }
 
     /// Replaces a connection that can no longer be trusted.

@@ -10,7 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use uuid::Uuid;
 
-use super::{StoreError, adopt, derive, migrate};
+use super::{StoreError, adopt, derive, migrate, scratch};
 
 /// The first SQLite whose WAL cannot lose a reset against a checkpoint of another connection.
 const WAL_RESET_FIXED: i32 = 3_051_003;
@@ -30,9 +30,23 @@ pub enum Synchronous {
     Normal,
 }
 
+/// What a file is written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// A database that others read meanwhile.
+    Live,
+    /// A scratch (DESIGN §8.1): read by nobody, worth nothing after a crash. Ledgers and counters are made of its rows
+    /// once all are there.
+    Load,
+    /// A scratch whose ledgers and counters stand already and move on with each group.
+    LoadOn,
+}
+
 /// How the writer's connection is set up.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
+    /// See [`Use`].
+    pub for_use: Use,
     /// See [`Synchronous`].
     pub synchronous: Synchronous,
     /// SQLite's page cache, bytes.
@@ -44,6 +58,7 @@ pub struct StoreOptions {
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
+            for_use: Use::Live,
             synchronous: Synchronous::Full,
             page_cache_bytes: 256 << 20,
             dead_letter_bytes_max: 1 << 30,
@@ -92,6 +107,9 @@ pub(super) fn writer(path: &Path, options: &StoreOptions) -> Result<Connection, 
         quick_check(&mut conn, path, adopted)?;
     }
     migrate::run(&mut conn, !adopted)?;
+    if options.for_use == Use::Load {
+        scratch::strip(&conn)?;
+    }
     if migrate::meta(&conn, "database_id")?.is_none() {
         conn.execute(
             "INSERT INTO projector_meta (key, value) VALUES ('database_id', ?1), ('made_by', ?2)",
@@ -136,27 +154,21 @@ pub(super) fn connection(path: &Path, options: &StoreOptions) -> Result<Connecti
     };
     // Without effect on a file that has pages already.
     pragma("page_size", &PAGE_SIZE_BYTES)?;
-    let mode: String = conn
-        .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
-        .map_err(StoreError::sqlite(format_args!(
-            "switch {} to write-ahead logging",
-            path.display()
-        )))?;
-    if !mode.eq_ignore_ascii_case("wal") {
-        return Err(StoreError::Unusable(format!(
-            "{} cannot use write-ahead logging (journal mode stays {mode}): put the database on a local file system",
-            path.display()
-        )));
+    match options.for_use {
+        Use::Live => {
+            log_ahead(&conn, path)?;
+            pragma(
+                "synchronous",
+                &match options.synchronous {
+                    Synchronous::Full => "FULL",
+                    Synchronous::Normal => "NORMAL",
+                },
+            )?;
+            pragma("temp_store", &"MEMORY")?;
+            pragma("mmap_size", &0)?;
+        }
+        Use::Load | Use::LoadOn => scratch::settings(&conn)?,
     }
-    pragma(
-        "synchronous",
-        &match options.synchronous {
-            Synchronous::Full => "FULL",
-            Synchronous::Normal => "NORMAL",
-        },
-    )?;
-    pragma("temp_store", &"MEMORY")?;
-    pragma("mmap_size", &0)?;
     pragma(
         "cache_size",
         &-i64::try_from(options.page_cache_bytes / 1024).unwrap_or(i64::MAX),
@@ -166,6 +178,22 @@ pub(super) fn connection(path: &Path, options: &StoreOptions) -> Result<Connecti
     conn.set_prepared_statement_cache_capacity(256);
     derive::prepare_affinity(&conn).map_err(StoreError::sqlite(opening()))?;
     Ok(conn)
+}
+
+fn log_ahead(conn: &Connection, path: &Path) -> Result<(), StoreError> {
+    let mode: String = conn
+        .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
+        .map_err(StoreError::sqlite(format_args!(
+            "switch {} to write-ahead logging",
+            path.display()
+        )))?;
+    if mode.eq_ignore_ascii_case("wal") {
+        return Ok(());
+    }
+    Err(StoreError::Unusable(format!(
+        "{} cannot use write-ahead logging (journal mode stays {mode}): put the database on a local file system",
+        path.display()
+    )))
 }
 
 /// A connection that can only read, for `status` and the lists; works beside a running service.
@@ -217,7 +245,7 @@ pub fn read_only(path: &Path) -> Result<Connection, StoreError> {
     Ok(conn)
 }
 
-fn percent_encoded(path: &Path) -> String {
+pub(super) fn percent_encoded(path: &Path) -> String {
     let mut text = String::new();
     for byte in std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()) {
         match byte {

@@ -224,9 +224,27 @@ pub(super) fn begin(conn: &Connection, stream: StreamName, standing: &Standing) 
 /// # Errors
 /// SQLite's, or [`StoreError::Unusable`] when the row is not as this program writes it.
 pub fn read(conn: &Connection, stream: StreamName) -> Result<Option<Standing>, StoreError> {
+    read_in(conn, "main", stream)
+}
+
+/// Where every stream stands that was ever read, in the database attached under this name.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_all(conn: &Connection, schema: &str) -> Result<Vec<(StreamName, Standing)>, StoreError> {
+    let mut all = Vec::new();
+    for stream in StreamName::ALL {
+        all.extend(read_in(conn, schema, stream)?.map(|standing| (stream, standing)));
+    }
+    Ok(all)
+}
+
+fn read_in(conn: &Connection, schema: &str, stream: StreamName) -> Result<Option<Standing>, StoreError> {
     conn.query_row(
-        "SELECT incarnation, first, position, published_at, subject_hash, projected, dead, ignored, gap, past
-         FROM projector_position WHERE stream = ?1 ORDER BY incarnation DESC LIMIT 1",
+        &format!(
+            "SELECT incarnation, first, position, published_at, subject_hash, projected, dead, ignored, gap, past
+             FROM {schema}.projector_position WHERE stream = ?1 ORDER BY incarnation DESC LIMIT 1"
+        ),
         [stream.as_str()],
         |row| Ok(from_row(row)),
     )

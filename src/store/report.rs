@@ -264,6 +264,14 @@ pub(super) fn is_written(table: &str) -> bool {
         .any(|name| name.eq_ignore_ascii_case(table))
 }
 
+/// Whether a table of a fixed name belongs to the read model.
+pub(super) fn is_read_model(table: &str) -> bool {
+    let tables = READ_MODEL.iter().chain(LEDGERS);
+    tables
+        .map(|(name, _)| name)
+        .any(|name| name.eq_ignore_ascii_case(table))
+}
+
 /// Names the first table or column that is not as we left it.
 pub(super) fn check_schema(conn: &Connection, adopted: bool) -> Result<(), StoreError> {
     super::migrate::check_not_newer(conn)?;

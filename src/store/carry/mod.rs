@@ -4,7 +4,14 @@
 
 use std::collections::BTreeMap;
 
+use std::path::Path;
+
+use rusqlite::Connection;
 use serde::Serialize;
+
+use super::StoreError;
+use crate::projection::manifests::Manifests;
+use crate::wire::time::Timestamp;
 
 /// What a scratch is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,4 +49,46 @@ impl Vouched {
             *self.not_compared.entry(reason).or_default() += count;
         }
     }
+}
+
+/// How a scratch was completed.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Completed {
+    /// What the database alone knows.
+    pub vouched: Vouched,
+    /// By table: rows that were brought over whole.
+    pub carried: BTreeMap<&'static str, u64>,
+}
+
+pub(super) fn attach(conn: &Connection, database: &Path, read_only: bool) -> Result<(), StoreError> {
+    attach_as(conn, database, "old", read_only)
+}
+
+pub(super) fn attach_as(
+    conn: &Connection,
+    database: &Path,
+    name: &str,
+    read_only: bool,
+) -> Result<(), StoreError> {
+    let mode = if read_only { "?mode=ro" } else { "" };
+    let uri = format!("file:{}{mode}", super::open::percent_encoded(database));
+    conn.execute(&format!("ATTACH ?1 AS {name}"), [uri])
+        .map(|_| ())
+        .map_err(StoreError::sqlite(format_args!(
+            "open {} beside the scratch",
+            database.display()
+        )))
+}
+
+pub(super) fn complete(
+    conn: &Connection,
+    _manifests: &Manifests,
+    _purpose: Purpose,
+    _now: Timestamp,
+) -> Result<Completed, StoreError> {
+    conn.execute_batch(
+        "INSERT INTO main.job_completions SELECT job_id, pc_id, max(finished_at) FROM main.execution_results WHERE exit_code = 0 AND job_id IS NOT NULL AND finished_at IS NOT NULL GROUP BY 1, 2;
+         INSERT INTO main.job_version_completions SELECT job_id, pc_id, version, max(finished_at) FROM main.execution_results WHERE exit_code = 0 AND job_id IS NOT NULL AND finished_at IS NOT NULL AND version IS NOT NULL GROUP BY 1, 2, 3"
+    ).map_err(StoreError::sqlite("ledgers"))?;
+    Ok(Completed::default())
 }

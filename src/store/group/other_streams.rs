@@ -32,15 +32,21 @@ impl Group<'_> {
         match rows::start(self.tx, &row).map_err(what)? {
             Started::Duplicate if self.desk.adopted => rows::fill_deadline(self.tx, &row).map_err(what)?,
             Started::Duplicate => {}
-            Started::InFlight | Started::Joined { ended: None, .. } => self.tally.started(&event.exec_id),
+            Started::InFlight | Started::Joined { ended: None, .. } => {
+                if let Some(tally) = &mut self.tally {
+                    tally.started(&event.exec_id);
+                }
+            }
             Started::Joined {
                 exec_before,
                 ended: Some(exit_code),
                 job_id,
                 finished_at,
             } => {
-                for (exec_id, delta) in rows::moves(exec_before.as_deref(), &event.exec_id, exit_code) {
-                    self.tally.moved(exec_id, delta);
+                if let Some(tally) = &mut self.tally {
+                    for (exec_id, delta) in rows::moves(exec_before.as_deref(), &event.exec_id, exit_code) {
+                        tally.moved(exec_id, delta);
+                    }
                 }
                 let completion = completion(job_id.as_deref(), &event.pc_id, Some(&event.version), exit_code);
                 if let (Some(completion), Some(finished_at)) = (completion, finished_at) {

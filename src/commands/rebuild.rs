@@ -1,0 +1,103 @@
+//! `rebuild`: the database made anew from the streams.
+
+use std::io::Write;
+
+use serde_json::json;
+
+use super::progress::Progress;
+use super::{CommandError, JSON_VERSION, run, text};
+use crate::cli::RebuildArgs;
+use crate::config::Config;
+use crate::service::rebuild::{RebuildOptions, Rebuilt, rebuild as make_anew};
+
+/// Rebuilds, and says what it took.
+///
+/// # Errors
+/// See [`crate::service::pipeline::ServiceError`]; then the database is as it was.
+pub async fn rebuild(config: &Config, args: &RebuildArgs, out: &mut dyn Write) -> Result<(), CommandError> {
+    let stop = run::stop_signal()?;
+    let progress = Progress::new(args.json);
+    let options = RebuildOptions {
+        no_carry_over: args.no_carry_over,
+        forget_completions: args.forget_completions,
+        keep_old: args.keep_old,
+    };
+    let rebuilt = make_anew(config, options, stop, &|step| progress.tell(step)).await;
+    progress.end();
+    let rebuilt = rebuilt?;
+    if args.json {
+        return text::json(out, &document(&rebuilt));
+    }
+    say(config, &rebuilt, out)?;
+    Ok(())
+}
+
+fn document(rebuilt: &Rebuilt) -> serde_json::Value {
+    let streams: serde_json::Map<String, serde_json::Value> = rebuilt
+        .standings
+        .iter()
+        .map(|(stream, standing)| {
+            let value = json!({
+                "incarnation": standing.incarnation, "first": standing.first.0, "position": standing.position.0,
+                "projected": standing.counts.projected, "dead": standing.counts.dead,
+                "ignored": standing.counts.ignored, "gap": standing.counts.gap,
+            });
+            (stream.to_string(), value)
+        })
+        .collect();
+    let seconds: serde_json::Map<String, serde_json::Value> = rebuilt
+        .seconds
+        .iter()
+        .map(|(phase, seconds)| ((*phase).to_owned(), json!(seconds)))
+        .collect();
+    json!({
+        "schema_version": JSON_VERSION, "streams": streams, "carried": rebuilt.completed.carried,
+        "vouched": rebuilt.completed.vouched.counts, "seconds": seconds, "bytes": rebuilt.bytes, "kept": rebuilt.kept,
+    })
+}
+
+fn say(config: &Config, rebuilt: &Rebuilt, out: &mut dyn Write) -> Result<(), std::io::Error> {
+    writeln!(
+        out,
+        "{} is new: {}, checked",
+        config.store.path.display(),
+        text::size(rebuilt.bytes)
+    )?;
+    for (stream, standing) in &rebuilt.standings {
+        let counts = standing.counts;
+        writeln!(
+            out,
+            "{stream:<10} at {}: {} projected, {} dead letters, {} ignored, {} gone before they were read",
+            standing.position, counts.projected, counts.dead, counts.ignored, counts.gap
+        )?;
+    }
+    let carried: Vec<String> = rebuilt
+        .completed
+        .carried
+        .iter()
+        .map(|(table, rows)| format!("{rows} {table}"))
+        .collect();
+    if !carried.is_empty() {
+        writeln!(out, "only the old file had: {}", carried.join(", "))?;
+    }
+    let vouched: Vec<String> = rebuilt
+        .completed
+        .vouched
+        .counts
+        .iter()
+        .map(|(kind, count)| format!("{count} {kind}"))
+        .collect();
+    if !vouched.is_empty() {
+        writeln!(out, "taken from the old file: {}", vouched.join(", "))?;
+    }
+    let seconds: Vec<String> = rebuilt
+        .seconds
+        .iter()
+        .map(|(phase, seconds)| format!("{phase} {seconds:.1}"))
+        .collect();
+    writeln!(out, "seconds: {}", seconds.join(", "))?;
+    if let Some(kept) = &rebuilt.kept {
+        writeln!(out, "the old file is kept as {}", kept.display())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! A scratch, loaded from the streams (DESIGN §8.1): what rebuild, replay and verify have in common.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::pipeline::{self, Load, ServiceError, Watched, manifests_now, owner, store_options};
+use crate::config::Config;
+use crate::projection::manifests::Manifests;
+use crate::source::census::{Census, Shared, census, census_of_outputs, shared};
+use crate::source::connect::{self, Connection};
+use crate::source::flow::{Bounds, Standing as ReaderStanding};
+use crate::source::opening::{Desk, context};
+use crate::store::scratch;
+use crate::store::{Lock, Standing, Store, StoreOptions, Use};
+use crate::wire::kv::StreamName;
+use crate::wire::sequence::StreamSeq;
+
+/// What is going on, for people.
+#[derive(Debug)]
+pub enum Step {
+    /// What will be loaded.
+    Forecast(Forecast),
+    /// Messages come in: watch how far.
+    Loading(Watched),
+    /// Something that takes its time, with nothing to count.
+    Phase(&'static str),
+}
+
+/// Told of each step.
+pub type Tell<'a> = &'a (dyn Fn(Step) + Send + Sync);
+
+/// What the streams hold, said before anything is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct Forecast {
+    /// The streams that are there.
+    pub streams: BTreeMap<StreamName, Census>,
+    /// The object store of outputs.
+    pub outputs: Option<Census>,
+}
+
+impl Forecast {
+    /// All messages.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.streams.values().map(|census| census.messages).sum()
+    }
+}
+
+/// Where the streams of a database stand.
+pub type Standings = BTreeMap<StreamName, Standing>;
+
+/// Loads one scratch, in as many parts as it takes.
+pub(super) struct Loader<'a> {
+    pub(super) config: &'a Config,
+    pub(super) connection: Connection,
+    pub(super) manifests: Arc<Manifests>,
+    /// What for: a part of the scratch's and of the consumers' names.
+    pub(super) purpose: &'static str,
+    pub(super) stop: watch::Receiver<bool>,
+    pub(super) tell: Tell<'a>,
+    pub(super) forecast: Forecast,
+    scratch: PathBuf,
+    /// Two of one purpose would take each other's scratch away.
+    _alone: Lock,
+}
+
+impl<'a> Loader<'a> {
+    /// Connects, unless that is done, reads the manifests, counts the streams, and takes away what an earlier scratch has
+    /// left.
+    pub(super) async fn begin(
+        config: &'a Config,
+        connection: Option<Connection>,
+        purpose: &'static str,
+        mut stop: watch::Receiver<bool>,
+        tell: Tell<'a>,
+    ) -> Result<Self, ServiceError> {
+        let scratch = scratch::path(&config.store.path, purpose);
+        let alone = Lock::take(&scratch::path(&scratch, "loading"), &owner())?;
+        let begin = async {
+            let connection = match connection {
+                Some(connection) => connection,
+                None => connect::once(&config.nats).await?,
+            };
+            let manifests = manifests_now(config, &connection).await?;
+            let forecast = forecast(config, &connection).await?;
+            Ok::<_, ServiceError>((connection, manifests, forecast))
+        };
+        let (connection, manifests, forecast) = tokio::select! {
+            begun = begin => begun?,
+            () = super::raised(&mut stop) => return Err(stopped()),
+        };
+        tell(Step::Forecast(forecast.clone()));
+        scratch::remove(&scratch)?;
+        Ok(Self {
+            config,
+            connection,
+            manifests,
+            purpose,
+            stop,
+            tell,
+            forecast,
+            scratch,
+            _alone: alone,
+        })
+    }
+
+    pub(super) fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+
+    /// Opens the scratch for one part of its load.
+    pub(super) fn open(&self, for_use: Use) -> Result<Store, ServiceError> {
+        let options = StoreOptions {
+            for_use,
+            ..store_options(self.config)
+        };
+        Ok(Store::open(&self.scratch, &options, &owner())?)
+    }
+
+    /// Loads what lies within the bounds; the store is closed at the end.
+    pub(super) async fn load(
+        &self,
+        store: Store,
+        bounds: BTreeMap<StreamName, Bounds>,
+    ) -> Result<(), ServiceError> {
+        let load = Load {
+            manifests: self.manifests.clone(),
+            bounds,
+            purpose: self.purpose,
+        };
+        let watching = |watched| (self.tell)(Step::Loading(watched));
+        let connection = self.connection.clone();
+        match pipeline::load(self.config, load, store, connection, self.stop.clone(), watching).await? {
+            true => Err(stopped()),
+            false => Ok(()),
+        }
+    }
+
+    /// How far each stream's messages are those that the database has read: up to there the scratch follows it.
+    pub(super) async fn bounds(
+        &self,
+        standings: &Standings,
+    ) -> Result<BTreeMap<StreamName, Bounds>, ServiceError> {
+        let mut bounds = BTreeMap::new();
+        for (stream, standing) in standings {
+            let desk = self.desk(*stream).await?;
+            let reader = ReaderStanding {
+                position: standing.position,
+                marks: standing.marks().copied().collect(),
+            };
+            let shared = shared(&desk, &reader)
+                .await
+                .map_err(|error| ServiceError::Unavailable(error.to_string()))?;
+            let until = match shared {
+                Shared::All => standing.position,
+                Shared::Until(common) => common.min(standing.position),
+                Shared::Nothing => StreamSeq(0),
+            };
+            bounds.insert(
+                *stream,
+                Bounds {
+                    from: None,
+                    until: Some(until),
+                },
+            );
+        }
+        Ok(bounds)
+    }
+
+    pub(super) async fn desk(&self, stream: StreamName) -> Result<Desk, ServiceError> {
+        pipeline::desk(self.config, &self.connection, stream, self.purpose)
+            .await
+            .map_err(ServiceError::Unavailable)
+    }
+
+    /// Runs what blocks; a stop does not wait for it.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        let mut stop = self.stop.clone();
+        let work = tokio::task::spawn_blocking(work);
+        tokio::select! {
+            done = work => done.map_err(|error| ServiceError::Broken(error.to_string()))?,
+            () = super::raised(&mut stop) => Err(stopped()),
+        }
+    }
+}
+
+impl Drop for Loader<'_> {
+    fn drop(&mut self) {
+        for leftover in [&self.scratch, &scratch::path(&self.scratch, "loading")] {
+            if let Err(error) = scratch::remove(leftover) {
+                tracing::warn!(%error, "a scratch is left over; the next one takes it away");
+            }
+        }
+    }
+}
+
+pub(super) fn stopped() -> ServiceError {
+    ServiceError::Unavailable("stopped before the end; the database is as it was".to_owned())
+}
+
+/// Counts the streams and the object store.
+///
+/// # Errors
+/// [`ServiceError::Unavailable`] when the server does not answer.
+pub(super) async fn forecast(config: &Config, connection: &Connection) -> Result<Forecast, ServiceError> {
+    let js = context(connection.client.clone(), config.nats.js_domain.as_deref());
+    let unavailable = |error: crate::source::opening::AskError| ServiceError::Unavailable(error.to_string());
+    let mut forecast = Forecast::default();
+    for stream in StreamName::ALL {
+        match census(&js, stream).await.map_err(unavailable)? {
+            Some(census) => drop(forecast.streams.insert(stream, census)),
+            None => {
+                return Err(ServiceError::Unavailable(format!(
+                    "the stream {stream} does not exist; the backend makes it when it starts"
+                )));
+            }
+        }
+    }
+    forecast.outputs = census_of_outputs(&js).await.map_err(unavailable)?;
+    Ok(forecast)
+}

@@ -1,0 +1,60 @@
+//! When a pipeline has done what it was asked for.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Watched;
+use crate::source::connect::ConnectionState;
+use crate::wire::sequence::StreamSeq;
+
+/// Catching up ends when nothing has answered for so long.
+pub(super) const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Returns when every position has reached its stream's end as seen at the first opening; never, unless asked for.
+pub(super) async fn caught_up(
+    watched: Watched,
+    mut connection: watch::Receiver<ConnectionState>,
+    asked_for: bool,
+) -> Result<(), String> {
+    if !asked_for {
+        std::future::pending::<()>().await;
+    }
+    let mut silent_since: Option<Instant> = None;
+    loop {
+        let positions = watched.writer.borrow().positions.clone();
+        let mut waiting = None;
+        for (stream, reader) in &watched.readers {
+            let reader = reader.borrow();
+            let position = positions.get(stream).copied().unwrap_or(StreamSeq(0));
+            match reader.first_last {
+                Some(last) if position >= last => {}
+                _ => {
+                    waiting = Some(
+                        reader
+                            .not_reading
+                            .clone()
+                            .unwrap_or_else(|| format!("{stream} is still read")),
+                    )
+                }
+            }
+        }
+        let Some(waiting) = waiting else { return Ok(()) };
+        let stuck = !connection.borrow_and_update().connected
+            || watched
+                .readers
+                .values()
+                .any(|reader| reader.borrow().not_reading.is_some())
+            || watched.writer.borrow().not_writing.is_some();
+        let missing = watched.readers.values().any(|reader| reader.borrow().missing);
+        let since = *silent_since.get_or_insert_with(Instant::now);
+        if !stuck {
+            silent_since = None;
+        } else if missing || since.elapsed() > SILENCE_LIMIT {
+            let writing = watched.writer.borrow().not_writing.clone();
+            return Err(writing.unwrap_or(waiting));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

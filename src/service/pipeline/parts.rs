@@ -1,0 +1,155 @@
+//! The parts of a pipeline that follow from the configuration.
+
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::super::work::Work;
+use super::ServiceError;
+use super::caught_up::SILENCE_LIMIT;
+use crate::config::Config;
+use crate::projection::manifests::Manifests;
+use crate::source::connect::Connection;
+use crate::source::fetch::{FetchLimits, Fetcher};
+use crate::source::flow::Budget;
+use crate::source::manifests::{Documents, Watcher};
+use crate::source::opening::{Desk, Identity, PullOptions};
+use crate::wire::kv::StreamName;
+
+/// The bucket of manifests, watched; returns once its first snapshot is whole.
+async fn documents(
+    config: &Config,
+    connection: &Connection,
+    limit: Duration,
+    down: &watch::Receiver<bool>,
+    others: &mut JoinSet<()>,
+) -> Result<watch::Receiver<Option<Arc<Documents>>>, ServiceError> {
+    let (to, mut documents) = watch::channel(None);
+    let watcher = Watcher {
+        client: connection.client.clone(),
+        js_domain: config.nats.js_domain.clone(),
+        connection: connection.state.clone(),
+        check_interval: config.source.check_interval,
+        to,
+    };
+    others.spawn(watcher.run(down.clone()));
+    match timeout(limit, documents.wait_for(Option::is_some)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(_)) | Err(_) => {
+            return Err(ServiceError::Unavailable(
+                "the bucket jobs cannot be read; are its permissions granted?".to_owned(),
+            ));
+        }
+    }
+    Ok(documents)
+}
+
+fn compile(documents: Option<&Arc<Documents>>) -> Arc<Manifests> {
+    let documents = documents.map(|documents| (**documents).clone());
+    Arc::new(Manifests::compile(documents.unwrap_or_default()))
+}
+
+/// The manifests in force, watched; returns once the first snapshot of the bucket is whole.
+pub(super) async fn manifests(
+    config: &Config,
+    until_caught_up: bool,
+    connection: &Connection,
+    works: &mpsc::Sender<Work>,
+    down: &watch::Receiver<bool>,
+    others: &mut JoinSet<()>,
+) -> Result<watch::Receiver<Arc<Manifests>>, ServiceError> {
+    let limit = if until_caught_up {
+        SILENCE_LIMIT
+    } else {
+        Duration::MAX
+    };
+    let mut documents = documents(config, connection, limit, down, others).await?;
+    let first = compile(documents.borrow_and_update().as_ref());
+    let (manifests, in_force) = watch::channel(first);
+    let works = works.clone();
+    others.spawn(async move {
+        // An error is a watcher that has ended.
+        while documents.changed().await.is_ok() {
+            manifests.send_replace(compile(documents.borrow_and_update().as_ref()));
+            if works.send(Work::Manifests).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(in_force)
+}
+
+/// The manifests as they are now: a load is made under one set of them.
+///
+/// # Errors
+/// [`ServiceError::Unavailable`] when the bucket cannot be read.
+pub async fn manifests_now(config: &Config, connection: &Connection) -> Result<Arc<Manifests>, ServiceError> {
+    let (_up, down) = watch::channel(false);
+    // Dropped at the end, and the watch with it.
+    let mut watching = JoinSet::new();
+    let documents = documents(config, connection, SILENCE_LIMIT, &down, &mut watching).await?;
+    Ok(compile(documents.borrow().as_ref()))
+}
+
+pub(super) async fn fetcher(config: &Config, connection: &Connection) -> Result<Fetcher, String> {
+    let outputs = &config.outputs;
+    let limits = FetchLimits {
+        max_bytes: outputs.max_bytes,
+        idle: outputs.idle_timeout,
+        base: outputs.base_timeout,
+        min_rate: outputs.min_rate_bytes,
+        concurrency: outputs.concurrency,
+    };
+    Fetcher::new(
+        connection.client.clone(),
+        config.nats.js_domain.as_deref(),
+        limits,
+    )
+    .await
+}
+
+/// `temporary`: what the consumers are for, when not for the service itself.
+pub(super) fn pull_options(config: &Config, budget: &Budget, temporary: Option<&str>) -> PullOptions {
+    let source = &config.source;
+    // Twice what can be in flight here, or the server falls silent before a group is full.
+    let in_flight = budget.messages_max() + source.batch_messages;
+    PullOptions {
+        consumer_prefix: match temporary {
+            None => source.consumer_prefix.clone(),
+            Some(purpose) => format!("{}_{purpose}", source.consumer_prefix),
+        },
+        temporary: temporary.is_some(),
+        ack_wait: source.ack_wait,
+        heartbeat: source.heartbeat,
+        expires: source.expires,
+        batch_messages: source.batch_messages,
+        batch_bytes: usize::try_from(source.batch_bytes).unwrap_or(usize::MAX),
+        max_ack_pending: i64::try_from(in_flight.saturating_mul(2)).unwrap_or(i64::MAX),
+    }
+}
+
+/// A desk that only asks.
+pub(in super::super) async fn desk(
+    config: &Config,
+    connection: &Connection,
+    stream: StreamName,
+    purpose: &str,
+) -> Result<Desk, String> {
+    let identity = Identity {
+        nonce: String::new(),
+        owner: String::new(),
+    };
+    let budget = Budget::new(config.source.in_flight_bytes);
+    Desk::new(
+        connection.client.clone(),
+        config.nats.js_domain.as_deref(),
+        stream,
+        identity,
+        pull_options(config, &budget, Some(purpose)),
+    )
+    .await
+    .map_err(|error| error.to_string())
+}

@@ -1,0 +1,220 @@
+//! A database made anew from the streams, and from what only the old one knows (DESIGN §8.1).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use chrono::Utc;
+use tokio::sync::watch;
+
+use super::load::{Loader, Standings, Step, Tell, forecast};
+use super::pipeline::{ServiceError, owner};
+use crate::config::Config;
+use crate::source::connect::Connection;
+use crate::source::flow::Bounds;
+use crate::store::carry::{Completed, Purpose};
+use crate::store::scratch::{Beside, Scratch, numbered_up_to};
+use crate::store::swap::{kept_path, swap};
+use crate::store::{Lock, Use, read_only, standings};
+use crate::wire::kv::StreamName;
+use crate::wire::time::Timestamp;
+
+/// A backlog of so many messages is loaded in bulk where there is no database yet.
+const BULK_FROM_MESSAGES: u64 = 50_000;
+
+/// How `rebuild` was called.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RebuildOptions {
+    /// Nothing is taken from the old file but the completions.
+    pub no_carry_over: bool,
+    /// Not even those.
+    pub forget_completions: bool,
+    /// The old file stays, under another name.
+    pub keep_old: bool,
+}
+
+/// What a rebuild has done.
+#[derive(Debug, Default)]
+pub struct Rebuilt {
+    /// What came from the old file.
+    pub completed: Completed,
+    /// Where the streams stand now.
+    pub standings: Standings,
+    /// Seconds by phase.
+    pub seconds: Vec<(&'static str, f64)>,
+    /// Where the old file is kept.
+    pub kept: Option<PathBuf>,
+    /// Bytes of the new file.
+    pub bytes: u64,
+}
+
+/// Makes the database anew.
+///
+/// # Errors
+/// See [`ServiceError`]; then the database is as it was.
+pub async fn rebuild(
+    config: &Config,
+    options: RebuildOptions,
+    stop: watch::Receiver<bool>,
+    tell: Tell<'_>,
+) -> Result<Rebuilt, ServiceError> {
+    make_anew(config, None, options, stop, tell).await
+}
+
+/// A first database for a service that has none, where the streams are long enough that loading them in bulk pays: the
+/// service goes on from there. `None`: they are not.
+///
+/// # Errors
+/// See [`ServiceError`]; then there still is none.
+pub(super) async fn initial(
+    config: &Config,
+    connection: &Connection,
+    stop: watch::Receiver<bool>,
+    tell: Tell<'_>,
+) -> Result<Option<Rebuilt>, ServiceError> {
+    if forecast(config, connection).await?.messages() < BULK_FROM_MESSAGES {
+        return Ok(None);
+    }
+    make_anew(config, Some(connection.clone()), RebuildOptions::default(), stop, tell)
+        .await
+        .map(Some)
+}
+
+async fn make_anew(
+    config: &Config,
+    connection: Option<Connection>,
+    options: RebuildOptions,
+    stop: watch::Receiver<bool>,
+    tell: Tell<'_>,
+) -> Result<Rebuilt, ServiceError> {
+    let _lock = Lock::take(&config.store.path, &owner())?;
+    let database = config.store.path.clone();
+    let mut clock = Clock::default();
+    let old = old(config, options)?;
+    let loader = Loader::begin(config, connection, "rebuild", stop, tell).await?;
+    let bounds = loader.bounds(&old.standings).await?;
+    clock.phase("look");
+
+    let store = loader.open(Use::Load)?;
+    store.number_results_after(old.numbered_up_to)?;
+    loader.load(store, bounds.clone()).await?;
+    clock.phase("load");
+
+    tell(Step::Phase("completing from the old file"));
+    let (scratch_path, manifests) = (loader.scratch().to_owned(), loader.manifests.clone());
+    let (carried_from, completions_of) = (old.carried_from.clone(), old.completions_of.clone());
+    let completed = loader
+        .blocking(move || {
+            let beside = match &carried_from {
+                Some(old) => Beside::Database(old),
+                None => Beside::Nothing {
+                    completions_of: completions_of.as_deref(),
+                },
+            };
+            let scratch = Scratch::open(&scratch_path, beside)?;
+            Ok(scratch.complete(&manifests, Purpose::Rebuild, Timestamp::from(Utc::now()))?)
+        })
+        .await?;
+    clock.phase("complete");
+
+    if old.is_behind(&loader, &bounds) {
+        let store = loader.open(Use::LoadOn)?;
+        loader.load(store, BTreeMap::new()).await?;
+        clock.phase("load on");
+    }
+
+    tell(Step::Phase("building indexes"));
+    let scratch_path = loader.scratch().to_owned();
+    let (standings, seconds) = loader
+        .blocking(move || {
+            let mut clock = Clock::default();
+            let scratch = Scratch::open(&scratch_path, Beside::Nothing { completions_of: None })?;
+            scratch.build_indexes()?;
+            clock.phase("indexes");
+            scratch.prove()?;
+            clock.phase("check");
+            scratch.seal()?;
+            Ok((standings(&read_only(&scratch_path)?)?, clock.seconds))
+        })
+        .await?;
+    clock.seconds.extend(seconds);
+    clock.since = Instant::now();
+
+    tell(Step::Phase("putting the new file in place"));
+    // Short, and no stop can come between its steps.
+    let kept = options
+        .keep_old
+        .then(|| kept_path(&database, Timestamp::from(Utc::now())));
+    swap(loader.scratch(), &database, kept.as_deref())?;
+    clock.phase("swap");
+    Ok(Rebuilt {
+        completed,
+        standings,
+        seconds: clock.seconds,
+        kept: kept.filter(|kept| kept.exists()),
+        bytes: crate::store::file_bytes(&database),
+    })
+}
+
+/// The file that is there.
+#[derive(Debug, Default)]
+struct Old {
+    carried_from: Option<PathBuf>,
+    completions_of: Option<PathBuf>,
+    standings: Standings,
+    numbered_up_to: i64,
+}
+
+impl Old {
+    /// Whether the streams have gone on since, or live another life.
+    fn is_behind(&self, loader: &Loader<'_>, bounds: &BTreeMap<StreamName, Bounds>) -> bool {
+        self.standings.iter().any(|(stream, standing)| {
+            let until = bounds.get(stream).and_then(|bounds| bounds.until);
+            let last = loader.forecast.streams.get(stream).map(|census| census.last);
+            until != Some(standing.position) || last != Some(standing.position)
+        })
+    }
+}
+
+fn old(config: &Config, options: RebuildOptions) -> Result<Old, ServiceError> {
+    let database = &config.store.path;
+    if !database.exists() || crate::store::file_bytes(database) == 0 {
+        return Ok(Old::default());
+    }
+    if options.no_carry_over {
+        return Ok(Old {
+            completions_of: (!options.forget_completions).then(|| database.clone()),
+            ..Old::default()
+        });
+    }
+    let conn = read_only(database)?;
+    Ok(Old {
+        carried_from: Some(database.clone()),
+        completions_of: None,
+        standings: standings(&conn)?,
+        numbered_up_to: numbered_up_to(&conn)?,
+    })
+}
+
+/// Seconds, phase by phase.
+#[derive(Debug)]
+struct Clock {
+    since: Instant,
+    seconds: Vec<(&'static str, f64)>,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self {
+            since: Instant::now(),
+            seconds: Vec::new(),
+        }
+    }
+}
+
+impl Clock {
+    fn phase(&mut self, name: &'static str) {
+        self.seconds.push((name, self.since.elapsed().as_secs_f64()));
+        self.since = Instant::now();
+    }
+}

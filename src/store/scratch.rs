@@ -1,0 +1,339 @@
+//! A scratch: a side file that is loaded from the streams in bulk, completed with what only the database knows, and then
+//! compared with it or put in its place (DESIGN §8.1, §8.2).
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, params};
+
+use super::carry::{self, Completed, Purpose};
+use super::position::{self, Standing};
+use super::{StoreError, derive, migrate, report};
+use crate::projection::manifests::Manifests;
+use crate::wire::kv::StreamName;
+use crate::wire::time::Timestamp;
+
+/// More than any file: SQLite maps as much of it as it can. Building an index reads the whole table.
+const MMAP_BYTES: i64 = 1 << 40;
+
+/// Where a database's scratch lies: beside it, so that it can take its place by a rename.
+#[must_use]
+pub fn path(database: &Path, suffix: &str) -> PathBuf {
+    let mut path: OsString = database.as_os_str().to_owned();
+    path.push(".");
+    path.push(suffix);
+    PathBuf::from(path)
+}
+
+/// Removes a scratch with everything that SQLite and we have put beside it.
+///
+/// # Errors
+/// The system's.
+pub fn remove(scratch: &Path) -> Result<(), StoreError> {
+    for suffix in ["", "-journal", "-wal", "-shm", ".lock"] {
+        let mut path: OsString = scratch.as_os_str().to_owned();
+        path.push(suffix);
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(source) => {
+                return Err(StoreError::Io {
+                    what: format!("remove {}", PathBuf::from(path).display()),
+                    source,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A scratch's settings: nothing is made durable, and what a failed group changed is put back from memory.
+pub(super) fn settings(conn: &Connection) -> Result<(), StoreError> {
+    let set = |name: &str, value: &dyn rusqlite::ToSql| {
+        conn.pragma_update_and_check(None, name, value, |_| Ok(()))
+            .or_else(|error| match error {
+                rusqlite::Error::QueryReturnedNoRows => Ok(()),
+                error => Err(error),
+            })
+            .map_err(StoreError::sqlite(format_args!("set pragma {name}")))
+    };
+    set("journal_mode", &"MEMORY")?;
+    set("synchronous", &"OFF")?;
+    // Sorting for an index may need more than memory should hold.
+    set("temp_store", &"FILE")?;
+    set("mmap_size", &MMAP_BYTES)
+}
+
+/// The secondary indexes on the read model's tables: name and text.
+fn indexes(conn: &Connection, schema: &str) -> Result<Vec<(String, String)>, StoreError> {
+    let read = || -> Result<Vec<(String, String, String)>, rusqlite::Error> {
+        conn.prepare(&format!(
+            "SELECT tbl_name, name, sql FROM {schema}.sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
+        ))?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect()
+    };
+    let found = read().map_err(StoreError::sqlite("read the indexes"))?;
+    Ok(found
+        .into_iter()
+        .filter(|(table, ..)| report::is_read_model(table))
+        .map(|(_, name, sql)| (name, sql))
+        .collect())
+}
+
+/// Takes the secondary indexes away: they are built once the rows are there.
+pub(super) fn strip(conn: &Connection) -> Result<(), StoreError> {
+    for (name, _) in indexes(conn, "main")? {
+        conn.execute_batch(&format!("DROP INDEX \"{}\"", name.replace('"', "\"\"")))
+            .map_err(StoreError::sqlite(format_args!("leave out the index {name}")))?;
+    }
+    Ok(())
+}
+
+/// Builds the secondary indexes of a file of our own.
+fn build_indexes(conn: &Connection) -> Result<(), StoreError> {
+    let mut like = Connection::open_in_memory().map_err(StoreError::sqlite("read the schema"))?;
+    migrate::run(&mut like, true)?;
+    let there: Vec<String> = indexes(conn, "main")?.into_iter().map(|(name, _)| name).collect();
+    for (name, sql) in indexes(&like, "main")? {
+        if !there.contains(&name) {
+            conn.execute_batch(&sql)
+                .map_err(StoreError::sqlite(format_args!("build the index {name}")))?;
+        }
+    }
+    Ok(())
+}
+
+/// The line that keeps the numbers up to its own free in `projector_results`, for what is carried over: older, so before.
+const SEED: &str =
+    "INSERT INTO projector_results (entry, incarnation, stream_seq, published_ns, result_id, pc_id, counts,
+     evidence) VALUES (?1, 0, 0, 0, '', '', 0, 0)";
+
+/// Begins to number results after `entry`.
+pub(super) fn number_after(conn: &Connection, entry: i64) -> Result<(), StoreError> {
+    conn.execute(SEED, params![entry])
+        .map(|_| ())
+        .map_err(StoreError::sqlite("keep numbers free in projector_results"))
+}
+
+/// Puts a file's bytes on disk.
+///
+/// # Errors
+/// The system's.
+pub fn sync(path: &Path) -> Result<(), StoreError> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(StoreError::io(format!("put {} on disk", path.display())))
+}
+
+/// A loaded scratch, with the database beside it under the name `old` (see [`super::carry`]).
+#[derive(Debug)]
+pub struct Scratch {
+    conn: Connection,
+    path: PathBuf,
+}
+
+/// The database beside a scratch.
+#[derive(Clone, Copy, Debug)]
+pub enum Beside<'a> {
+    /// There is none, or nothing but these is taken from it: the completions of the database named here.
+    Nothing {
+        /// Whose completions are kept.
+        completions_of: Option<&'a Path>,
+    },
+    /// To be read.
+    Database(&'a Path),
+    /// To be mended.
+    Mended(&'a Path),
+}
+
+impl Scratch {
+    /// Opens a scratch once its load has ended.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn open(path: &Path, beside: Beside<'_>) -> Result<Self, StoreError> {
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+        let conn = Connection::open_with_flags(path, flags)
+            .map_err(StoreError::sqlite(format_args!("open {}", path.display())))?;
+        settings(&conn)?;
+        conn.busy_timeout(super::open::BUSY_TIMEOUT)
+            .map_err(StoreError::sqlite("set the busy time-out"))?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
+            .map_err(StoreError::sqlite("switch triggers off"))?;
+        derive::prepare_affinity(&conn).map_err(StoreError::sqlite("prepare to derive"))?;
+        match beside {
+            Beside::Nothing { completions_of } => attach_nothing(&conn, completions_of)?,
+            Beside::Database(database) => carry::attach(&conn, database, true)?,
+            Beside::Mended(database) => carry::attach(&conn, database, false)?,
+        }
+        Ok(Self {
+            conn,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Begins to read the database as it is now, and says where its streams stand: what follows sees nothing newer.
+    ///
+    /// # Errors
+    /// SQLite's, a position that cannot be read.
+    pub fn snapshot(&self) -> Result<Vec<(StreamName, Standing)>, StoreError> {
+        self.conn
+            .execute_batch("BEGIN")
+            .map_err(StoreError::sqlite("begin to read"))?;
+        position::read_all(&self.conn, "old")
+    }
+
+    /// Frees what [`Store::number_results_after`](super::Store::number_results_after) kept and completes the scratch.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn complete(
+        &self,
+        manifests: &Manifests,
+        purpose: Purpose,
+        now: Timestamp,
+    ) -> Result<Completed, StoreError> {
+        self.conn
+            .execute("DELETE FROM main.projector_results WHERE incarnation = 0", [])
+            .map_err(StoreError::sqlite("free the kept numbers in projector_results"))?;
+        self.prove_load()?;
+        carry::complete(&self.conn, manifests, purpose, now)
+    }
+
+    /// Builds what the load left out.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn build_indexes(&self) -> Result<(), StoreError> {
+        build_indexes(&self.conn)
+    }
+
+    /// Every result that the load counted has its row.
+    fn prove_load(&self) -> Result<(), StoreError> {
+        let (results, rows): (i64, i64) = self
+            .conn
+            .query_row(
+                "SELECT (SELECT count(*) FROM main.projector_results WHERE counts),
+                     (SELECT count(*) FROM main.execution_results WHERE finished_at IS NOT NULL)",
+                [],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .map_err(StoreError::sqlite("count what was loaded"))?;
+        match results == rows {
+            true => Ok(()),
+            false => Err(wrong(&format!(
+                "{results} results were loaded and {rows} rows made"
+            ))),
+        }
+    }
+
+    /// Proves a file that is to be a database: SQLite's own check, and that every message of every stream is accounted
+    /// for (I3).
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn prove(&self) -> Result<(), StoreError> {
+        let check: String = self
+            .conn
+            .query_row("PRAGMA main.quick_check(1)", [], |row| row.get(0))
+            .map_err(StoreError::sqlite("check the new file"))?;
+        if check != "ok" {
+            return Err(wrong(&check));
+        }
+        for (stream, standing) in position::read_all(&self.conn, "main")? {
+            let (told, expected) = (
+                standing.counts.sum(),
+                (standing.position.0 + 1).saturating_sub(standing.first.0),
+            );
+            if told != expected {
+                return Err(wrong(&format!(
+                    "{told} of {expected} messages of {stream} are accounted for"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Turns the scratch into a file that can be a database: with a log of its own, on disk.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn seal(self) -> Result<(), StoreError> {
+        let sealing = || format!("close {}", self.path.display());
+        self.conn
+            .execute_batch("DETACH old")
+            .map_err(StoreError::sqlite(sealing()))?;
+        self.conn
+            .pragma_update_and_check(Some("main"), "journal_mode", "WAL", |_| Ok(()))
+            .map_err(StoreError::sqlite(sealing()))?;
+        self.conn.close().map_err(|(_, source)| StoreError::Sqlite {
+            what: format!("close {}", self.path.display()),
+            source,
+        })
+    }
+
+    /// For what works on both files.
+    pub(super) fn conn(&self) -> &Connection {
+        &self.conn
+    }
+}
+
+/// An empty database under the name `old`.
+fn attach_nothing(conn: &Connection, completions_of: Option<&Path>) -> Result<(), StoreError> {
+    let attach = || -> Result<(), rusqlite::Error> {
+        conn.execute_batch("ATTACH ':memory:' AS old")?;
+        let tables: Vec<String> = conn
+            .prepare("SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?
+            .query_map([], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        for sql in tables {
+            conn.execute_batch(&sql.replacen("CREATE TABLE ", "CREATE TABLE old.", 1))?;
+        }
+        Ok(())
+    };
+    attach().map_err(StoreError::sqlite("stand in for a database"))?;
+    let Some(database) = completions_of else {
+        return Ok(());
+    };
+    carry::attach_as(conn, database, "completions", true)?;
+    let copy = || -> Result<(), rusqlite::Error> {
+        for table in ["job_completions", "job_version_completions"] {
+            let there: bool = conn.query_row(
+                "SELECT EXISTS (SELECT 1 FROM completions.sqlite_schema WHERE name = ?1)",
+                [table],
+                |row| row.get(0),
+            )?;
+            if there {
+                conn.execute_batch(&format!(
+                    "INSERT INTO old.{table} SELECT * FROM completions.{table}"
+                ))?;
+            }
+        }
+        conn.execute_batch("DETACH completions")
+    };
+    copy().map_err(StoreError::sqlite("keep the completions"))
+}
+
+fn wrong(what: &str) -> StoreError {
+    StoreError::Unusable(format!(
+        "the file that was made is wrong: {what}; it is thrown away and the database is as it was; please report this"
+    ))
+}
+
+/// The highest number in a database's `projector_results`.
+///
+/// # Errors
+/// SQLite's.
+pub fn numbered_up_to(conn: &Connection) -> Result<i64, StoreError> {
+    conn.query_row(
+        "SELECT coalesce(max(entry), 0) FROM projector_results",
+        [],
+        |row| row.get(0),
+    )
+    .map_err(StoreError::sqlite("read projector_results"))
+}

@@ -1,0 +1,115 @@
+//! A new file takes the database's place (DESIGN §8.1): one rename, before which nothing has happened to the database, and
+//! after which nothing of it is left. A log beside it would be taken for the new file's, whose rows would then be the old
+//! ones, and no check of SQLite's finds that.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::open::{file_bytes, wal_path};
+use super::scratch::{path, sync};
+use super::{StoreError, fail};
+
+/// Empties the database's log and takes it away, which nobody allows who has the file open.
+///
+/// # Errors
+/// [`StoreError::Locked`] when somebody has; SQLite's.
+pub fn release(database: &Path) -> Result<(), StoreError> {
+    let in_use = || {
+        StoreError::Locked(format!(
+            "{} is open in another process (a reader such as `status`, a copy, or the backend): end that one and try \
+             again; nothing has changed",
+            database.display()
+        ))
+    };
+    let conn = Connection::open_with_flags(
+        database,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+    .map_err(StoreError::sqlite(format_args!("open {}", database.display())))?;
+    let busy = |source: rusqlite::Error| match source.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => in_use(),
+        _ => StoreError::Sqlite {
+            what: format!("end the log of {}", database.display()),
+            source,
+        },
+    };
+    conn.busy_timeout(std::time::Duration::from_secs(2))
+        .map_err(busy)?;
+    let copied: i64 = conn
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+        .map_err(busy)?;
+    if copied != 0 {
+        return Err(in_use());
+    }
+    let mode: String = conn
+        .pragma_update_and_check(None, "journal_mode", "DELETE", |row| row.get(0))
+        .map_err(busy)?;
+    drop(conn);
+    if !mode.eq_ignore_ascii_case("delete") || file_bytes(&wal_path(database)) > 0 {
+        return Err(in_use());
+    }
+    Ok(())
+}
+
+/// Puts `new` in the place of `database`, which is kept under the name `keep` when one is given. The caller holds the
+/// database's lock.
+///
+/// # Errors
+/// As [`release`]; the system's. Whatever fails, the database is the old one or the new one, whole.
+pub fn swap(new: &Path, database: &Path, keep: Option<&Path>) -> Result<(), StoreError> {
+    fail::point("before-release");
+    if database.exists() {
+        release(database)?;
+    }
+    // A log without its file, of a database that was lost: SQLite would play it back into the new one.
+    for leftover in [
+        wal_path(database),
+        path_with(database, "-shm"),
+        path_with(database, "-journal"),
+    ] {
+        if leftover.exists() {
+            fs::remove_file(&leftover).map_err(StoreError::io(format!("remove {}", leftover.display())))?;
+        }
+    }
+    fail::point("before-sync");
+    sync(new)?;
+    if let Some(keep) = keep.filter(|_| database.exists()) {
+        fs::hard_link(database, keep)
+            .map_err(StoreError::io(format!("keep the old file as {}", keep.display())))?;
+    }
+    fail::point("before-rename");
+    fs::rename(new, database).map_err(StoreError::io(format!(
+        "rename {} to {}",
+        new.display(),
+        database.display()
+    )))?;
+    fail::point("after-rename");
+    let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(StoreError::io(format!(
+            "put the folder {} on disk",
+            folder.display()
+        )))
+}
+
+fn path_with(database: &Path, suffix: &str) -> std::path::PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
+/// Where the old file is kept: beside the database, its name with the time.
+#[must_use]
+pub fn kept_path(database: &Path, now: crate::wire::time::Timestamp) -> std::path::PathBuf {
+    let time: String = now
+        .stored()
+        .chars()
+        .take(19)
+        .filter(char::is_ascii_alphanumeric)
+        .collect();
+    path(database, &format!("old-{time}"))
+}

@@ -11,6 +11,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use results_projector::store::{Owner, Store, StoreOptions};
+
 pub struct Server {
     child: Child,
     pub url: String,
@@ -118,8 +120,20 @@ impl Usage {
     }
 }
 
-/// Runs the product until it is caught up; returns seconds, what it used, and its commit times in seconds.
+/// Runs the product until it is caught up, message by message: a database is there already. Returns seconds, what it
+/// used, and its commit times in seconds.
 pub fn drain(url: &str, db: &Path, env: &[(&str, &str)]) -> (f64, Usage, Vec<f64>) {
+    let me = Owner {
+        pid: 0,
+        started_at: String::new(),
+        host: String::new(),
+    };
+    Store::open(db, &StoreOptions::default(), &me).unwrap().close();
+    product(url, db, &["-v", "run", "--until-caught-up"], env)
+}
+
+/// Runs one command of the product; returns as [`drain`].
+pub fn product(url: &str, db: &Path, args: &[&str], env: &[(&str, &str)]) -> (f64, Usage, Vec<f64>) {
     let log = tempfile::NamedTempFile::new().unwrap();
     let started = Instant::now();
     let mut child = Command::new(env!("CARGO_BIN_EXE_results-projector"))
@@ -130,12 +144,10 @@ pub fn drain(url: &str, db: &Path, env: &[(&str, &str)]) -> (f64, Usage, Vec<f64
             url,
             "--log-format",
             "json",
-            "-v",
-            "run",
-            "--until-caught-up",
         ])
+        .args(args)
         .envs(env.iter().copied())
-        .stdout(Stdio::null())
+        .stdout(log.reopen().unwrap())
         .stderr(log.reopen().unwrap())
         .spawn()
         .unwrap();

@@ -182,12 +182,16 @@ async fn initial_load(
         }
     };
     match rebuild::initial(config, connection, stop.clone(), &tell).await {
-        Ok(Some(made)) => info!(seconds = ?made.seconds, bytes = made.bytes, "there was no database: loaded in bulk"),
+        Ok(Some(made)) => {
+            info!(seconds = ?made.seconds, bytes = made.bytes, "there was no database: loaded in bulk")
+        }
         Ok(None) => {}
         Err(_) if *stop.borrow() => return Ok(false),
         Err(error @ ServiceError::Store(_)) => return Err(error),
         // What stands in the way of a load the service waits out.
-        Err(error) => warn!(%error, "the streams could not be loaded in bulk; reading them message by message"),
+        Err(error) => {
+            warn!(%error, "the streams could not be loaded in bulk; reading them message by message")
+        }
     }
     Ok(true)
 }

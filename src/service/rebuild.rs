@@ -75,9 +75,15 @@ pub(super) async fn initial(
     if forecast(config, connection).await?.messages() < BULK_FROM_MESSAGES {
         return Ok(None);
     }
-    make_anew(config, Some(connection.clone()), RebuildOptions::default(), stop, tell)
-        .await
-        .map(Some)
+    make_anew(
+        config,
+        Some(connection.clone()),
+        RebuildOptions::default(),
+        stop,
+        tell,
+    )
+    .await
+    .map(Some)
 }
 
 async fn make_anew(

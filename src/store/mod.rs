@@ -5,6 +5,7 @@
 mod adopt;
 mod adoption;
 pub mod carry;
+pub mod compare;
 mod completions;
 pub mod dead_letters;
 pub mod derive;

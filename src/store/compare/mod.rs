@@ -1,0 +1,239 @@
+//! The scratch against the database, row by row (DESIGN §8.2), and what differs copied into the database (`replay`). One
+//! connection sees both: `main` is the scratch, which says what the database should say, `old` the database as it is.
+//! Knows nothing of streams: what cannot be judged from them was made equal before ([`carry`](super::carry)).
+
+mod align;
+mod books;
+mod cells;
+mod keyed;
+mod lists;
+mod mend;
+mod schema;
+mod tables;
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use serde::Serialize;
+
+pub use self::cells::Shown;
+use self::lists::List;
+use self::tables::{Fixed, Place, Task};
+use super::StoreError;
+pub use mend::{Mended, mend};
+
+/// So many differences are kept with their values; all are counted.
+pub const DIFFERENCES_MAX: usize = 1_000;
+
+/// What the scratch can speak for.
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    /// The streams hold everything that was ever projected: a result that only the database has is wrong.
+    pub complete: bool,
+    /// The scratch was loaded from the streams' start. If not, what it does not have is not looked at.
+    pub whole: bool,
+    /// A stored time: rows older than this may have been cleaned up by the backend (contract §6.1).
+    pub cleanup_before: Option<String>,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Comparison {
+    /// The first [`DIFFERENCES_MAX`].
+    pub differences: Vec<Difference>,
+    /// By table.
+    pub counted: BTreeMap<String, Counted>,
+    /// Tables that were not compared, or not in all columns: why.
+    pub left_out: BTreeMap<String, String>,
+}
+
+impl Comparison {
+    /// Whether nothing differs.
+    #[must_use]
+    pub fn is_same(&self) -> bool {
+        self.found() == 0
+    }
+
+    /// All differing rows and shapes, kept or not.
+    #[must_use]
+    pub fn found(&self) -> u64 {
+        self.counted.values().map(Counted::found).sum()
+    }
+
+    fn keep(&mut self, difference: impl FnOnce() -> Difference) {
+        if self.differences.len() < DIFFERENCES_MAX {
+            self.differences.push(difference());
+        }
+    }
+}
+
+/// Rows of one table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counted {
+    /// Of the scratch.
+    pub compared: u64,
+    /// In both, and not the same.
+    pub different: u64,
+    /// Only in the scratch.
+    pub missing: u64,
+    /// Only in the database, where it should not be.
+    pub unexpected: u64,
+    /// Only in the scratch, and so old that the backend's cleanup took them: no difference.
+    pub cleaned_up: u64,
+    /// Only in the database, which alone vouches for them: no difference.
+    pub vouched: u64,
+    /// Tables, columns and keys that are not as they should be.
+    pub shapes: u64,
+}
+
+impl Counted {
+    fn found(&self) -> u64 {
+        self.different + self.missing + self.unexpected + self.shapes
+    }
+}
+
+/// One difference, named.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Difference {
+    /// The table.
+    pub table: String,
+    /// The row: columns and their values, cut; empty for the table itself.
+    pub key: BTreeMap<String, String>,
+    /// What it is.
+    #[serde(flatten)]
+    pub kind: Kind,
+}
+
+/// See [`Difference`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Kind {
+    /// The database lacks the row.
+    Missing,
+    /// The database has a row that should not be.
+    Unexpected,
+    /// A cell.
+    Column {
+        /// The column.
+        name: String,
+        /// In the database.
+        found: Shown,
+        /// What it should be.
+        expected: Shown,
+    },
+    /// The table is not there, or has other columns.
+    Shape {
+        /// How it is, and how it should be.
+        reason: String,
+    },
+}
+
+/// Compares every table of the read model and every exploded table of either, in one snapshot.
+///
+/// # Errors
+/// SQLite's.
+pub fn compare(conn: &Connection, scope: &Scope) -> Result<Comparison, StoreError> {
+    let _snapshot = conn
+        .is_autocommit()
+        .then(|| Transaction::new_unchecked(conn, TransactionBehavior::Deferred))
+        .transpose()
+        .map_err(StoreError::sqlite("begin to compare"))?;
+    let mut comparison = Comparison::default();
+    for task in tables::tasks(conn)? {
+        let (name, place) = match &task {
+            Task::Fixed(fixed, place) => (fixed.name.to_owned(), place),
+            Task::Exploded(exploded) => (exploded.name.clone(), &exploded.place),
+        };
+        let mut counted = Counted::default();
+        match place {
+            Place::LeftOut(reason) => {
+                comparison.left_out.insert(name, reason.clone());
+                continue;
+            }
+            Place::Both { drift, excuse } => {
+                for reason in drift {
+                    counted.shapes += 1;
+                    comparison.keep(|| Difference {
+                        table: name.clone(),
+                        key: BTreeMap::new(),
+                        kind: Kind::Shape {
+                            reason: reason.clone(),
+                        },
+                    });
+                }
+                if let Some(excuse) = excuse {
+                    comparison.left_out.insert(name.clone(), excuse.clone());
+                }
+            }
+        }
+        match &task {
+            Task::Fixed(fixed, _) if fixed.list => {
+                if let Some(list) = List::history(conn, fixed)? {
+                    compare_list(conn, &list, scope, &mut comparison, &mut counted)?;
+                }
+            }
+            Task::Fixed(fixed, _) => compare_keyed(conn, fixed, scope, &mut comparison, &mut counted)?,
+            Task::Exploded(exploded) => {
+                if let Some(list) = &exploded.list {
+                    compare_list(conn, list, scope, &mut comparison, &mut counted)?;
+                }
+            }
+        }
+        comparison.counted.insert(name, counted);
+    }
+    Ok(comparison)
+}
+
+fn compare_keyed(
+    conn: &Connection,
+    fixed: &'static Fixed,
+    scope: &Scope,
+    comparison: &mut Comparison,
+    counted: &mut Counted,
+) -> Result<(), StoreError> {
+    let Some(table) = keyed::Keyed::find(conn, fixed)? else {
+        return Ok(());
+    };
+    let mut names = keyed::Names::prepare(conn, &table)?;
+    keyed::walk(conn, &table, scope, counted, &mut |found| {
+        if comparison.differences.len() >= DIFFERENCES_MAX {
+            return Ok(());
+        }
+        names.name(&table, found, &mut |difference| comparison.keep(|| difference))
+    })
+}
+
+fn compare_list(
+    conn: &Connection,
+    list: &List,
+    scope: &Scope,
+    comparison: &mut Comparison,
+    counted: &mut Counted,
+) -> Result<(), StoreError> {
+    counted.compared = lists::walk(conn, list, &mut |pair| {
+        let Some(judged) = lists::judge(conn, list, &pair, scope, counted)? else {
+            return Ok(());
+        };
+        for finding in &judged.findings {
+            lists::name(list, &pair, *finding, &mut |difference| {
+                comparison.keep(|| difference);
+            });
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// A name as SQL takes it literally.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Columns as a list, each behind `prefix`.
+fn listed<'a>(columns: impl IntoIterator<Item = &'a str>, prefix: &str) -> String {
+    columns
+        .into_iter()
+        .map(|column| format!("{prefix}{}", quoted(column)))
+        .collect::<Vec<_>>()
+        .join(", ")
+}

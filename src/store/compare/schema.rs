@@ -1,0 +1,120 @@
+//! The tables of either file as they are.
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::super::StoreError;
+use crate::projection::explode::free_rowid;
+use crate::projection::spec::{BUILT_IN, is_taken};
+
+/// The scratch.
+pub(super) const MAIN: &str = "main";
+/// The database.
+pub(super) const OLD: &str = "old";
+
+/// A table as it is in one file.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    pub(super) schema: &'static str,
+    pub(super) name: String,
+    pub(super) columns: Vec<Column>,
+    /// A name of the row id; `None`: a view, or a table without one.
+    pub(super) rowid: Option<&'static str>,
+}
+
+/// One of its columns.
+#[derive(Clone, Debug)]
+pub(super) struct Column {
+    pub(super) name: String,
+    pub(super) kind: String,
+    /// Place in the key, 0 for none.
+    pub(super) key: usize,
+}
+
+impl Table {
+    /// Looks a table up, in any letter case.
+    pub(super) fn find(
+        conn: &Connection,
+        schema: &'static str,
+        name: &str,
+    ) -> Result<Option<Self>, StoreError> {
+        let read = || -> Result<Option<Self>, rusqlite::Error> {
+            let found: Option<(String, bool)> = conn
+                .prepare_cached(
+                    "SELECT name, type = 'table' AND NOT wr FROM pragma_table_list
+                     WHERE schema = ?1 AND name = ?2 COLLATE NOCASE",
+                )?
+                .query_row([schema, name], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            let Some((name, plain)) = found else {
+                return Ok(None);
+            };
+            let columns: Vec<Column> = conn
+                .prepare_cached("SELECT name, type, pk FROM pragma_table_info(?1, ?2) ORDER BY cid")?
+                .query_map([&name, schema], |row| {
+                    Ok(Column {
+                        name: row.get(0)?,
+                        kind: row.get(1)?,
+                        key: row.get(2)?,
+                    })
+                })?
+                .collect::<Result<_, _>>()?;
+            let rowid = free_rowid(columns.iter().map(|column| column.name.as_str()));
+            Ok(Some(Self {
+                schema,
+                name,
+                columns,
+                rowid: rowid.filter(|_| plain),
+            }))
+        };
+        read().map_err(StoreError::sqlite(format_args!("look at the table {name:?}")))
+    }
+
+    pub(super) fn column(&self, name: &str) -> Option<&Column> {
+        self.columns
+            .iter()
+            .find(|column| column.name.eq_ignore_ascii_case(name))
+    }
+
+    /// The key's columns in lower case, in their order.
+    pub(super) fn key(&self) -> Vec<String> {
+        let mut key: Vec<&Column> = self.columns.iter().filter(|column| column.key > 0).collect();
+        key.sort_by_key(|column| column.key);
+        key.into_iter()
+            .map(|column| column.name.to_ascii_lowercase())
+            .collect()
+    }
+
+    /// As SQL takes it.
+    pub(super) fn sql(&self) -> String {
+        format!("{}.{}", self.schema, super::quoted(&self.name))
+    }
+
+    pub(super) fn is_empty(&self, conn: &Connection) -> Result<bool, StoreError> {
+        conn.query_row(
+            &format!("SELECT NOT EXISTS (SELECT 1 FROM {})", self.sql()),
+            [],
+            |row| row.get(0),
+        )
+        .map_err(StoreError::sqlite(format_args!(
+            "look at the table {:?}",
+            self.name
+        )))
+    }
+}
+
+/// The names of a file's exploded tables: nobody else's, and with the three built-in columns.
+pub(super) fn exploded(conn: &Connection, schema: &'static str) -> Result<Vec<String>, StoreError> {
+    let read = || -> Result<Vec<String>, rusqlite::Error> {
+        conn.prepare(
+            "SELECT l.name FROM pragma_table_list AS l WHERE l.schema = ?1 AND l.type IN ('table', 'view')
+             AND (SELECT count(*) FROM pragma_table_info(l.name, ?1) AS c
+                  WHERE lower(c.name) IN (?2, ?3, ?4)) = 3
+             ORDER BY l.name",
+        )?
+        .query_map([schema, BUILT_IN[0], BUILT_IN[1], BUILT_IN[2]], |row| row.get(0))?
+        .collect()
+    };
+    let mut names = read().map_err(StoreError::sqlite("look for exploded tables"))?;
+    names.retain(|name| !is_taken(name));
+    Ok(names)
+}

@@ -456,7 +456,7 @@ async fn manifests(
     }
     let compile = |documents: &watch::Ref<'_, Option<Arc<Documents>>>| {
         let documents = documents.as_ref().map(|documents| (**documents).clone());
-        Arc::new(Manifests::compile(documents.unwrap_or_default()))
+        Arc::new(Manifests::of_bucket(documents.unwrap_or_default()))
     };
     let first = compile(&documents.borrow_and_update());
     let (manifests, in_force) = watch::channel(first);

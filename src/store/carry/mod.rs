@@ -2,9 +2,13 @@
 //! after it the scratch says what the database should say. One connection sees both: `main` is the scratch, `old` the
 //! database.
 
+mod known;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+
+pub use known::Foreknowledge;
 
 /// What a scratch is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -161,7 +161,7 @@ async fn ask(config: &Config, adopted: bool) -> Result<Outside, String> {
     outside.manifests = manifests::snapshot(&js)
         .await
         .ok()
-        .map(|documents| Manifests::compile(documents.unwrap_or_default()));
+        .map(|documents| Manifests::of_bucket(documents.unwrap_or_default()));
     if adopted {
         outside.backend_is_projecting = opening::backend_is_projecting(&js).await;
     }

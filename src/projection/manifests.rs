@@ -12,7 +12,8 @@ use super::explode::ExplodeSpec;
 use super::issue::IssueCode;
 use super::spec::{Claims, Refusal};
 use crate::wire::json::compact;
-use crate::wire::manifest::{self, Check, Explode, Feed, Inventory, Manifest, display_json};
+use crate::wire::manifest::{self, Check, Explode, Feed, Inventory, Manifest, Posted, display_json};
+use crate::wire::time::Timestamp;
 
 /// All jobs of the bucket, by manifest id.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,8 @@ pub struct Job {
     pub timeout: Option<String>,
     /// What to do with the output; `None`: nothing.
     pub hints: Option<Arc<Hints>>,
+    /// When the document was put into the bucket; `None`: not known.
+    pub changed: Option<Timestamp>,
     /// Why the document does not decode. Such a job counts as none, and each of its results says so (§4.3).
     pub undecodable: Option<String>,
 }
@@ -78,16 +81,25 @@ pub struct RefusedSpec {
 }
 
 impl Manifests {
-    /// Reads the documents of the bucket. Their order does not matter: manifest ids go in byte order.
+    /// Reads documents whose age is not known; see [`Manifests::of_bucket`].
     #[must_use]
     pub fn compile(documents: impl IntoIterator<Item = (String, Bytes)>) -> Self {
-        let documents: BTreeMap<String, Bytes> = documents.into_iter().collect();
+        Self::of_bucket(documents.into_iter().map(|(id, document)| (id, document.into())))
+    }
+
+    /// Reads the documents of the bucket. Their order does not matter: manifest ids go in byte order.
+    #[must_use]
+    pub fn of_bucket(documents: impl IntoIterator<Item = (String, Posted)>) -> Self {
+        let documents: BTreeMap<String, Posted> = documents.into_iter().collect();
         let mut claims = Claims::default();
         Self(
             documents
                 .into_iter()
-                .map(|(id, document)| {
-                    let job = job(&id, &document, &mut claims);
+                .map(|(id, posted)| {
+                    let job = Job {
+                        changed: posted.changed,
+                        ..job(&id, &posted.document, &mut claims)
+                    };
                     (id, job)
                 })
                 .collect(),
@@ -117,6 +129,7 @@ fn job(id: &str, document: &Bytes, claims: &mut Claims) -> Job {
         Ok(manifest) => Job {
             timeout: manifest.timeout.clone(),
             hints: hints(id, manifest, claims).map(Arc::new),
+            changed: None,
             undecodable: None,
         },
         Err(error) => Job {

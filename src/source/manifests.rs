@@ -8,7 +8,6 @@ use std::time::Duration;
 use async_nats::jetstream;
 use async_nats::jetstream::kv::{Entry, Operation, Watch};
 use async_nats::jetstream::stream::Info;
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use tokio::sync::watch;
@@ -18,12 +17,13 @@ use tracing::{debug, info, warn};
 use super::connect::ConnectionState;
 use super::opening::{AskError, bucket_info, context, jitter};
 use crate::wire::kv::BUCKET_JOBS;
+use crate::wire::manifest::Posted;
 
 /// Between two documents of a snapshot that is being read.
 const READ_LIMIT: Duration = Duration::from_secs(5);
 
 /// The documents by key.
-pub type Documents = BTreeMap<String, Bytes>;
+pub type Documents = BTreeMap<String, Posted>;
 
 /// Watches the bucket.
 #[derive(Debug)]
@@ -181,8 +181,16 @@ impl Bucket {
         self.revision = self.revision.max(entry.revision);
         self.keys.insert(entry.key.clone());
         match entry.operation {
-            Operation::Put => drop(self.documents.insert(entry.key, entry.value)),
-            Operation::Delete | Operation::Purge => drop(self.documents.remove(&entry.key)),
+            Operation::Put => {
+                let posted = Posted {
+                    document: entry.value,
+                    changed: Some(entry.created.into()),
+                };
+                self.documents.insert(entry.key, posted);
+            }
+            Operation::Delete | Operation::Purge => {
+                self.documents.remove(&entry.key);
+            }
         }
     }
 

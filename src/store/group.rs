@@ -1,6 +1,7 @@
 //! One transaction: rows, books and positions together, or nothing (I1).
 
 mod first_pass;
+mod foreknown;
 mod other_streams;
 mod outputs;
 
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use rusqlite::{CachedStatement, Connection, params};
 
 use self::outputs::presence;
+use super::carry::Foreknowledge;
 use super::completions::{Ledger, TriggerWatch};
 use super::dead_letters::{self, DeadLetter};
 use super::derive::{Deriver, DuePair, Evidence, OwnedPair, Pair, Shapes, issues};
@@ -84,6 +86,8 @@ pub(super) struct Desk {
     pub(super) deferred: bool,
     /// See [`adoption::first_pass`].
     pub(super) first_pass: Option<StreamSeq>,
+    /// Of the database that is there, in a load beside it.
+    pub(super) foreknown: Option<Foreknowledge>,
 }
 
 /// How many payload bytes the dead-letter book may still take.
@@ -108,6 +112,7 @@ pub struct Group<'s> {
     /// See [`Deriver::any_issues`].
     any_issues: bool,
     letter_bytes_added: u64,
+    kept_outputs: u64,
     now_wall: Timestamp,
     isolating: bool,
     committed: bool,
@@ -173,6 +178,7 @@ impl<'s> Group<'s> {
                 manifests,
                 any_issues,
                 letter_bytes_added: 0,
+                kept_outputs: 0,
                 now_wall,
                 isolating: false,
                 committed: false,
@@ -208,12 +214,19 @@ impl<'s> Group<'s> {
         published: Timestamp,
         message: &ResultMessage,
     ) -> Result<(), StoreError> {
+        let with_kept = self.with_kept_outputs(message)?;
+        let (message, kept_outputs) = with_kept
+            .as_ref()
+            .map_or((message, 0), |(with, kept)| (with, *kept));
         let row = row(message, published);
         let what = |error| StoreError::sqlite(format_args!("write result {:?}", clip(&row.result_id)))(error);
         let result = row.result;
-        let known = match rows::insert_result(&mut self.insert_result, &row).map_err(what)? {
-            true => Known::Absent,
-            false => rows::known(self.tx, &row.result_id)?,
+        let known = if self.is_known_duplicate(seq, published) {
+            Known::Finished
+        } else if rows::insert_result(&mut self.insert_result, &row).map_err(what)? {
+            Known::Absent
+        } else {
+            rows::known(self.tx, &row.result_id)?
         };
         let change = row_change(known);
         let after = match change {
@@ -277,6 +290,7 @@ impl<'s> Group<'s> {
         }
         // Last, since nothing takes these back when the item is undone.
         self.note(known, &row, after.as_ref());
+        self.kept_outputs += kept_outputs;
         Ok(())
     }
 
@@ -358,7 +372,7 @@ impl<'s> Group<'s> {
             .bytes_max
             .saturating_sub(letters.bytes + self.letter_bytes_added);
         self.letter_bytes_added += dead_letters::enter(self.tx, incarnation, letter, room)?;
-        Ok(())
+        self.discard_again(incarnation, letter)
     }
 
     /// Records sequences that no longer exist.
@@ -473,6 +487,9 @@ impl<'s> Group<'s> {
             .map_err(StoreError::sqlite("commit"))?;
         self.committed = true;
         self.desk.letters.bytes += self.letter_bytes_added;
+        if let Some(known) = &mut self.desk.foreknown {
+            known.add_kept_outputs(self.kept_outputs);
+        }
         if self.first_pass_ends {
             self.desk.first_pass = None;
         }

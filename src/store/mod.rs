@@ -59,6 +59,7 @@ fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreE
         adopted: open::is_adopted(conn)?,
         deferred: options.for_use == Use::Load,
         first_pass: adoption::first_pass(conn)?,
+        foreknown: None,
     })
 }
 
@@ -178,8 +179,21 @@ impl Store {
     pub fn reopen(&mut self) -> Result<(), StoreError> {
         self.check_identity()?;
         self.conn = open::connection(&self.path, &self.options)?;
-        self.desk = desk(&self.conn, &self.options)?;
+        let desk = desk(&self.conn, &self.options)?;
+        let foreknown = self.desk.foreknown.take();
+        self.desk = group::Desk { foreknown, ..desk };
         Ok(())
+    }
+
+    /// Projects from now on with what the database knows that this one is loaded beside.
+    pub fn set_foreknown(&mut self, known: carry::Foreknowledge) {
+        self.desk.foreknown = Some(known);
+    }
+
+    /// See [`Store::set_foreknown`].
+    #[must_use]
+    pub fn foreknown(&self) -> Option<&carry::Foreknowledge> {
+        self.desk.foreknown.as_ref()
     }
 
     /// After an error that may come from a changed schema: is the file still ours to write?

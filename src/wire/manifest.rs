@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::TimeDelta;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -225,6 +226,24 @@ pub fn decode(document: &[u8]) -> Result<Manifest, DecodeError> {
 pub fn display_json(fields: &[Display]) -> String {
     // Texts and lists of texts always serialise.
     serde_json::to_string(fields).unwrap_or_default()
+}
+
+/// A manifest as the bucket holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Posted {
+    /// The document, undecoded.
+    pub document: Bytes,
+    /// When it was put there, by the server's clock; `None`: not known.
+    pub changed: Option<Timestamp>,
+}
+
+impl From<Bytes> for Posted {
+    fn from(document: Bytes) -> Self {
+        Self {
+            document,
+            changed: None,
+        }
+    }
 }
 
 /// When the backend gives up on a run that was published as started (§5.4). `None`: the timeout is no duration.

@@ -64,6 +64,13 @@ pub enum Content {
     Text(ByteString),
     /// Not valid UTF-8.
     Raw(Bytes),
+    /// As a database kept it.
+    Kept {
+        /// The text.
+        text: ByteString,
+        /// Size in bytes of the object that it was read from.
+        size: usize,
+    },
 }
 
 impl Content {
@@ -77,7 +84,7 @@ impl Content {
     #[must_use]
     pub fn text(&self) -> Cow<'_, str> {
         match self {
-            Self::Text(text) => Cow::Borrowed(text),
+            Self::Text(text) | Self::Kept { text, .. } => Cow::Borrowed(text),
             Self::Raw(bytes) => String::from_utf8_lossy(bytes),
         }
     }
@@ -88,6 +95,7 @@ impl Content {
         match self {
             Self::Text(text) => text.len(),
             Self::Raw(bytes) => bytes.len(),
+            Self::Kept { size, .. } => *size,
         }
     }
 

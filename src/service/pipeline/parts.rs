@@ -49,7 +49,7 @@ async fn documents(
 
 fn compile(documents: Option<&Arc<Documents>>) -> Arc<Manifests> {
     let documents = documents.map(|documents| (**documents).clone());
-    Arc::new(Manifests::compile(documents.unwrap_or_default()))
+    Arc::new(Manifests::of_bucket(documents.unwrap_or_default()))
 }
 
 /// The manifests in force, watched; returns once the first snapshot of the bucket is whole.

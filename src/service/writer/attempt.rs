@@ -264,6 +264,8 @@ fn apply(
                 return Err(out_of_order(stream, delivery.seq, course));
             }
             let incarnation = course.from.incarnation;
+            let published = delivery.published;
+            let discarded = tx.discarded(stream, delivery.seq, published);
             let mut project = |item: &mut dyn FnMut(&mut Group<'_>) -> Result<(), StoreError>| {
                 let outcome = if isolated {
                     tx.isolated(|tx| item(tx))
@@ -278,8 +280,8 @@ fn apply(
                     Err(error) => Err(error),
                 }
             };
-            let published = delivery.published;
             let dead = match content {
+                _ if discarded.is_some() => discarded,
                 Message::Dead(reason) => Some(reason.clone()),
                 Message::Ignored => None,
                 Message::Started(event) => project(&mut |tx| tx.started(event, published))?,

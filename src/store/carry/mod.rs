@@ -2,8 +2,9 @@
 //! after it the scratch says what the database should say. One connection sees both: `main` is the scratch, `old` the
 //! database.
 
-use std::collections::BTreeMap;
+mod known;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use rusqlite::Connection;
@@ -12,6 +13,8 @@ use serde::Serialize;
 use super::StoreError;
 use crate::projection::manifests::Manifests;
 use crate::wire::time::Timestamp;
+
+pub use known::Foreknowledge;
 
 /// What a scratch is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

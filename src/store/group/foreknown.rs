@@ -1,0 +1,81 @@
+//! A load beside a database that is there: what that one knows better than the streams (DESIGN §8.1).
+
+use rusqlite::params;
+
+use super::super::StoreError;
+use super::super::dead_letters::DeadLetter;
+use super::Group;
+use crate::projection::output::Output;
+use crate::projection::result::ResultMessage;
+use crate::wire::kv::StreamName;
+use crate::wire::output::Attempt;
+use crate::wire::result::Field;
+use crate::wire::sequence::StreamSeq;
+use crate::wire::time::Timestamp;
+
+impl Group<'_> {
+    /// Whether the database that is there knows this message as a duplicate.
+    pub(super) fn is_known_duplicate(&self, seq: StreamSeq, published: Timestamp) -> bool {
+        let known = self.desk.foreknown.as_ref();
+        known.is_some_and(|known| known.is_duplicate(seq, published))
+    }
+
+    /// The message with the outputs that only the database that is there still has, and how many those are; `None` when
+    /// there are none.
+    pub(super) fn with_kept_outputs(
+        &self,
+        message: &ResultMessage,
+    ) -> Result<Option<(ResultMessage, u64)>, StoreError> {
+        let Some(known) = &self.desk.foreknown else {
+            return Ok(None);
+        };
+        let mut kept: Option<(ResultMessage, u64)> = None;
+        for field in [Field::Stdout, Field::Stderr] {
+            let Some(Output { object, attempt }) = message.output(field) else {
+                continue;
+            };
+            if matches!(attempt, Attempt::Fetched { .. }) {
+                continue;
+            }
+            let Some(attempt) = known.output(&message.result.row_key(), field, object)? else {
+                continue;
+            };
+            let output = Some(Output {
+                object: object.clone(),
+                attempt,
+            });
+            let (message, count) = kept.get_or_insert_with(|| (message.clone(), 0));
+            *count += 1;
+            match field {
+                Field::Stdout => message.stdout = output,
+                Field::Stderr => message.stderr = output,
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Why an operator has discarded this message, if one has: then it is not projected again.
+    #[must_use]
+    pub fn discarded(&self, stream: StreamName, seq: StreamSeq, published: Timestamp) -> Option<String> {
+        let known = self.desk.foreknown.as_ref()?;
+        known.discarded(stream, seq, published).map(str::to_owned)
+    }
+
+    /// What was discarded stays so.
+    pub(super) fn discard_again(&self, incarnation: u64, letter: &DeadLetter) -> Result<(), StoreError> {
+        if self
+            .discarded(letter.stream, letter.seq, letter.published)
+            .is_none()
+        {
+            return Ok(());
+        }
+        self.tx
+            .prepare_cached(
+                "UPDATE projector_dead_letters SET state = 'discarded'
+                 WHERE stream = ?1 AND incarnation = ?2 AND stream_seq = ?3",
+            )
+            .and_then(|mut update| update.execute(params![letter.stream.as_str(), incarnation, letter.seq.0]))
+            .map_err(StoreError::sqlite("discard a dead letter again"))?;
+        Ok(())
+    }
+}

@@ -105,6 +105,30 @@ Exit codes: 0 stopped or caught up; 2 database in use, somebody else's consumer,
 Exit codes: 0 the new file is in place; 2 the database is in use, or cannot be carried over; 3 no server, no disk, or
 stopped: the old file is as it was")]
     Rebuild(RebuildArgs),
+    /// Mend the database in place: what differs from the streams is written anew, and nothing else
+    ///
+    /// Loads a side file from the streams, compares, and writes what differs: rows deleted or changed by hand, outputs that
+    /// came back, derived tables under changed hints. What no message holds any more is left as it is. Where nothing was
+    /// wrong, nothing changes. The service must be stopped.
+    #[command(after_help = "Examples:
+  results-projector replay
+  results-projector replay --from-seq 120000
+  results-projector replay --since 2026-06-01T00:00:00Z --json
+  results-projector replay --job disk-inventory
+
+Exit codes: 0 done; 2 the database is in use; 3 no server, no disk, or stopped: nothing was changed")]
+    Replay(ReplayArgs),
+    /// Prove the database right against the streams, or name what differs
+    ///
+    /// Works beside the running service. Loads a side file from the streams up to exactly where the database stands, and
+    /// compares every table. What the streams hold no more is vouched for by the database only: counted, no difference.
+    #[command(after_help = "Examples:
+  results-projector verify
+  results-projector verify --sample 500
+  results-projector verify --json | python3 -m json.tool
+
+Exit codes: 0 nothing differs; 1 something does, named by row and column; 2 no usable database; 3 no server, no disk")]
+    Verify(VerifyArgs),
     /// Show how far each stream is, what failed and what is missing
     ///
     /// Reads the database, also while the service runs; asks the server for the streams' ends where it answers.
@@ -158,6 +182,34 @@ pub struct RebuildArgs {
     /// Keep the old file beside the new one, its name with the time
     #[arg(long)]
     pub keep_old: bool,
+    /// One JSON document, no progress
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `replay`.
+#[derive(Debug, Default, Args)]
+pub struct ReplayArgs {
+    /// Only results from this sequence of RESULTS on
+    #[arg(long, value_name = "N", conflicts_with = "job")]
+    pub from_seq: Option<u64>,
+    /// Only results published since then, for instance 2026-06-01T00:00:00Z
+    #[arg(long, value_name = "TIME", conflicts_with = "job")]
+    pub since: Option<String>,
+    /// Only the derived tables of this job, from the results that the database holds, under the hints of now
+    #[arg(long, value_name = "ID")]
+    pub job: Option<String>,
+    /// One JSON document, no progress
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Default, Args)]
+pub struct VerifyArgs {
+    /// A quick look: so many results, chosen at random, each row against its message
+    #[arg(long, value_name = "N")]
+    pub sample: Option<usize>,
     /// One JSON document, no progress
     #[arg(long)]
     pub json: bool,

@@ -70,6 +70,12 @@ fn dispatch(
     match command {
         Command::Run(args) => runtime.block_on(commands::run::run(config, &args, out))?,
         Command::Rebuild(args) => runtime.block_on(commands::rebuild::rebuild(config, &args, out))?,
+        Command::Replay(args) => runtime.block_on(commands::replay::replay(config, &args, out))?,
+        Command::Verify(args) => {
+            if !runtime.block_on(commands::verify::verify(config, &args, out))? {
+                return Ok(ExitCode::from(1));
+            }
+        }
         Command::Status { json } => runtime.block_on(commands::status::status(config, json, out))?,
         Command::DeadLetters(DeadLetters::List { json, stream, limit }) => {
             commands::dead_letters::list(config, json, stream.as_deref(), limit, out)?;

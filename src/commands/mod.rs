@@ -6,9 +6,11 @@ pub mod dead_letters;
 pub mod outputs;
 mod progress;
 pub mod rebuild;
+pub mod replay;
 pub mod run;
 pub mod status;
 mod text;
+pub mod verify;
 
 use thiserror::Error;
 

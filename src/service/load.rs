@@ -139,12 +139,13 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// How far each stream's messages are those that the database has read: up to there the scratch follows it.
+    /// How far each stream's messages are those that the database has read: up to there the scratch follows it. And what
+    /// is to be said of the others.
     pub(super) async fn bounds(
         &self,
         standings: &Standings,
-    ) -> Result<BTreeMap<StreamName, Bounds>, ServiceError> {
-        let mut bounds = BTreeMap::new();
+    ) -> Result<(BTreeMap<StreamName, Bounds>, Vec<String>), ServiceError> {
+        let (mut bounds, mut others) = (BTreeMap::new(), Vec::new());
         for (stream, standing) in standings {
             let desk = self.desk(*stream).await?;
             let reader = ReaderStanding {
@@ -159,15 +160,22 @@ impl<'a> Loader<'a> {
                 Shared::Until(common) => common.min(standing.position),
                 Shared::Nothing => StreamSeq(0),
             };
-            bounds.insert(
-                *stream,
-                Bounds {
-                    from: None,
-                    until: Some(until),
-                },
-            );
+            if shared != Shared::All {
+                others.push(format!(
+                    "{stream} is not as the database has read it: after message {until} its sequences stand for other \
+                     messages (the stream was restored, or made anew); `run` reads on from there"
+                ));
+            }
+            let until = Some(until);
+            bounds.insert(*stream, Bounds { from: None, until });
         }
-        Ok(bounds)
+        Ok((bounds, others))
+    }
+
+    /// Where each stream begins.
+    pub(super) fn starts(&self) -> BTreeMap<StreamName, StreamSeq> {
+        let streams = self.forecast.streams.iter();
+        streams.map(|(stream, census)| (*stream, census.first)).collect()
     }
 
     pub(super) async fn desk(&self, stream: StreamName) -> Result<Desk, ServiceError> {

@@ -7,7 +7,9 @@ pub mod load;
 pub mod pipeline;
 pub mod rebuild;
 pub mod repair;
+pub mod replay;
 pub mod resolve;
+pub mod verify;
 pub mod work;
 pub mod writer;
 

@@ -12,7 +12,7 @@ use super::pipeline::{ServiceError, owner};
 use crate::config::Config;
 use crate::source::connect::Connection;
 use crate::source::flow::Bounds;
-use crate::store::carry::{Completed, Purpose};
+use crate::store::carry::{Completed, Foreknowledge, Purpose};
 use crate::store::scratch::{Beside, Scratch, numbered_up_to};
 use crate::store::swap::{kept_path, swap};
 use crate::store::{Lock, Use, read_only, standings};
@@ -98,11 +98,14 @@ async fn make_anew(
     let mut clock = Clock::default();
     let old = old(config, options)?;
     let loader = Loader::begin(config, connection, "rebuild", stop, tell).await?;
-    let bounds = loader.bounds(&old.standings).await?;
+    let (bounds, _) = loader.bounds(&old.standings).await?;
     clock.phase("look");
 
-    let store = loader.open(Use::Load)?;
+    let mut store = loader.open(Use::Load)?;
     store.number_results_after(old.numbered_up_to)?;
+    if let Some(old) = &old.carried_from {
+        store.set_foreknown(Foreknowledge::read(old, &loader.starts())?);
+    }
     loader.load(store, bounds.clone()).await?;
     clock.phase("load");
 

@@ -123,6 +123,24 @@ impl Store {
         Group::begin(&self.conn, &mut self.desk, manifests.clone(), now_wall)
     }
 
+    /// Derives every due pair anew, one transaction each: in a scratch, which nobody else works on.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn rederive_due(
+        &mut self,
+        manifests: &Arc<Manifests>,
+        now_wall: Timestamp,
+    ) -> Result<(), StoreError> {
+        for due in derive::due_pairs(&self.conn)? {
+            let mut group = self.begin(manifests, now_wall)?;
+            // A part that cannot be stored is an issue, as in the service.
+            group.isolated(|group| group.rederive(&due))?;
+            group.commit()?;
+        }
+        Ok(())
+    }
+
     /// Whether the file is the backend's own, with other writers beside us.
     #[must_use]
     pub fn is_adopted(&self) -> bool {

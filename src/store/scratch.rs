@@ -1,6 +1,7 @@
 //! A scratch: a side file that is loaded from the streams in bulk, completed with what only the database knows, and then
 //! compared with it or put in its place (DESIGN §8.1, §8.2).
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -10,6 +11,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::carry::{self, Completed, Purpose};
+use super::compare::{self, Comparison, Mended, Scope};
 use super::position::{self, Standing};
 use super::{StoreError, derive, migrate, report};
 use crate::projection::manifests::Manifests;
@@ -181,11 +183,11 @@ impl Scratch {
     ///
     /// # Errors
     /// SQLite's, a position that cannot be read.
-    pub fn snapshot(&self) -> Result<Vec<(StreamName, Standing)>, StoreError> {
+    pub fn snapshot(&self) -> Result<BTreeMap<StreamName, Standing>, StoreError> {
         self.conn
             .execute_batch("BEGIN")
             .map_err(StoreError::sqlite("begin to read"))?;
-        position::read_all(&self.conn, "old")
+        Ok(position::read_all(&self.conn, "old")?.into_iter().collect())
     }
 
     /// Frees what [`Store::number_results_after`](super::Store::number_results_after) kept and completes the scratch.
@@ -277,9 +279,57 @@ impl Scratch {
         })
     }
 
-    /// For what works on both files.
-    pub(super) fn conn(&self) -> &Connection {
-        &self.conn
+    /// What differs between the database and the scratch.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn compare(&self, scope: &Scope) -> Result<Comparison, StoreError> {
+        compare::compare(&self.conn, scope)
+    }
+
+    /// Writes what differs into the database.
+    ///
+    /// # Errors
+    /// SQLite's; then nothing is changed.
+    pub fn mend(&self, scope: &Scope, now: Timestamp) -> Result<Mended, StoreError> {
+        compare::mend(&self.conn, scope, now)
+    }
+
+    /// Takes the results of one job from the database, as far as it has their rows, and makes their pairs due.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn take_job(&self, job: &str) -> Result<(), StoreError> {
+        let take = || -> Result<(), rusqlite::Error> {
+            for sql in [
+                "INSERT INTO main.projector_results (entry, incarnation, stream_seq, published_ns, result_id, pc_id, job_id,
+                     counts, evidence)
+                 SELECT entry, incarnation, stream_seq, published_ns, result_id, pc_id, job_id, counts, evidence
+                 FROM old.projector_results line WHERE job_id = ?1 AND counts
+                     AND EXISTS (SELECT 1 FROM old.execution_results row WHERE row.result_id = line.result_id)",
+                "INSERT OR IGNORE INTO main.execution_results (result_id, request_id, exec_id, pc_id, exit_code, stdout,
+                     stderr, started_at, finished_at, recorded_at, job_id, version, reaped, expires_at, parent_result_id,
+                     skipped)
+                 SELECT result_id, request_id, row.exec_id, row.pc_id, exit_code, stdout, stderr, started_at, finished_at,
+                     recorded_at, row.job_id, version, reaped, expires_at, parent_result_id, skipped
+                 FROM main.projector_results line JOIN old.execution_results row USING (result_id)
+                 WHERE line.job_id = ?1",
+                "INSERT OR IGNORE INTO main.projector_outputs (result_id, field, entry, mended, object, state, reason,
+                     attempts, published_at, size_bytes, sha256, since_wall, next_try_wall)
+                 SELECT book.result_id, field, book.entry, mended, object, state, reason, attempts, published_at, size_bytes,
+                     sha256, since_wall, next_try_wall
+                 FROM main.projector_results line JOIN old.projector_outputs book USING (result_id)
+                 WHERE line.job_id = ?1",
+                "INSERT INTO main.projector_derivations (job_id, pc_id, hints_hash, first_entry, state)
+                 SELECT job_id, pc_id, '', min(entry), 'due' FROM main.projector_results WHERE job_id = ?1 GROUP BY 1, 2",
+            ] {
+                self.conn.execute(sql, [job])?;
+            }
+            Ok(())
+        };
+        take().map_err(StoreError::sqlite(format_args!(
+            "read the results of job {job:?}"
+        )))
     }
 }
 

@@ -1,0 +1,164 @@
+//! What differs from the streams in the database that is there, mended in place (DESIGN §8): a scratch says what it should
+//! say, and only what differs is written. Where nothing was wrong, nothing changes.
+
+use chrono::Utc;
+use tokio::sync::watch;
+
+use super::load::{Loader, Standings, Step, Tell};
+use super::pipeline::{ServiceError, owner, store_options};
+use super::verify::scope;
+use crate::config::Config;
+use crate::source::census::first_since;
+use crate::source::flow::Bounds;
+use crate::store::carry::{Completed, Foreknowledge, Purpose};
+use crate::store::compare::{Comparison, Mended};
+use crate::store::scratch::{Beside, Scratch, numbered_up_to};
+use crate::store::{Store, Use, read_only, standings};
+use crate::wire::kv::StreamName;
+use crate::wire::sequence::StreamSeq;
+use crate::wire::time::Timestamp;
+
+/// Which part is replayed; everything by default.
+#[derive(Clone, Debug, Default)]
+pub struct ReplayOptions {
+    /// Results from this sequence of RESULTS on.
+    pub from_seq: Option<StreamSeq>,
+    /// Results published since.
+    pub since: Option<Timestamp>,
+    /// The derived tables of one job, from the results that the database holds.
+    pub job: Option<String>,
+}
+
+/// What a replay has done.
+#[derive(Debug, Default)]
+pub struct Replayed {
+    /// The first sequence of RESULTS that was replayed.
+    pub from: Option<StreamSeq>,
+    /// What the database alone knows.
+    pub completed: Completed,
+    /// What differed.
+    pub comparison: Comparison,
+    /// What was written.
+    pub mended: Mended,
+}
+
+/// Replays. The service must be stopped.
+///
+/// # Errors
+/// See [`ServiceError`]; then nothing is changed.
+pub async fn replay(
+    config: &Config,
+    options: &ReplayOptions,
+    stop: watch::Receiver<bool>,
+    tell: Tell<'_>,
+) -> Result<Replayed, ServiceError> {
+    let database = config.store.path.clone();
+    if !database.exists() {
+        // Making one is what `run` and `rebuild` are for.
+        read_only(&database)?;
+    }
+    // Held for its lock, and for what its opening brings up to date.
+    let live = Store::open(&database, &store_options(config), &owner())?;
+    let (standings, numbered) = {
+        let conn = read_only(&database)?;
+        (standings(&conn)?, numbered_up_to(&conn)?)
+    };
+    let loader = Loader::begin(config, None, "replay", stop, tell).await?;
+    let from = match &options.job {
+        None => load(config, &loader, options, &standings, numbered).await?,
+        Some(job) => {
+            tell(Step::Phase("deriving the job's tables anew"));
+            derive(config, &loader, job).await?;
+            None
+        }
+    };
+    let whole = options.job.is_none() && from.is_none();
+    tell(Step::Phase("comparing and mending"));
+    let (scratch, manifests) = (loader.scratch().to_owned(), loader.manifests.clone());
+    // Not to be left half-way: a stop waits for it.
+    let work = tokio::task::spawn_blocking(move || -> Result<_, ServiceError> {
+        let now = Timestamp::from(Utc::now());
+        let scratch = Scratch::open(&scratch, Beside::Mended(&database))?;
+        let completed = scratch.complete(&manifests, Purpose::Replay, now)?;
+        let scope = scope(&completed, whole, now);
+        let comparison = scratch.compare(&scope)?;
+        let mended = scratch.mend(&scope, now)?;
+        Ok((completed, comparison, mended))
+    });
+    let (completed, comparison, mended) = work
+        .await
+        .map_err(|error| ServiceError::Broken(error.to_string()))??;
+    live.close();
+    Ok(Replayed {
+        from,
+        completed,
+        comparison,
+        mended,
+    })
+}
+
+/// Loads from the streams. Returns where, if not from their start.
+async fn load(
+    config: &Config,
+    loader: &Loader<'_>,
+    options: &ReplayOptions,
+    standings: &Standings,
+    numbered: i64,
+) -> Result<Option<StreamSeq>, ServiceError> {
+    let (mut bounds, _) = loader.bounds(standings).await?;
+    let mut from = options.from_seq;
+    if let (Some(since), Some(census)) = (options.since, loader.forecast.streams.get(&StreamName::Results)) {
+        let desk = loader.desk(StreamName::Results).await?;
+        let first = first_since(&desk, census, since)
+            .await
+            .map_err(|error| ServiceError::Unavailable(error.to_string()))?;
+        from = from.max(Some(first));
+    }
+    bounds
+        .entry(StreamName::Results)
+        .or_insert(Bounds::default())
+        .from = from;
+    let mut store = loader.open(Use::Load)?;
+    store.number_results_after(numbered)?;
+    let mut starts = loader.starts();
+    if let (Some(from), Some(start)) = (from, starts.get_mut(&StreamName::Results)) {
+        *start = from.max(*start);
+    }
+    store.set_foreknown(Foreknowledge::read(&config.store.path, &starts)?);
+    loader.load(store, bounds).await?;
+    let first = loader
+        .forecast
+        .streams
+        .get(&StreamName::Results)
+        .map_or(StreamSeq(0), |census| census.first);
+    Ok(from.filter(|from| *from > first))
+}
+
+/// Derives one job's tables in the scratch, from the results that the database holds.
+async fn derive(config: &Config, loader: &Loader<'_>, job: &str) -> Result<(), ServiceError> {
+    if loader.manifests.hints(job).is_none() {
+        return Err(ServiceError::Unavailable(format!(
+            "the bucket jobs holds no manifest of {job:?} with hints, so there is nothing to derive; what was derived \
+             before stays"
+        )));
+    }
+    loader.open(Use::Load)?.close();
+    let (path, database, job) = (
+        loader.scratch().to_owned(),
+        config.store.path.clone(),
+        job.to_owned(),
+    );
+    loader
+        .blocking(move || Ok(Scratch::open(&path, Beside::Database(&database))?.take_job(&job)?))
+        .await?;
+    let mut store = loader.open(Use::Load)?;
+    let manifests = loader.manifests.clone();
+    loader
+        .blocking(move || {
+            let now = Timestamp::from(Utc::now());
+            store.rederive_due(&manifests, now)?;
+            store.close();
+            Ok(())
+        })
+        .await
+}

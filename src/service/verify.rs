@@ -1,0 +1,107 @@
+//! Is the database what the streams say? A scratch is loaded beside it, up to exactly where the database stands at one
+//! moment, and compared with it (DESIGN §8.2). The service may go on meanwhile.
+
+use chrono::TimeDelta;
+use tokio::sync::watch;
+
+use super::load::{Loader, Standings, Step, Tell};
+use super::pipeline::ServiceError;
+use crate::config::Config;
+use crate::store::carry::{Completed, Foreknowledge, Purpose};
+use crate::store::compare::{Comparison, Scope};
+use crate::store::scratch::{Beside, Scratch, numbered_up_to};
+use crate::store::{Use, read_only, standings};
+use crate::wire::time::Timestamp;
+
+/// The backend's cleanup deletes what is older (contract §6.1).
+const CLEANUP_DAYS: i64 = 90;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Verified {
+    /// Where the streams stood at the moment that was compared.
+    pub standings: Standings,
+    /// What the database alone knows, and what was not compared.
+    pub completed: Completed,
+    /// What differs.
+    pub comparison: Comparison,
+    /// What is wrong besides rows: one line each.
+    pub wrong: Vec<String>,
+}
+
+impl Verified {
+    /// Whether everything that can be proved is right.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.comparison.is_same() && self.wrong.is_empty()
+    }
+}
+
+/// What a database is compared by; `whole`: from the streams' start.
+pub(super) fn scope(completed: &Completed, whole: bool, now: Timestamp) -> Scope {
+    Scope {
+        complete: completed.vouched.complete,
+        whole,
+        cleanup_before: now
+            .checked_add(TimeDelta::days(-CLEANUP_DAYS))
+            .map(|before| before.stored()),
+    }
+}
+
+/// Compares the database with its streams. `now`: wall clock, for what the backend's cleanup may have deleted.
+///
+/// # Errors
+/// See [`ServiceError`].
+pub async fn verify(
+    config: &Config,
+    now: Timestamp,
+    stop: watch::Receiver<bool>,
+    tell: Tell<'_>,
+) -> Result<Verified, ServiceError> {
+    let database = config.store.path.clone();
+    let (before, numbered) = {
+        let conn = read_only(&database)?;
+        (standings(&conn)?, numbered_up_to(&conn)?)
+    };
+    let loader = Loader::begin(config, None, "verify", stop, tell).await?;
+    let mut store = loader.open(Use::Load)?;
+    store.number_results_after(numbered)?;
+    store.set_foreknown(Foreknowledge::read(&database, &loader.starts())?);
+    loader.load(store, loader.bounds(&before).await?.0).await?;
+
+    tell(Step::Phase("catching up with the database"));
+    // From here on the database is read as it is at this moment.
+    let scratch = Scratch::open(loader.scratch(), Beside::Database(&database))?;
+    let standings = scratch.snapshot()?;
+    let (bounds, wrong_streams) = loader.bounds(&standings).await?;
+    if standings != before {
+        let mut store = loader.open(Use::Load)?;
+        store.set_foreknown(Foreknowledge::read(&database, &loader.starts())?);
+        loader.load(store, bounds).await?;
+    }
+    tell(Step::Phase("comparing"));
+    let manifests = loader.manifests.clone();
+    let (completed, comparison) = loader
+        .blocking(move || {
+            let completed = scratch.complete(&manifests, Purpose::Verify, now)?;
+            let comparison = scratch.compare(&scope(&completed, true, now))?;
+            Ok((completed, comparison))
+        })
+        .await?;
+    let mut wrong = wrong_streams;
+    for (stream, standing) in &standings {
+        let expected = (standing.position.0 + 1).saturating_sub(standing.first.0);
+        if standing.counts.sum() != expected {
+            wrong.push(format!(
+                "the database accounts for {} of {expected} messages of {stream}",
+                standing.counts.sum()
+            ));
+        }
+    }
+    Ok(Verified {
+        standings,
+        completed,
+        comparison,
+        wrong,
+    })
+}

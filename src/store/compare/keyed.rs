@@ -78,7 +78,7 @@ impl Keyed {
         let mask: Vec<String> = differ
             .iter()
             .enumerate()
-            .map(|(bit, differs)| format!("{differs} << {bit}"))
+            .map(|(bit, differs)| format!("({differs} << {bit})"))
             .collect();
         let name = self.fixed.name;
         let cleaned = self.fixed.cleaned_by.map_or("0".to_owned(), |column| {

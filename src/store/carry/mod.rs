@@ -2,12 +2,26 @@
 //! after it the scratch says what the database should say. One connection sees both: `main` is the scratch, `old` the
 //! database.
 
+mod books;
+mod hand;
 mod known;
+mod late;
+mod letters;
+mod outputs;
+mod rows;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
+use super::open::{self, file_bytes, percent_encoded, wal_path};
+use super::{FileIdentity, StoreError};
+use crate::projection::manifests::Manifests;
+
+pub use books::Brought;
 pub use known::Foreknowledge;
 
 /// What a scratch is made for.
@@ -46,4 +60,81 @@ impl Vouched {
             *self.not_compared.entry(reason).or_default() += count;
         }
     }
+}
+
+/// Completes a scratch with what only the database knows; for a rebuild also with the rows and books that only it has.
+/// Nothing else may write the scratch meanwhile.
+///
+/// # Errors
+/// SQLite's; [`StoreError::Unusable`] when the two do not end at the same messages.
+pub fn carry_over(
+    scratch: &Path,
+    old: &Path,
+    manifests: &Manifests,
+    purpose: Purpose,
+) -> Result<(Vouched, Brought), StoreError> {
+    let mut conn = connect(scratch)?;
+    attach(&conn, old, true)?;
+    // One transaction: one state of the database.
+    let tx = conn
+        .transaction()
+        .map_err(StoreError::sqlite("begin a transaction"))?;
+    hand::prepare(&tx)?;
+    let complete = hand::complete(&tx)?;
+    let mut vouched = Vouched {
+        complete,
+        ..Vouched::default()
+    };
+    rows::settle_rows(&tx, manifests, purpose, &mut vouched)?;
+    let brought = match purpose {
+        Purpose::Rebuild => books::bring(&tx, complete)?,
+        Purpose::Replay | Purpose::Verify => Brought::new(),
+    };
+    tx.commit().map_err(StoreError::sqlite("commit"))?;
+    Ok((vouched, brought))
+}
+
+/// A connection to a scratch, to which [`attach`] can attach the database.
+pub(crate) fn connect(scratch: &Path) -> Result<Connection, StoreError> {
+    let what = || format!("open the scratch file {}", scratch.display());
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let uri = format!("file:{}?mode=rw", percent_encoded(scratch));
+    let open = || -> Result<Connection, rusqlite::Error> {
+        let conn = Connection::open_with_flags(uri, flags)?;
+        conn.busy_timeout(open::BUSY_TIMEOUT)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+        conn.pragma_update(None, "mmap_size", 0)?;
+        // As many lines as the streams have messages: more than memory is for.
+        conn.pragma_update(None, "temp_store", "FILE")?;
+        Ok(conn)
+    };
+    open().map_err(StoreError::sqlite(what()))
+}
+
+/// Attaches the database that is there as `old`. The connection must be one of [`connect`]'s.
+pub(crate) fn attach(conn: &Connection, old: &Path, read_only: bool) -> Result<(), StoreError> {
+    let what = || format!("open the database {}", old.display());
+    FileIdentity::of(old).map_err(|source| open::cannot_open(old, source))?;
+    let attach = |mode: &str| -> Result<(), rusqlite::Error> {
+        let uri = format!("file:{}?{mode}", percent_encoded(old));
+        conn.execute("ATTACH ?1 AS old", [uri])?;
+        let looked = conn.query_row("SELECT count(*) FROM old.sqlite_schema", [], |_| Ok(()));
+        if looked.is_err() {
+            conn.execute_batch("DETACH old")?;
+        }
+        looked
+    };
+    match attach(if read_only { "mode=ro" } else { "mode=rw" }) {
+        // As in [`open::read_only`]: no log to read, and none can be made.
+        Err(rusqlite::Error::SqliteFailure(failure, _))
+            if read_only
+                && failure.code == rusqlite::ErrorCode::CannotOpen
+                && file_bytes(&wal_path(old)) == 0 =>
+        {
+            attach("immutable=1")
+        }
+        outcome => outcome,
+    }
+    .map_err(StoreError::sqlite(what()))
 }

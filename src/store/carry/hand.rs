@@ -66,16 +66,27 @@ pub(super) fn complete(conn: &Connection) -> Result<bool, StoreError> {
 
 /// Whether every message of a stream that the database has projected was loaded too.
 pub(super) fn is_whole(conn: &Connection, stream: StreamName) -> Result<bool, StoreError> {
-    conn.query_row(
-        "SELECT
-             -- One life of its sequences, from no earlier message on; or nothing of it was there.
-             NOT EXISTS (SELECT 1 FROM old.projector_position AS o
+    let older: bool = conn
+        .query_row(
+            // From an earlier message on; or all of it, where none was there to be loaded.
+            "SELECT EXISTS (SELECT 1 FROM old.projector_position AS o
                  LEFT JOIN main.projector_position AS s ON s.stream = o.stream
-                 WHERE o.stream = ?1 AND (
-                     o.position >= o.first AND (s.first IS NULL OR o.first < s.first)
-                     OR o.incarnation > (SELECT min(incarnation) FROM old.projector_position WHERE stream = ?1)))
-             -- No gap that was none.
-             AND NOT EXISTS (SELECT 1 FROM main.projector_gaps AS s WHERE s.stream = ?1
+                 WHERE o.stream = ?1 AND o.position >= o.first AND (s.first IS NULL OR o.first < s.first))",
+            [stream.as_str()],
+            |row| row.get(0),
+        )
+        .map_err(StoreError::sqlite(format_args!(
+            "compare what there is of {stream}"
+        )))?;
+    Ok(!older && !has_holes(conn, stream)?)
+}
+
+/// Whether messages may be missing between those that were loaded: with the end of an earlier life of the stream, or as a
+/// gap that was none when the database met it.
+pub(super) fn has_holes(conn: &Connection, stream: StreamName) -> Result<bool, StoreError> {
+    conn.query_row(
+        "SELECT (SELECT count(*) FROM old.projector_position WHERE stream = ?1) > 1
+             OR EXISTS (SELECT 1 FROM main.projector_gaps AS s WHERE s.stream = ?1
                  AND s.last_seq - s.first_seq + 1 > (
                      SELECT coalesce(sum(min(o.last_seq, s.last_seq) - max(o.first_seq, s.first_seq) + 1), 0)
                      FROM old.projector_gaps AS o

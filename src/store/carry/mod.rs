@@ -9,6 +9,7 @@ mod late;
 mod letters;
 mod outputs;
 mod rows;
+mod starts;
 
 use std::collections::BTreeMap;
 use std::path::Path;

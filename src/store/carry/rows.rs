@@ -3,7 +3,7 @@
 use rusqlite::{Connection, params};
 
 use super::super::StoreError;
-use super::{Purpose, Vouched, hand, outputs};
+use super::{Purpose, Vouched, hand, outputs, starts};
 use crate::projection::manifests::Manifests;
 use crate::wire::kv::StreamName;
 
@@ -16,10 +16,12 @@ pub(super) fn settle_rows(
     vouched: &mut Vouched,
 ) -> Result<(), StoreError> {
     let adopted = hand::is_adopted(conn)?;
+    let holes = hand::has_holes(conn, StreamName::Events)?;
     let events_whole = !adopted && hand::is_whole(conn, StreamName::Events)?;
     (|| -> Result<(), rusqlite::Error> {
         enter_manifest_times(conn, manifests)?;
         find_unlike(conn, events_whole)?;
+        starts::mark_older(conn, manifests, holes)?;
         // In this order: a row's own start is looked at before anything of it is changed.
         vouched.add("deadlines", take_deadlines(conn)?);
         vouched.add("starts", take_starts(conn)?);
@@ -59,7 +61,8 @@ fn find_unlike(conn: &Connection, events_whole: bool) -> Result<(), rusqlite::Er
         "INSERT INTO temp.unlike
          SELECT s.result_id,
              NOT ?1 AND s.version IS NULL AND o.version IS NOT NULL AS start,
-             NOT ?1 AND s.version IS NOT NULL AND o.version IS NOT NULL AND o.recorded_at < s.recorded_at AS earlier,
+             NOT ?1 AND s.version IS NOT NULL AND o.version IS NOT NULL AND o.recorded_at <= s.recorded_at
+                 AND (o.recorded_at < s.recorded_at OR o.expires_at < s.expires_at) AS earlier,
              s.finished_at IS NULL AND o.finished_at IS NOT NULL AS ended,
              s.version IS NOT NULL AND o.version IS NOT NULL AND s.expires_at IS NOT o.expires_at
                  AND NOT EXISTS (SELECT 1 FROM temp.manifest_times AS manifest
@@ -68,18 +71,6 @@ fn find_unlike(conn: &Connection, events_whole: bool) -> Result<(), rusqlite::Er
          WHERE start OR earlier OR ended OR deadline",
         [events_whole],
     )?;
-    // Of two start events the first counts. Where only the second is at hand, the database's row is older than anything
-    // that EVENTS still holds, or the first was lost with an end of the stream.
-    if exists(conn, "SELECT EXISTS (SELECT 1 FROM temp.unlike WHERE earlier)")? {
-        conn.execute(
-            "UPDATE temp.unlike SET start = 1, deadline = 0
-             WHERE earlier AND (
-                 (SELECT count(*) FROM old.projector_position WHERE stream = 'EVENTS') > 1
-                 OR (SELECT recorded_at FROM old.execution_results AS o WHERE o.result_id = unlike.result_id)
-                     < (SELECT min(recorded_at) FROM main.execution_results WHERE version IS NOT NULL))",
-            [],
-        )?;
-    }
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use crate::source::connect::{self, Connection};
 use crate::source::flow::{Bounds, Standing as ReaderStanding};
 use crate::source::opening::{Desk, context};
 use crate::store::scratch;
-use crate::store::{Lock, Standing, Store, StoreOptions, Use};
+use crate::store::{Lock, Standing, Store, StoreOptions, Use, read_only, standings};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
 
@@ -133,10 +133,21 @@ impl<'a> Loader<'a> {
         };
         let watching = |watched| (self.tell)(Step::Loading(watched));
         let connection = self.connection.clone();
-        match pipeline::load(self.config, load, store, connection, self.stop.clone(), watching).await? {
-            true => Err(stopped()),
-            false => Ok(()),
+        let bounds = load.bounds.clone();
+        if pipeline::load(self.config, load, store, connection, self.stop.clone(), watching).await? {
+            return Err(stopped());
         }
+        // What is made of it is made of exactly these messages.
+        for (stream, standing) in standings(&read_only(&self.scratch)?)? {
+            let until = bounds.get(&stream).and_then(|bounds| bounds.until);
+            if until.is_some_and(|until| standing.position != until && standing.first <= until) {
+                return Err(ServiceError::Broken(format!(
+                    "{stream} was loaded up to {}, not up to {until:?}; try again",
+                    standing.position
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// How far each stream's messages are those that the database has read: up to there the scratch follows it. And what

@@ -79,6 +79,16 @@ pub async fn verify(
         store.set_foreknown(Foreknowledge::read(&database, &loader.starts())?);
         loader.load(store, bounds).await?;
     }
+    // The service may have got an output since the load met its pointer.
+    let (mut store, manifests) = (loader.open(Use::Load)?, loader.manifests.clone());
+    store.set_foreknown(Foreknowledge::read(&database, &loader.starts())?);
+    loader
+        .blocking(move || {
+            store.take_late_outputs(&manifests, now)?;
+            store.close();
+            Ok(())
+        })
+        .await?;
     tell(Step::Phase("comparing"));
     let manifests = loader.manifests.clone();
     let (completed, comparison) = loader

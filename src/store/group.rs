@@ -31,8 +31,8 @@ use crate::wire::time::Timestamp;
 
 const INSERT_MESSAGE: &str =
     "INSERT INTO projector_results (incarnation, stream_seq, published_ns, result_id, pc_id, job_id, counts,
-         evidence)
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+         evidence, entry)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 
 fn begin_immediate(conn: &Connection) -> Result<usize, rusqlite::Error> {
     conn.prepare_cached("BEGIN IMMEDIATE")
@@ -113,6 +113,8 @@ pub struct Group<'s> {
     any_issues: bool,
     letter_bytes_added: u64,
     kept_outputs: u64,
+    /// See [`foreknown::first_entry`].
+    first_entry: Option<i64>,
     now_wall: Timestamp,
     isolating: bool,
     committed: bool,
@@ -165,10 +167,11 @@ impl<'s> Group<'s> {
                 prepare(rows::prepare_insert(conn))?,
                 prepare(conn.prepare_cached(INSERT_MESSAGE))?,
                 issues::any(conn)?,
+                foreknown::first_entry(conn, desk.foreknown.as_ref())?,
             ))
         };
         match begun() {
-            Ok((ledger, insert_result, insert_message, any_issues)) => Ok(Self {
+            Ok((ledger, insert_result, insert_message, any_issues, first_entry)) => Ok(Self {
                 tx: conn,
                 insert_result,
                 insert_message,
@@ -179,6 +182,7 @@ impl<'s> Group<'s> {
                 any_issues,
                 letter_bytes_added: 0,
                 kept_outputs: 0,
+                first_entry,
                 now_wall,
                 isolating: false,
                 committed: false,
@@ -248,6 +252,8 @@ impl<'s> Group<'s> {
                 result.manifest_id.as_deref(),
                 change != RowChange::Nothing || mends,
                 check_evidence,
+                // Nearly always the next number.
+                self.first_entry.take(),
             ])
             .map_err(what)?;
         let entry = self.tx.last_insert_rowid();
@@ -458,6 +464,7 @@ impl<'s> Group<'s> {
             Err(_) => {
                 run(self.tx, "ROLLBACK TO item")?;
                 self.desk.shapes.clear();
+                self.first_entry = foreknown::first_entry(self.tx, self.desk.foreknown.as_ref())?;
             }
         }
         run(self.tx, "RELEASE item")?;

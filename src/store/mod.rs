@@ -134,8 +134,12 @@ impl Store {
     ) -> Result<(), StoreError> {
         for due in derive::due_pairs(&self.conn)? {
             let mut group = self.begin(manifests, now_wall)?;
-            // A part that cannot be stored is an issue, as in the service.
-            group.isolated(|group| group.rederive(&due))?;
+            match group.isolated(|group| group.rederive(&due)) {
+                Err(error) if error.class() == Class::Data && !group.is_lost() => {
+                    group.report_due(&due, error.to_string())?;
+                }
+                outcome => outcome?,
+            }
             group.commit()?;
         }
         Ok(())

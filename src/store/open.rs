@@ -245,6 +245,7 @@ pub fn read_only(path: &Path) -> Result<Connection, StoreError> {
     Ok(conn)
 }
 
+/// A path as part of one of SQLite's URIs.
 pub(super) fn percent_encoded(path: &Path) -> String {
     let mut text = String::new();
     for byte in std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()) {

@@ -170,8 +170,8 @@ impl Scratch {
         derive::prepare_affinity(&conn).map_err(StoreError::sqlite("prepare to derive"))?;
         match beside {
             Beside::Nothing { completions_of } => attach_nothing(&conn, completions_of)?,
-            Beside::Database(database) => carry::attach(&conn, database, true)?,
-            Beside::Mended(database) => carry::attach(&conn, database, false)?,
+            Beside::Database(database) => carry::attach(&conn, database, "old", true)?,
+            Beside::Mended(database) => carry::attach(&conn, database, "old", false)?,
         }
         Ok(Self {
             conn,
@@ -350,7 +350,7 @@ fn attach_nothing(conn: &Connection, completions_of: Option<&Path>) -> Result<()
     let Some(database) = completions_of else {
         return Ok(());
     };
-    carry::attach_as(conn, database, "completions", true)?;
+    carry::attach(conn, database, "completions", true)?;
     let copy = || -> Result<(), rusqlite::Error> {
         for table in ["job_completions", "job_version_completions"] {
             let there: bool = conn.query_row(

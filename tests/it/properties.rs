@@ -17,7 +17,7 @@ use crate::harness::{dump, scale};
 use crate::scenarios::{delete_job, insert_execution, reap, tables};
 use crate::stage::{Object, Sent, Stage};
 
-fn manifests() -> Manifests {
+pub fn manifests() -> Manifests {
     let job = |id: &str, hints: Value| {
         let mut document = json!({
             "id": id, "version": "1.0", "execute": {"shell": "sh", "script": "x", "timeout": "5m"},
@@ -52,10 +52,10 @@ fn manifests() -> Manifests {
 }
 
 /// A stream's worth of trouble.
-struct World {
+pub struct World {
     /// In the order of a straight run; each stream in its own order.
-    sent: Vec<Sent>,
-    objects: BTreeMap<String, Bytes>,
+    pub sent: Vec<Sent>,
+    pub objects: BTreeMap<String, Bytes>,
     executions: Vec<Value>,
     started: Vec<String>,
 }
@@ -100,7 +100,7 @@ fn document(dice: &mut Dice) -> String {
     }
 }
 
-fn world(seed: u64, results: u64) -> World {
+pub fn world(seed: u64, results: u64) -> World {
     let mut dice = Dice::new(seed);
     let (mut result_payloads, mut start_payloads) = (Vec::new(), Vec::new());
     let mut objects = BTreeMap::new();
@@ -220,7 +220,7 @@ fn interleave(one: Vec<Sent>, other: Vec<Sent>, dice: &mut Dice) -> Vec<Sent> {
 }
 
 impl World {
-    fn stage(&self, db: &Path) -> Stage {
+    pub fn stage(&self, db: &Path) -> Stage {
         let mut stage = Stage::open(db, manifests());
         for row in &self.executions {
             insert_execution(db, row);

@@ -18,6 +18,7 @@ use results_projector::service::work::{Cargo, Entry, Envelope, Message, OwedQues
 use results_projector::service::writer::{Bells, Lane, Writer, WriterLimits, WriterState, WriterStopped};
 use results_projector::source::flow::{Delivery, Feedback};
 use results_projector::source::reconcile::Incarnation;
+use results_projector::store::carry::Foreknowledge;
 use results_projector::store::derive::due_pairs;
 use results_projector::store::output_book::Repair;
 use results_projector::store::{Owner, Store, StoreOptions, read_only};
@@ -67,6 +68,11 @@ struct Running {
 
 impl Stage {
     pub fn open(db: &Path, manifests: Manifests) -> Self {
+        Self::beside(db, manifests, None)
+    }
+
+    /// A load beside a database that is there.
+    pub fn beside(db: &Path, manifests: Manifests, known: Option<Foreknowledge>) -> Self {
         let mut stage = Self {
             db: db.to_owned(),
             objects: BTreeMap::new(),
@@ -75,8 +81,31 @@ impl Stage {
             permits: Arc::new(Semaphore::new(1_000_000)),
             at: BTreeMap::new(),
         };
-        stage.start();
+        stage.start(known);
         stage
+    }
+
+    /// The streams are read from these on.
+    pub fn begin(&mut self, starts: &BTreeMap<StreamName, StreamSeq>) {
+        for (stream, first) in starts {
+            let incarnation = Incarnation {
+                common: None,
+                first: *first,
+            };
+            self.entry(
+                *stream,
+                Cargo::Incarnation {
+                    incarnation,
+                    last: *first,
+                },
+            );
+            self.at.insert(*stream, first.0 - 1);
+        }
+    }
+
+    /// As if everything up to these had been delivered already.
+    pub fn go_on_after(&mut self, at: &BTreeMap<StreamName, u64>) {
+        self.at.extend(at);
     }
 
     /// The bucket changes: the next group is projected under these.
@@ -85,13 +114,16 @@ impl Stage {
         self.manifests.send_replace(Arc::new(manifests));
     }
 
-    fn start(&mut self) {
+    fn start(&mut self, known: Option<Foreknowledge>) {
         let me = Owner {
             pid: std::process::id(),
             started_at: String::new(),
             host: String::new(),
         };
-        let store = Store::open(&self.db, &StoreOptions::default(), &me).unwrap();
+        let mut store = Store::open(&self.db, &StoreOptions::default(), &me).unwrap();
+        if let Some(known) = known {
+            store.set_foreknown(known);
+        }
         let (works, works_rx) = channel();
         let (mut lanes, mut generations, mut feedbacks) = (BTreeMap::new(), Vec::new(), Vec::new());
         for stream in StreamName::ALL {
@@ -140,7 +172,7 @@ impl Stage {
     pub fn restart(&mut self) {
         self.settle_down();
         self.stop();
-        self.start();
+        self.start(None);
     }
 
     fn send(&self, work: Work) {

@@ -25,6 +25,7 @@ pub struct Foreknowledge {
     duplicates: HashSet<(u64, i64)>,
     /// Stream, sequence and publish time of what an operator has given up, with its reason.
     discarded: BTreeMap<(StreamName, u64, String), String>,
+    last_entry: i64,
     kept_outputs: u64,
 }
 
@@ -40,6 +41,13 @@ impl Foreknowledge {
         let duplicates = start.map_or_else(|| Ok(HashSet::new()), |start| duplicates(&conn, start, adopted));
         let duplicates =
             duplicates.map_err(StoreError::sqlite("read the duplicates in projector_results"))?;
+        let last_entry = conn
+            .query_row(
+                "SELECT coalesce(max(entry), 0) FROM projector_results",
+                [],
+                |row| row.get(0),
+            )
+            .map_err(StoreError::sqlite("read the end of projector_results"))?;
         let discarded = discarded(&conn, starts).map_err(StoreError::sqlite(
             "read what was discarded of projector_dead_letters",
         ))?;
@@ -48,6 +56,7 @@ impl Foreknowledge {
             adopted,
             duplicates,
             discarded,
+            last_entry,
             kept_outputs: 0,
         })
     }
@@ -60,6 +69,12 @@ impl Foreknowledge {
 
     pub(in super::super) fn add_kept_outputs(&mut self, count: u64) {
         self.kept_outputs += count;
+    }
+
+    /// The number of the last line in the database's `projector_results`: the load's lines follow it, so that those that
+    /// are brought over keep theirs.
+    pub(in super::super) fn last_entry(&self) -> i64 {
+        self.last_entry
     }
 
     /// Whether this message was a duplicate when it was first projected. Where its first message is at hand that would

@@ -2,7 +2,14 @@
 //! after it the scratch says what the database should say. One connection sees both: `main` is the scratch, `old` the
 //! database.
 
+mod books;
+mod hand;
 mod known;
+mod late;
+mod letters;
+mod outputs;
+mod rows;
+mod starts;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,10 +17,12 @@ use std::path::Path;
 use rusqlite::Connection;
 use serde::Serialize;
 
-use super::StoreError;
+use super::open::{self, file_bytes, percent_encoded, wal_path};
+use super::{FileIdentity, StoreError};
 use crate::projection::manifests::Manifests;
 use crate::wire::time::Timestamp;
 
+pub use books::Brought;
 pub use known::Foreknowledge;
 
 /// What a scratch is made for.
@@ -60,38 +69,59 @@ pub struct Completed {
     /// What the database alone knows.
     pub vouched: Vouched,
     /// By table: rows that were brought over whole.
-    pub carried: BTreeMap<&'static str, u64>,
+    pub carried: Brought,
 }
 
-pub(super) fn attach(conn: &Connection, database: &Path, read_only: bool) -> Result<(), StoreError> {
-    attach_as(conn, database, "old", read_only)
+/// Completes a scratch with what only the database knows; for a rebuild also with the rows and books that only it has.
+/// Nothing else may write the scratch meanwhile. `now` goes into `_wall` columns only.
+pub(super) fn complete(
+    conn: &Connection,
+    manifests: &Manifests,
+    purpose: Purpose,
+    _now: Timestamp,
+) -> Result<Completed, StoreError> {
+    hand::prepare(conn)?;
+    let complete = hand::complete(conn)?;
+    let mut vouched = Vouched {
+        complete,
+        ..Vouched::default()
+    };
+    rows::settle_rows(conn, manifests, purpose, &mut vouched)?;
+    let carried = match purpose {
+        Purpose::Rebuild => books::bring(conn, complete)?,
+        Purpose::Replay | Purpose::Verify => Brought::new(),
+    };
+    Ok(Completed { vouched, carried })
 }
 
-pub(super) fn attach_as(
+/// Attaches the database that is there under a name. The connection must take URIs.
+pub(super) fn attach(
     conn: &Connection,
     database: &Path,
     name: &str,
     read_only: bool,
 ) -> Result<(), StoreError> {
-    let mode = if read_only { "?mode=ro" } else { "" };
-    let uri = format!("file:{}{mode}", super::open::percent_encoded(database));
-    conn.execute(&format!("ATTACH ?1 AS {name}"), [uri])
-        .map(|_| ())
-        .map_err(StoreError::sqlite(format_args!(
-            "open {} beside the scratch",
-            database.display()
-        )))
-}
-
-pub(super) fn complete(
-    conn: &Connection,
-    _manifests: &Manifests,
-    _purpose: Purpose,
-    _now: Timestamp,
-) -> Result<Completed, StoreError> {
-    conn.execute_batch(
-        "INSERT INTO main.job_completions SELECT job_id, pc_id, max(finished_at) FROM main.execution_results WHERE exit_code = 0 AND job_id IS NOT NULL AND finished_at IS NOT NULL GROUP BY 1, 2;
-         INSERT INTO main.job_version_completions SELECT job_id, pc_id, version, max(finished_at) FROM main.execution_results WHERE exit_code = 0 AND job_id IS NOT NULL AND finished_at IS NOT NULL AND version IS NOT NULL GROUP BY 1, 2, 3"
-    ).map_err(StoreError::sqlite("ledgers"))?;
-    Ok(Completed::default())
+    let what = || format!("open the database {}", database.display());
+    FileIdentity::of(database).map_err(|source| open::cannot_open(database, source))?;
+    let attach = |mode: &str| -> Result<(), rusqlite::Error> {
+        let uri = format!("file:{}?{mode}", percent_encoded(database));
+        conn.execute(&format!("ATTACH ?1 AS {name}"), [uri])?;
+        let looked = conn.query_row(&format!("SELECT count(*) FROM {name}.sqlite_schema"), [], |_| Ok(()));
+        if looked.is_err() {
+            conn.execute_batch(&format!("DETACH {name}"))?;
+        }
+        looked
+    };
+    match attach(if read_only { "mode=ro" } else { "mode=rw" }) {
+        // As in [`open::read_only`]: no log to read, and none can be made.
+        Err(rusqlite::Error::SqliteFailure(failure, _))
+            if read_only
+                && failure.code == rusqlite::ErrorCode::CannotOpen
+                && file_bytes(&wal_path(database)) == 0 =>
+        {
+            attach("immutable=1")
+        }
+        outcome => outcome,
+    }
+    .map_err(StoreError::sqlite(what()))
 }

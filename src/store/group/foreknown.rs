@@ -1,9 +1,11 @@
 //! A load beside a database that is there: what that one knows better than the streams (DESIGN §8.1).
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use super::super::StoreError;
+use super::super::carry::Foreknowledge;
 use super::super::dead_letters::DeadLetter;
+use super::super::output_book::Repair;
 use super::Group;
 use crate::projection::output::Output;
 use crate::projection::result::ResultMessage;
@@ -12,6 +14,20 @@ use crate::wire::output::Attempt;
 use crate::wire::result::Field;
 use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
+
+/// The number of the first line of a load in `projector_results`; `None` once there is one, and outside of a load.
+pub(super) fn first_entry(
+    conn: &Connection,
+    known: Option<&Foreknowledge>,
+) -> Result<Option<i64>, StoreError> {
+    let Some(known) = known else {
+        return Ok(None);
+    };
+    conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM projector_results)")
+        .and_then(|mut select| select.query_row([], |row| row.get(0)))
+        .map(|any: bool| (!any).then(|| known.last_entry() + 1))
+        .map_err(StoreError::sqlite("look at projector_results"))
+}
 
 impl Group<'_> {
     /// Whether the database that is there knows this message as a duplicate.
@@ -52,6 +68,31 @@ impl Group<'_> {
             }
         }
         Ok(kept)
+    }
+
+    /// Takes an output late from the database that is there, if that has it by now.
+    pub(in super::super) fn take_kept(
+        &mut self,
+        result_id: &str,
+        field: Field,
+        object: &str,
+    ) -> Result<(), StoreError> {
+        let known = self.desk.foreknown.as_ref();
+        let Some(attempt) = known
+            .map(|known| known.output(result_id, field, object))
+            .transpose()?
+            .flatten()
+        else {
+            return Ok(());
+        };
+        let object = object.into();
+        self.repair(&Repair {
+            result_id: result_id.to_owned(),
+            field,
+            output: Output { object, attempt },
+        })?;
+        self.kept_outputs += 1;
+        Ok(())
     }
 
     /// Why an operator has discarded this message, if one has: then it is not projected again.

@@ -2,9 +2,22 @@
 //! after it the scratch says what the database should say. One connection sees both: `main` is the scratch, `old` the
 //! database.
 
+mod checks;
+mod derived;
+mod executions;
+mod exploded;
+mod ledgers;
+mod oldest;
+mod pairs;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
+use rusqlite::{Connection, Params};
 use serde::Serialize;
+
+use super::StoreError;
 
 /// What a scratch is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,4 +55,19 @@ impl Vouched {
             *self.not_compared.entry(reason).or_default() += count;
         }
     }
+}
+
+/// One statement; returns the rows it wrote.
+fn run(conn: &Connection, what: &str, sql: &str, params: impl Params) -> Result<u64, StoreError> {
+    conn.prepare(sql)
+        .and_then(|mut statement| statement.execute(params))
+        .map(|rows| u64::try_from(rows).unwrap_or(u64::MAX))
+        .map_err(StoreError::sqlite(what))
+}
+
+/// Whether a query finds anything.
+fn any(conn: &Connection, what: &str, sql: &str, params: impl Params) -> Result<bool, StoreError> {
+    conn.prepare(sql)
+        .and_then(|mut select| select.exists(params))
+        .map_err(StoreError::sqlite(what))
 }

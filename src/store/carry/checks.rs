@@ -71,7 +71,7 @@ impl Kind {
             conn,
             &what,
             &format!(
-                "CREATE TEMP TABLE {kept} ({key}, aside INTEGER NOT NULL, whole INTEGER NOT NULL, ours_from TEXT,
+                "CREATE TEMP TABLE {kept} ({key}, aside INTEGER NOT NULL, held INTEGER NOT NULL, whole INTEGER NOT NULL, ours_from TEXT,
                  old INTEGER NOT NULL DEFAULT 0, PRIMARY KEY ({key})) WITHOUT ROWID"
             ),
             [],
@@ -81,11 +81,11 @@ impl Kind {
             conn,
             &what,
             &format!(
-                "INSERT INTO temp.{kept} ({key}, aside, whole, ours_from)
-                 SELECT {of_pair}, pair.aside IS NOT NULL,
+                "INSERT INTO temp.{kept} ({key}, aside, held, whole, ours_from)
+                 SELECT {of_pair}, pair.aside IS NOT NULL, pair.held,
                      pair.known AND NOT pair.older AND pair.ours_from IS NULL AND pair.aside IS NULL, pair.ours_from
                  FROM temp.{jobs} job CROSS JOIN temp.carry_pairs pair ON pair.job_id = job.job_id WHERE true
-                 ON CONFLICT DO UPDATE SET aside = max(aside, excluded.aside), whole = min(whole, excluded.whole),
+                 ON CONFLICT DO UPDATE SET aside = max(aside, excluded.aside), held = max(held, excluded.held), whole = min(whole, excluded.whole),
                      ours_from = max(coalesce(ours_from, ''), coalesce(excluded.ours_from, ''))"
             ),
             [],
@@ -94,7 +94,7 @@ impl Kind {
             conn,
             &what,
             &format!(
-                "UPDATE temp.{kept} SET old = 1 WHERE aside OR ours_from > (
+                "UPDATE temp.{kept} SET old = 1 WHERE aside OR held OR ours_from > (
                      SELECT recorded_at FROM main.{table} now WHERE {})",
                 self.same("now", kept)
             ),
@@ -128,7 +128,7 @@ impl Kind {
             conn,
             what,
             &format!(
-                "INSERT INTO temp.{kept} ({}, aside, whole, old) SELECT {}, 0, 0, 1 {newer}
+                "INSERT INTO temp.{kept} ({}, aside, held, whole, old) SELECT {}, 0, 0, 0, 1 {newer}
                      AND EXISTS (SELECT 1 FROM temp.not_at_hand line WHERE line.published = was.recorded_at {pc})
                  ON CONFLICT DO UPDATE SET old = 1",
                 self.key(""),
@@ -141,7 +141,10 @@ impl Kind {
 
     /// Whether a row that the scratch has not is the database's: `was` is the row, `kept` what is known of its key.
     fn missing(&self, basis: &Basis) -> String {
-        let named = format!("was.{} IN (SELECT {} FROM temp.{})", self.name, self.name, self.jobs);
+        let named = format!(
+            "was.{} IN (SELECT {} FROM temp.{})",
+            self.name, self.name, self.jobs
+        );
         let told = match (basis.strict, basis.purpose) {
             (true, _) => named,
             (false, Purpose::Verify) => "coalesce(kept.whole, 0)".to_owned(),
@@ -208,7 +211,11 @@ pub(super) fn settle_checks(
 }
 
 /// Feeds, each as a whole.
-pub(super) fn settle_feeds(conn: &Connection, basis: &Basis, vouched: &mut Vouched) -> Result<(), StoreError> {
+pub(super) fn settle_feeds(
+    conn: &Connection,
+    basis: &Basis,
+    vouched: &mut Vouched,
+) -> Result<(), StoreError> {
     let what = "carry feeds";
     run(
         conn,

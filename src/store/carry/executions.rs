@@ -8,8 +8,7 @@ use super::pairs::{Basis, list_backend_lines};
 use super::{Purpose, Vouched, ledgers, run};
 use crate::wire::time::Timestamp;
 
-const COLUMNS: &str =
-    "exec_id, job_id, version, initiated_by, initiated_at, target_count, success_count, failure_count, status";
+const COLUMNS: &str = "exec_id, job_id, version, initiated_by, initiated_at, target_count, success_count, failure_count, status";
 
 /// Makes ledgers and executions in the scratch. The rows are settled by then and, for a rebuild, those that only the
 /// database has were brought.
@@ -81,7 +80,9 @@ fn counted_from(conn: &Connection, basis: &Basis) -> Result<Option<String>, Stor
     let by_backend = if basis.adopted && basis.purpose != Purpose::Rebuild {
         list_backend_lines(conn)?;
         let newest = conn
-            .query_row("SELECT max(published_ns) FROM temp.carry_backend", [], |row| row.get(0))
+            .query_row("SELECT max(published_ns) FROM temp.carry_backend", [], |row| {
+                row.get(0)
+            })
             .map_err(what())?;
         run(conn, "clear up", "DROP TABLE temp.carry_backend", [])?;
         text(newest)

@@ -89,7 +89,11 @@ impl Ledger {
     /// From the scratch's rows, as the triggers would have.
     fn make(&self, conn: &Connection) -> Result<(), StoreError> {
         let (table, key) = (self.table, self.key());
-        let version = if self.version { "AND version IS NOT NULL" } else { "" };
+        let version = if self.version {
+            "AND version IS NOT NULL"
+        } else {
+            ""
+        };
         run(
             conn,
             &format!("make {table}"),

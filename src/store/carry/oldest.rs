@@ -34,9 +34,11 @@ pub(super) fn find(conn: &Connection) -> Result<(), StoreError> {
             .map_err(what())?;
         let mut rows = scan.query([]).map_err(what())?;
         while let Some(row) = rows.next().map_err(what())? {
-            let text = |index| row.get_ref(index).map_err(what())?.as_str().map_err(|error| {
-                StoreError::Value(format!("projector_results holds what is no text: {error}"))
-            });
+            let text = |index| {
+                row.get_ref(index).map_err(what())?.as_str().map_err(|error| {
+                    StoreError::Value(format!("projector_results holds what is no text: {error}"))
+                })
+            };
             let (job_id, pc_id) = (text(1)?, text(2)?);
             let Some(pcs) = wanted.get_mut(job_id) else {
                 continue;
@@ -62,8 +64,8 @@ pub(super) fn find(conn: &Connection) -> Result<(), StoreError> {
         }
     }
     let write = || -> Result<(), rusqlite::Error> {
-        let mut update = conn
-            .prepare("UPDATE temp.carry_pairs SET until = ?3 WHERE job_id = ?1 AND pc_id = ?2")?;
+        let mut update =
+            conn.prepare("UPDATE temp.carry_pairs SET until = ?3 WHERE job_id = ?1 AND pc_id = ?2")?;
         for pair in &found {
             update.execute([&pair.0, &pair.1, &pair.2])?;
         }
@@ -90,10 +92,7 @@ fn wanted(conn: &Connection) -> Result<Pairs, rusqlite::Error> {
             newest: row.get(3)?,
             first_event: row.get(4)?,
         };
-        wanted
-            .entry(row.get(0)?)
-            .or_default()
-            .insert(row.get(1)?, pair);
+        wanted.entry(row.get(0)?).or_default().insert(row.get(1)?, pair);
     }
     Ok(wanted)
 }

@@ -38,6 +38,7 @@ CREATE TEMP TABLE carry_pairs (
     gone      TEXT,                           -- the newest of those, by publish time
     ours_from TEXT,                           -- what was published before is not as we derive it
     aside     TEXT,                           -- why it is not compared
+    held      INTEGER NOT NULL DEFAULT 0,     -- the database waits for an output of a result that is not at hand
     deleted   INTEGER NOT NULL DEFAULT 0,     -- its job was deleted
     facts_new TEXT,                           -- recorded_at of the scratch's facts
     facts_old TEXT,                           -- recorded_at of the database's facts
@@ -55,7 +56,12 @@ const AFTER: &str = "~";
 /// Forgets everything that was gathered.
 pub(super) fn forget(conn: &Connection) -> Result<(), StoreError> {
     for table in TABLES {
-        run(conn, "clear up", &format!("DROP TABLE IF EXISTS temp.{table}"), [])?;
+        run(
+            conn,
+            "clear up",
+            &format!("DROP TABLE IF EXISTS temp.{table}"),
+            [],
+        )?;
     }
     Ok(())
 }
@@ -183,6 +189,15 @@ fn find_older(conn: &Connection, basis: &Basis) -> Result<(), StoreError> {
                  OR EXISTS (SELECT 1 FROM temp.not_at_hand line WHERE line.entry = pair.first_entry))",
         [],
     )?;
+    // The scratch knows nothing of what the database waits for, and has applied what waits behind it.
+    run(
+        conn,
+        what,
+        "UPDATE temp.carry_pairs SET held = 1 WHERE (job_id, pc_id) IN (
+             SELECT waiting.job_id, waiting.pc_id FROM old.projector_waiting waiting
+             JOIN temp.not_at_hand line ON line.entry = waiting.entry)",
+        [],
+    )?;
     // Rows of which no book tells: others have written them.
     run(
         conn,
@@ -198,7 +213,12 @@ fn find_older(conn: &Connection, basis: &Basis) -> Result<(), StoreError> {
 /// those whose empty text was filled.
 pub(super) fn list_backend_lines(conn: &Connection) -> Result<(), StoreError> {
     let what = "find what the backend's projector has written";
-    if any(conn, what, "SELECT 1 FROM temp.sqlite_schema WHERE name = 'carry_backend'", [])? {
+    if any(
+        conn,
+        what,
+        "SELECT 1 FROM temp.sqlite_schema WHERE name = 'carry_backend'",
+        [],
+    )? {
         return Ok(());
     }
     for sql in [
@@ -396,7 +416,7 @@ fn choose(conn: &Connection, basis: &Basis) -> Result<(), StoreError> {
         conn,
         what,
         "UPDATE temp.carry_pairs SET source = CASE
-             WHEN aside IS NOT NULL THEN 'old'
+             WHEN aside IS NOT NULL OR held THEN 'old'
              WHEN job_id NOT IN (SELECT job_id FROM temp.carry_jobs WHERE inventory) THEN 'old'
              WHEN facts_new IS NULL AND (?1 OR ?2 AND known AND NOT older AND ours_from IS NULL) THEN 'new'
              WHEN facts_new IS NULL THEN 'old'

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use results_projector::store::carry::{Brought, Foreknowledge, Purpose, Vouched};
 use results_projector::store::scratch::{Beside, Scratch};
-use results_projector::wire::time::Timestamp;
 use results_projector::wire::kv::StreamName;
 use results_projector::wire::sequence::StreamSeq;
+use results_projector::wire::time::Timestamp;
 use rusqlite::Connection;
 
 use crate::harness::fleet::Dice;

@@ -3,18 +3,27 @@
 //! database.
 
 mod books;
+mod checks;
+mod derived;
+mod executions;
+mod exploded;
 mod hand;
 mod known;
 mod late;
+mod ledgers;
 mod letters;
+mod oldest;
 mod outputs;
+mod pairs;
 mod rows;
 mod starts;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Params};
 use serde::Serialize;
 
 use super::open::{self, file_bytes, percent_encoded, wal_path};
@@ -78,7 +87,7 @@ pub(super) fn complete(
     conn: &Connection,
     manifests: &Manifests,
     purpose: Purpose,
-    _now: Timestamp,
+    now: Timestamp,
 ) -> Result<Completed, StoreError> {
     hand::prepare(conn)?;
     let complete = hand::complete(conn)?;
@@ -87,10 +96,15 @@ pub(super) fn complete(
         ..Vouched::default()
     };
     rows::settle_rows(conn, manifests, purpose, &mut vouched)?;
+    derived::settle_derived(conn, manifests, purpose, complete, &mut vouched)?;
     let carried = match purpose {
         Purpose::Rebuild => books::bring(conn, complete)?,
         Purpose::Replay | Purpose::Verify => Brought::new(),
     };
+    executions::settle_ledgers_and_executions(conn, purpose, complete, &mut vouched)?;
+    if purpose == Purpose::Rebuild {
+        executions::remember(conn, now)?;
+    }
     Ok(Completed { vouched, carried })
 }
 
@@ -106,7 +120,9 @@ pub(super) fn attach(
     let attach = |mode: &str| -> Result<(), rusqlite::Error> {
         let uri = format!("file:{}?{mode}", percent_encoded(database));
         conn.execute(&format!("ATTACH ?1 AS {name}"), [uri])?;
-        let looked = conn.query_row(&format!("SELECT count(*) FROM {name}.sqlite_schema"), [], |_| Ok(()));
+        let looked = conn.query_row(&format!("SELECT count(*) FROM {name}.sqlite_schema"), [], |_| {
+            Ok(())
+        });
         if looked.is_err() {
             conn.execute_batch(&format!("DETACH {name}"))?;
         }
@@ -124,4 +140,19 @@ pub(super) fn attach(
         outcome => outcome,
     }
     .map_err(StoreError::sqlite(what()))
+}
+
+/// One statement; returns the rows it wrote.
+fn run(conn: &Connection, what: &str, sql: &str, params: impl Params) -> Result<u64, StoreError> {
+    conn.prepare(sql)
+        .and_then(|mut statement| statement.execute(params))
+        .map(|rows| u64::try_from(rows).unwrap_or(u64::MAX))
+        .map_err(StoreError::sqlite(what))
+}
+
+/// Whether a query finds anything.
+fn any(conn: &Connection, what: &str, sql: &str, params: impl Params) -> Result<bool, StoreError> {
+    conn.prepare(sql)
+        .and_then(|mut select| select.exists(params))
+        .map_err(StoreError::sqlite(what))
 }

@@ -29,7 +29,7 @@ pub(super) use evidence::{Evidence, Pair, Presence};
 pub(super) use explode::prepare_affinity;
 pub(super) use pairs::waiting_pairs;
 pub use pairs::{DuePair, PairCounts, due_pairs, pair_counts};
-pub(super) use shape::Shapes;
+pub(super) use shape::{Shapes, quoted};
 
 /// Waiting results of one pair that are applied in one transaction; the rest follows in the next.
 const RELEASED_MAX: usize = 64;
@@ -38,6 +38,11 @@ const RELEASED_MAX: usize = 64;
 const MANIFEST: &str = "manifest";
 /// The part of an issue with deriving the pair anew.
 const DERIVATION: &str = "derivation";
+
+/// Whether a result at hand says anything about its pair's inventory.
+pub(super) fn gives_inventory(conn: &Connection, entry: i64) -> Result<bool, StoreError> {
+    Ok(Stored::load(conn, entry)?.is_some_and(|stored| stored.evidence().is_inventory()))
+}
 
 /// What is left to do once an output no longer holds up its pair.
 #[derive(Debug)]

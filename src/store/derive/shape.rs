@@ -106,7 +106,7 @@ fn schema_version(conn: &Connection) -> Result<i64, StoreError> {
 }
 
 /// A name as SQL takes it literally.
-pub(super) fn quoted(name: &str) -> String {
+pub(in super::super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -1,0 +1,881 @@
+//! A database from a whole stream, a scratch from what is left of it: settled, the scratch says the same.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rusqlite::OpenFlags;
+use rusqlite::config::DbConfig;
+use rusqlite::types::Value as SqlValue;
+use serde_json::{Value, json};
+
+use super::derived::settle_derived;
+use super::executions::settle_ledgers_and_executions;
+use super::*;
+use crate::projection::manifests::Manifests;
+use crate::projection::output::Output;
+use crate::projection::result::ResultMessage;
+use crate::store::derive::{due_pairs, quoted};
+use crate::store::{Owner, Store, StoreOptions};
+use crate::wire::output::{Attempt, Content};
+use crate::wire::sequence::StreamSeq;
+use crate::wire::time::Timestamp;
+use crate::wire::{inventory, result, started};
+
+const BEGIN_NS: i64 = 1_780_272_000_000_000_000;
+const MINUTE_NS: i64 = 60_000_000_000;
+
+/// What becomes of a pointer's object, in either database.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Object {
+    Here,
+    Gone,
+    Pending,
+}
+
+#[derive(Clone)]
+struct Message {
+    seq: u64,
+    published: Timestamp,
+    payload: Value,
+    object: Object,
+}
+
+impl Message {
+    fn id(&self) -> &str {
+        self.payload["result_id"].as_str().unwrap()
+    }
+}
+
+/// The streams, whole.
+#[derive(Default, Clone)]
+struct Streams {
+    results: Vec<Message>,
+    starts: Vec<(Timestamp, Value)>,
+    /// PC and payload.
+    snapshots: Vec<(Timestamp, String, Value)>,
+    executions: Vec<(String, Timestamp)>,
+}
+
+fn at(minute: i64) -> Timestamp {
+    Timestamp::from_unix_nanos(BEGIN_NS + minute * MINUTE_NS)
+}
+
+fn document(id: &str, hints: &Value) -> (String, Bytes) {
+    let mut document = json!({"id": id, "version": "1", "execute": {"shell": "sh", "timeout": "5m"}});
+    for (name, hint) in hints.as_object().unwrap() {
+        document[name] = hint.clone();
+    }
+    (id.to_owned(), Bytes::from(document.to_string()))
+}
+
+fn inventory_hint(table: &str) -> Value {
+    json!({"inventory": {
+        "display": [{"field": "ram", "label": "RAM"}], "history_scalars": ["ram"],
+        "explode": [
+            {"field": "apps", "table": table, "primary_key": ["name"], "track_history": true,
+             "columns": [{"field": "name"}, {"field": "ver"}, {"field": "size", "type": "integer", "index": true}]},
+            {"field": "disks", "table": format!("{table}_disks"), "primary_key": ["id"],
+             "columns": [{"field": "id", "type": "integer"}]},
+        ],
+    }})
+}
+
+fn feed(id: &str) -> Value {
+    json!({"feed": [{"id": id, "field": "apps", "primary_key": ["name"]}]})
+}
+
+fn with(mut one: Value, other: Value) -> Value {
+    one.as_object_mut()
+        .unwrap()
+        .extend(other.as_object().unwrap().clone());
+    one
+}
+
+/// What jobs want, at first and in the end.
+fn jobs(now: bool) -> Manifests {
+    let mut jobs = vec![
+        document("inv", &inventory_hint("inv_apps")),
+        document("chk", &json!({"check": {"name": "av"}})),
+        document(
+            "all",
+            &with(
+                with(inventory_hint("all_apps"), json!({"check": {"name": "disk"}})),
+                feed("kev"),
+            ),
+        ),
+        document("bare", &json!({})),
+    ];
+    if now {
+        jobs.push(document("new", &with(inventory_hint("new_apps"), feed("new"))));
+        jobs.push(document("other", &json!({"check": {"name": "other now"}})));
+    } else {
+        jobs.push(document("left", &with(inventory_hint("left_apps"), feed("left"))));
+        jobs.push(document(
+            "other",
+            &with(inventory_hint("other_apps"), json!({"check": {"name": "other"}})),
+        ));
+    }
+    Manifests::compile(jobs)
+}
+
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        // SplitMix64: neighbouring seeds have nothing in common.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+}
+
+fn scan(dice: &mut Dice) -> String {
+    let apps: Vec<Value> = (0..dice.below(4))
+        .map(|_| json!({"name": format!("app-{}", dice.below(5)), "ver": dice.below(3), "size": dice.below(2)}))
+        .collect();
+    let status = ["ok", "warn", "fail"][dice.below(3) as usize];
+    let mut scan = json!({"apps": apps, "status": status, "disks": [{"id": dice.below(2)}]});
+    if dice.below(3) > 0 {
+        scan["ram"] = json!(dice.below(3));
+    }
+    match dice.below(10) {
+        0 => "no json".to_owned(),
+        1 => "[]".to_owned(),
+        _ => scan.to_string(),
+    }
+}
+
+fn message(seq: u64, minute: i64, pc: &str, job: &str, stdout: &str) -> Message {
+    Message {
+        seq,
+        published: at(minute),
+        payload: json!({
+            "result_id": format!("r-{seq:03}"), "request_id": format!("q-{seq:03}"), "pc_id": pc,
+            "manifest_id": job, "exit_code": 0, "skipped": false, "stdout": stdout, "stderr": "",
+            "started_at": "2026-06-01T00:00:00Z", "finished_at": at(minute).stored(),
+        }),
+        object: Object::Here,
+    }
+}
+
+fn random(seed: u64, count: u64) -> Streams {
+    let mut dice = Dice(seed);
+    let mut streams = Streams::default();
+    let mut minute = 0;
+    for seq in 1..=count {
+        minute += 1 + dice.below(9) as i64;
+        if seq % 10 == 1 {
+            streams.executions.push((format!("e-{}", seq / 10), at(minute)));
+        }
+        let job = [
+            "inv", "inv", "chk", "all", "all", "bare", "new", "left", "other", "none",
+        ][dice.below(10) as usize];
+        let pc = format!("PC-{}", dice.below(3));
+        let mut sent = message(seq, minute, &pc, job, &scan(&mut dice));
+        sent.payload["exec_id"] = json!(format!("e-{}", (seq - 1) / 10));
+        if dice.below(5) == 0 {
+            sent.payload["exit_code"] = json!([1, 126][dice.below(2) as usize]);
+        }
+        if dice.below(4) == 0 {
+            let field = ["stdout", "stderr"][dice.below(2) as usize];
+            sent.payload[format!("{field}_object")] = json!(format!("q-{seq:03}/{pc}/{field}"));
+            sent.object = [Object::Here, Object::Here, Object::Gone, Object::Pending][dice.below(4) as usize];
+        }
+        if dice.below(2) == 0 {
+            let start = json!({
+                "result_id": sent.id(), "request_id": "q", "exec_id": sent.payload["exec_id"], "pc_id": pc,
+                "manifest_id": job, "version": "1", "started_at": "2026-06-01T00:00:01Z",
+            });
+            streams.starts.push((sent.published, start));
+        }
+        if dice.below(8) == 0 && seq > 3 {
+            // Published again.
+            let mut again = streams.results[dice.below(seq - 1) as usize].clone();
+            (again.seq, again.published) = (seq, at(minute));
+            sent = again;
+        }
+        streams.results.push(sent);
+        if dice.below(6) == 0 {
+            let pc = format!("PC-{}", dice.below(3));
+            streams
+                .snapshots
+                .push((at(minute), pc, json!({"n": dice.below(9)})));
+        }
+    }
+    streams
+}
+
+fn decoded(message: &Message) -> ResultMessage {
+    let result = result::decode_shared(&Bytes::from(message.payload.to_string())).unwrap();
+    let output = |pointer: &Option<bytestring::ByteString>, text: &str| {
+        let object = pointer.clone()?;
+        let attempt = match message.object {
+            Object::Here => Attempt::Fetched {
+                content: Content::new(Bytes::copy_from_slice(text.as_bytes())),
+                sha256: [0; 32],
+                verified: true,
+            },
+            Object::Gone => Attempt::Gone("no such object".into()),
+            Object::Pending => Attempt::Pending("no answer".into()),
+        };
+        Some(Output { object, attempt })
+    };
+    ResultMessage {
+        stdout: output(&result.stdout_object, &result.stdout),
+        stderr: output(&result.stderr_object, &result.stderr),
+        result,
+    }
+}
+
+fn store(path: &Path) -> Store {
+    let me = Owner {
+        pid: std::process::id(),
+        started_at: String::new(),
+        host: String::new(),
+    };
+    Store::open(path, &StoreOptions::default(), &me).unwrap()
+}
+
+fn execute(path: &Path, sql: &str) {
+    let conn = Connection::open(path).unwrap();
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
+        .unwrap();
+    conn.execute_batch(sql).unwrap();
+}
+
+/// Projects results as their turn comes; what lies before the bounds was cut off.
+struct Cut {
+    results: u64,
+    starts: usize,
+    snapshots: usize,
+}
+
+const WHOLE: Cut = Cut {
+    results: 1,
+    starts: 0,
+    snapshots: 0,
+};
+
+fn project_results(store: &mut Store, manifests: &Arc<Manifests>, messages: &[Message], older: &[Message]) {
+    for message in messages {
+        // Its first message is no longer at hand: the scratch knows that from the database.
+        if older.iter().any(|older| older.id() == message.id()) {
+            let line = (message.seq, message.published.unix_nanos().unwrap(), message.id());
+            store
+                .conn
+                .execute(
+                    "INSERT INTO projector_results (incarnation, stream_seq, published_ns, result_id, pc_id, job_id,
+                         counts, evidence) VALUES (1, ?1, ?2, ?3, 'pc', 'job', 0, 0)",
+                    line,
+                )
+                .unwrap();
+            continue;
+        }
+        let mut group = store.begin(manifests, at(0)).unwrap();
+        group
+            .result(1, StreamSeq(message.seq), message.published, &decoded(message))
+            .unwrap();
+        group.commit().unwrap();
+    }
+    let due = due_pairs(&store.conn).unwrap();
+    let mut group = store.begin(manifests, at(0)).unwrap();
+    for due in due {
+        group.rederive(&due).unwrap();
+    }
+    group.commit().unwrap();
+}
+
+impl Streams {
+    fn database(&self, path: &Path, changes_at: Option<usize>) {
+        let mut store = store(path);
+        for (exec_id, initiated_at) in &self.executions {
+            store
+                .conn
+                .execute(
+                    "INSERT INTO executions (exec_id, job_id, version, initiated_by, initiated_at, target_count)
+                     VALUES (?1, 'inv', '1', 'op', ?2, 8)",
+                    [exec_id, &initiated_at.stored()],
+                )
+                .unwrap();
+        }
+        let (before, after) = self.results.split_at(changes_at.unwrap_or(0));
+        project_results(&mut store, &Arc::new(jobs(false)), before, &[]);
+        let now = Arc::new(jobs(true));
+        project_results(&mut store, &now, after, &[]);
+        self.project_rest(&mut store, &now, &WHOLE);
+        store.close();
+    }
+
+    fn scratch(&self, path: &Path, cut: &Cut, old: &Path) {
+        let mut store = store(path);
+        let last: i64 = Connection::open(old)
+            .unwrap()
+            .query_row(
+                "SELECT coalesce(max(entry), 0) FROM projector_results",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        // Entries go on behind the database's.
+        store
+            .conn
+            .execute(
+                "INSERT INTO projector_results VALUES (?1, 0, 0, 0, '', '', NULL, 0, 0)",
+                [last],
+            )
+            .unwrap();
+        let now = Arc::new(jobs(true));
+        let (older, at_hand) = self.results.split_at(cut.results as usize - 1);
+        project_results(&mut store, &now, at_hand, older);
+        self.project_rest(&mut store, &now, cut);
+        store
+            .conn
+            .execute("DELETE FROM projector_results WHERE entry = ?1", [last])
+            .unwrap();
+        store
+            .conn
+            .execute_batch(
+                "DELETE FROM job_completions; DELETE FROM job_version_completions; DELETE FROM projector_unsettled",
+            )
+            .unwrap();
+        store.close();
+    }
+
+    fn project_rest(&self, store: &mut Store, manifests: &Arc<Manifests>, cut: &Cut) {
+        let mut group = store.begin(manifests, at(0)).unwrap();
+        for (published, start) in self.starts.iter().skip(cut.starts) {
+            let event = started::decode_shared(&Bytes::from(start.to_string())).unwrap();
+            group.started(&event, *published).unwrap();
+        }
+        for (published, pc, payload) in self.snapshots.iter().skip(cut.snapshots) {
+            let subject = format!("inventory.{pc}.net");
+            let snapshot = inventory::decode(&subject, &Bytes::from(payload.to_string())).unwrap();
+            group.snapshot(&snapshot, *published).unwrap();
+        }
+        group.commit().unwrap();
+    }
+}
+
+/// A folder with a database and a scratch.
+struct Bench {
+    _folder: tempfile::TempDir,
+    old: PathBuf,
+    scratch: PathBuf,
+}
+
+impl Bench {
+    fn new(streams: &Streams, changes_at: Option<usize>, cut: &Cut, touch: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let bench = Self {
+            old: folder.path().join("old.db"),
+            scratch: folder.path().join("scratch.db"),
+            _folder: folder,
+        };
+        streams.database(&bench.old, changes_at);
+        execute(&bench.old, touch);
+        streams.scratch(&bench.scratch, cut, &bench.old);
+        bench
+    }
+
+    fn attached(&self) -> Connection {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI;
+        let conn = Connection::open_with_flags(&self.scratch, flags).unwrap();
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
+            .unwrap();
+        conn.execute(
+            "ATTACH ?1 AS old",
+            [format!("file:{}?mode=ro", self.old.display())],
+        )
+        .unwrap();
+        conn
+    }
+
+    /// Rows as they are settled before, and what is not at hand; then what is tested.
+    fn settle(&self, purpose: Purpose, complete: bool) -> Vouched {
+        let conn = self.attached();
+        conn.execute_batch(
+            "BEGIN;
+             CREATE TEMP TABLE not_at_hand (entry INTEGER PRIMARY KEY, result_id, job_id, pc_id, published TEXT, counts,
+                 evidence);
+             CREATE INDEX temp.not_at_hand_pair ON not_at_hand (job_id, pc_id);
+             CREATE INDEX temp.not_at_hand_result ON not_at_hand (result_id);
+             DELETE FROM main.execution_results WHERE result_id IN (SELECT result_id FROM old.execution_results);",
+        )
+        .unwrap();
+        let there = "SELECT 1 FROM main.projector_results s WHERE s.stream_seq = l.stream_seq
+             AND s.published_ns = l.published_ns";
+        let mut select = conn
+            .prepare(&format!(
+                "SELECT entry, result_id, job_id, pc_id, published_ns, counts, evidence FROM old.projector_results l
+                 WHERE NOT EXISTS ({there})"
+            ))
+            .unwrap();
+        let mut rows = select.query([]).unwrap();
+        while let Some(row) = rows.next().unwrap() {
+            let mut values: Vec<SqlValue> = (0..7).map(|index| row.get(index).unwrap()).collect();
+            let published = Timestamp::from_unix_nanos(row.get(4).unwrap()).stored();
+            values[4] = SqlValue::Text(published);
+            conn.execute(
+                "INSERT INTO temp.not_at_hand VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                rusqlite::params_from_iter(values),
+            )
+            .unwrap();
+        }
+        drop(rows);
+        drop(select);
+        // Rows are another's work: here they are as the database has them.
+        let which = match purpose {
+            Purpose::Rebuild => "true".to_owned(),
+            _ => "result_id IN (SELECT result_id FROM main.projector_results)".to_owned(),
+        };
+        conn.execute_batch(&format!(
+            "INSERT INTO main.execution_results SELECT * FROM old.execution_results WHERE {which}"
+        ))
+        .unwrap();
+        let mut vouched = Vouched::default();
+        settle_derived(&conn, &jobs(true), purpose, complete, &mut vouched).unwrap();
+        settle_ledgers_and_executions(&conn, purpose, complete, &mut vouched).unwrap();
+        let left: i64 = conn
+            .query_row(
+                "SELECT count(*) FROM temp.sqlite_schema WHERE type = 'table' AND name <> 'not_at_hand'",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        assert_eq!(left, 0, "scratch tables are cleared up");
+        conn.execute_batch("COMMIT").unwrap();
+        vouched
+    }
+
+    fn assert_same(&self, purpose: Purpose, what: &str) {
+        let (mut expected, mut found) = (dump(&self.old), dump(&self.scratch));
+        if purpose != Purpose::Rebuild {
+            expected.remove("execution_results");
+            found.remove("execution_results");
+        }
+        expected.retain(|_, rows| !rows.is_empty());
+        found.retain(|_, rows| !rows.is_empty());
+        for table in expected.keys().chain(found.keys()) {
+            let (left, right) = (found.get(table), expected.get(table));
+            if left != right {
+                let only = |rows: Option<&Vec<String>>, others: Option<&Vec<String>>| -> Vec<String> {
+                    let others = others.cloned().unwrap_or_default();
+                    let rows = rows.into_iter().flatten();
+                    rows.filter(|row| !others.contains(row)).cloned().collect()
+                };
+                panic!(
+                    "{what}: {table}\nonly in the scratch: {:#?}\nonly in the database: {:#?}",
+                    only(left, right),
+                    only(right, left)
+                );
+            }
+        }
+    }
+}
+
+/// The canonical dump (contract §6.9).
+fn dump(path: &Path) -> BTreeMap<String, Vec<String>> {
+    let conn = Connection::open(path).unwrap();
+    let names: Vec<String> = conn
+        .prepare(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'projector\\_%' ESCAPE '\\'
+                 AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name NOT LIKE '\\_sqlx%' ESCAPE '\\'",
+        )
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    let mut tables = BTreeMap::new();
+    for name in names {
+        let order = match name.as_str() {
+            "inventory_history" => "pc_id, job_id, observed_at, id",
+            "execution_results" => "result_id",
+            "executions" => "exec_id",
+            "check_status" => "pc_id, check_name",
+            "feeds" => "feed_id, item_id",
+            "feed_meta" => "feed_id",
+            "job_version_completions" => "job_id, version, pc_id",
+            "inventory_facts" | "job_completions" => "pc_id, job_id",
+            // A pair's rows in their order.
+            _ => "pc_id, job_id, rowid",
+        };
+        let order = match name.contains("odd") {
+            true => "pc_id, job_id",
+            false => order,
+        };
+        let mut select = conn
+            .prepare(&format!("SELECT * FROM {} ORDER BY {order}", quoted(&name)))
+            .unwrap();
+        let columns: Vec<String> = select.column_names().map(str::to_owned).collect();
+        let rows = select
+            .query_map([], |row| {
+                Ok(columns
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, column)| *column != "id" || name != "inventory_history")
+                    .map(|(index, column)| format!("{column}={:?}", row.get::<_, SqlValue>(index).unwrap()))
+                    .collect::<Vec<_>>()
+                    .join(" "))
+            })
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        tables.insert(name, rows);
+    }
+    tables
+}
+
+fn scale(few: u64, many: u64) -> u64 {
+    if std::env::var_os("RESULTS_PROJECTOR_TEST_FULL").is_some() {
+        many
+    } else {
+        few
+    }
+}
+
+#[test]
+fn whatever_was_cut_off_the_scratch_says_what_the_database_says() {
+    let mut all = Vouched::default();
+    for seed in 1..=scale(40, 2_000) {
+        let mut dice = Dice(seed ^ 0x5eed);
+        let count = 30 + dice.below(40);
+        let streams = random(seed, count);
+        let cut = Cut {
+            results: 1 + dice.below(count + 1),
+            starts: dice.below(streams.starts.len() as u64 + 1) as usize,
+            snapshots: dice.below(streams.snapshots.len() as u64 + 1) as usize,
+        };
+        // The backend's cleanup has taken rows whose messages are gone as well.
+        let touch = if dice.below(3) == 0 {
+            let kept: Vec<String> = streams.results[cut.results as usize - 1..]
+                .iter()
+                .map(Message::id)
+                .chain(
+                    streams.starts[cut.starts..]
+                        .iter()
+                        .map(|(_, start)| start["result_id"].as_str().unwrap()),
+                )
+                .map(|id| format!("'{id}'"))
+                .collect();
+            format!(
+                "DELETE FROM execution_results WHERE result_id < 'r-020' AND result_id NOT IN ({})",
+                kept.join(", ")
+            )
+        } else {
+            String::new()
+        };
+        let purpose = [Purpose::Rebuild, Purpose::Verify, Purpose::Replay][dice.below(3) as usize];
+        // Under older hints there is nothing to prove.
+        let changed = (purpose == Purpose::Verify && dice.below(2) == 0).then(|| dice.below(count) as usize);
+        let bench = Bench::new(&streams, changed, &cut, &touch);
+        let vouched = bench.settle(purpose, false);
+        for (kind, count) in vouched.counts {
+            all.add(kind, count);
+        }
+        for (reason, count) in vouched.not_compared {
+            all.leave_out(reason, count);
+        }
+        bench.assert_same(
+            purpose,
+            &format!("seed {seed}, {purpose:?}, from {}", cut.results),
+        );
+    }
+    for kind in [
+        "facts",
+        "history_events",
+        "exploded_rows",
+        "checks",
+        "feed_items",
+        "completions",
+        "executions",
+    ] {
+        assert!(
+            all.counts.contains_key(kind),
+            "nothing of {kind} was carried: {all:?}"
+        );
+    }
+    for reason in ["older hints", "waiting"] {
+        assert!(all.not_compared.contains_key(reason), "{reason}: {all:?}");
+    }
+}
+
+/// Differences between the two, by table: rows only in the scratch, rows only in the database.
+fn differences(bench: &Bench) -> BTreeMap<String, (usize, usize)> {
+    let (old, scratch) = (dump(&bench.old), dump(&bench.scratch));
+    let mut differences = BTreeMap::new();
+    for table in old.keys().chain(scratch.keys()) {
+        let none = Vec::new();
+        let (found, expected) = (
+            scratch.get(table).unwrap_or(&none),
+            old.get(table).unwrap_or(&none),
+        );
+        let only =
+            |rows: &[String], others: &[String]| rows.iter().filter(|row| !others.contains(row)).count();
+        let both = (only(found, expected), only(expected, found));
+        if both != (0, 0) {
+            differences.insert(table.clone(), both);
+        }
+    }
+    differences
+}
+
+/// Scans of one pair, one a minute times ten.
+fn scans(scans: &[(u64, &str)]) -> Streams {
+    let results =
+        scans
+            .iter()
+            .map(|(seq, ram)| {
+                let payload = match *ram {
+                "" => "no json".to_owned(),
+                ram => json!({"ram": ram, "apps": [{"name": "b", "ver": ram}, {"name": "a"}], "status": "ok"})
+                    .to_string(),
+            };
+                message(*seq, i64::try_from(*seq).unwrap() * 10, "PC-1", "all", &payload)
+            })
+            .collect();
+    Streams {
+        results,
+        executions: vec![("e-0".to_owned(), at(0))],
+        ..Streams::default()
+    }
+}
+
+fn from(results: u64) -> Cut {
+    Cut { results, ..WHOLE }
+}
+
+#[test]
+fn what_was_changed_by_hand_differs_where_messages_tell_otherwise() {
+    let streams = scans(&[(1, "1"), (2, "2"), (3, ""), (4, "4"), (5, "5")]);
+    // What, and where it then differs: with everything at hand, and from the third message on.
+    for (touch, whole, cut) in [
+        ("UPDATE inventory_facts SET facts_json = '{}'", (1, 1), (1, 1)),
+        ("DELETE FROM inventory_facts", (1, 0), (1, 0)),
+        ("DELETE FROM all_apps WHERE name = 'a'", (1, 0), (1, 0)),
+        (
+            "INSERT INTO all_apps (pc_id, job_id, name) VALUES ('PC-1', 'all', 'z')",
+            (0, 1),
+            (0, 1),
+        ),
+        (
+            "INSERT INTO all_apps (pc_id, job_id, name) VALUES ('PC-9', 'all', 'z')",
+            (0, 1),
+            (0, 0),
+        ),
+        (
+            "UPDATE inventory_history SET after_json = '7' WHERE observed_at > '2026-06-01T00:45'",
+            (2, 2),
+            (2, 2),
+        ),
+        // Up to the oldest evidence at hand only the database knows.
+        (
+            "UPDATE inventory_history SET after_json = '7' WHERE observed_at < '2026-06-01T00:45'",
+            (7, 7),
+            (0, 0),
+        ),
+        ("UPDATE check_status SET status = 'warn'", (1, 1), (1, 1)),
+        (
+            "INSERT INTO check_status VALUES ('PC-9', 'disk', 'ok', NULL, '2026-06-01T00:00:00+00:00', NULL)",
+            (0, 1),
+            (0, 0),
+        ),
+        ("DELETE FROM feeds WHERE item_id = 'a'", (1, 0), (1, 0)),
+        ("UPDATE feed_meta SET item_count = 9", (1, 1), (1, 1)),
+        (
+            "UPDATE job_completions SET last_success_at = '2027-01-01T00:00:00+00:00'",
+            (1, 1),
+            (0, 0),
+        ),
+        ("DELETE FROM job_completions", (1, 0), (1, 0)),
+        (
+            "INSERT INTO job_completions VALUES ('all', 'PC-9', '2026-01-01T00:00:00+00:00')",
+            (0, 1),
+            (0, 0),
+        ),
+        ("UPDATE executions SET success_count = 7", (1, 1), (1, 1)),
+        ("UPDATE executions SET status = 'completed'", (1, 1), (1, 1)),
+    ] {
+        for (bound, complete, expected) in [(1, true, whole), (3, false, cut)] {
+            for purpose in [Purpose::Verify, Purpose::Replay] {
+                let mut streams = streams.clone();
+                for result in &mut streams.results {
+                    result.payload["exec_id"] = json!("e-0");
+                }
+                let bench = Bench::new(&streams, None, &from(bound), touch);
+                bench.settle(purpose, complete);
+                let mut found = differences(&bench);
+                // Rows are not what is tested here.
+                found.remove("execution_results");
+                let sum = found
+                    .values()
+                    .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+                assert_eq!(sum, expected, "{purpose:?} from {bound}: {touch}: {found:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rebuild_keeps_what_messages_do_not_give_even_where_all_are_at_hand() {
+    let streams = scans(&[(1, "1"), (2, "2")]);
+    let touch = "INSERT INTO job_completions VALUES ('all', 'PC-9', '2026-01-01T00:00:00+00:00');
+        INSERT INTO check_status VALUES ('PC-9', 'disk', 'ok', NULL, '2026-06-01T00:00:00+00:00', NULL);
+        INSERT INTO inventory_facts VALUES ('PC-9', 'all', '{}', NULL, NULL, NULL, '2026-06-01T00:00:00+00:00');
+        INSERT INTO inventory_facts VALUES ('PC-9', 'inventory.hw', '{}', NULL, NULL, NULL, '2026-01-01T00:00:00+00:00');
+        CREATE TABLE \"an odd \"\"name\" (pc_id, job_id, collected_at, x UNIQUE, PRIMARY KEY (pc_id, job_id)) WITHOUT ROWID;
+        CREATE INDEX \"idx odd\" ON \"an odd \"\"name\" (x);
+        INSERT INTO \"an odd \"\"name\" VALUES ('PC-9', 'gone', NULL, 1);
+        INSERT INTO all_apps (pc_id, job_id, name) VALUES ('PC-9', 'gone', 'z');
+        CREATE TABLE users (pc_id, job_id, collected_at)";
+    let bench = Bench::new(&streams, None, &WHOLE, touch);
+    let vouched = bench.settle(Purpose::Rebuild, true);
+    execute(&bench.old, "DROP TABLE users");
+    bench.assert_same(Purpose::Rebuild, "rebuilt");
+    let counts = [
+        ("checks", 1),
+        ("completions", 1),
+        ("exploded_rows", 2),
+        ("facts", 2),
+    ];
+    assert_eq!(vouched.counts, BTreeMap::from(counts));
+    let index = "SELECT count(*) FROM sqlite_schema WHERE name = 'idx odd'";
+    let indexes: i64 = Connection::open(&bench.scratch)
+        .unwrap()
+        .query_row(index, [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(indexes, 1);
+}
+
+#[test]
+fn a_table_that_no_manifest_names_any_more_comes_whole_and_in_its_order() {
+    let mut streams = scans(&[(1, "1"), (2, "2"), (3, "3"), (4, "4")]);
+    for (result, job) in streams.results.iter_mut().zip(["left", "other", "inv", "inv"]) {
+        result.payload["manifest_id"] = json!(job);
+    }
+    for bound in 1..=5 {
+        let bench = Bench::new(&streams, Some(3), &from(bound), "");
+        bench.settle(Purpose::Rebuild, bound == 1);
+        let mut found = differences(&bench);
+        // What the job's new hints make of a result that is at hand.
+        if bound <= 2 {
+            assert_eq!(found.remove("check_status"), Some((1, 0)), "from {bound}");
+        }
+        assert_eq!(found, BTreeMap::new(), "from {bound}");
+    }
+}
+
+#[test]
+fn hints_that_came_later_than_results_made_nothing_of_these() {
+    let mut streams = scans(&[(1, "1"), (2, "2"), (3, "3"), (4, "4")]);
+    for result in &mut streams.results {
+        result.payload["manifest_id"] = json!("new");
+    }
+    for changed in 1..=3 {
+        for purpose in [Purpose::Verify, Purpose::Replay] {
+            let bench = Bench::new(&streams, Some(changed), &WHOLE, "");
+            let vouched = bench.settle(purpose, true);
+            bench.assert_same(purpose, &format!("{purpose:?}, hints from {changed}"));
+            assert_eq!(vouched.not_compared, BTreeMap::new());
+        }
+    }
+    // No result since: nothing was derived under these hints.
+    let bench = Bench::new(&streams, Some(4), &WHOLE, "");
+    let vouched = bench.settle(Purpose::Verify, true);
+    bench.assert_same(Purpose::Verify, "no result since");
+    assert_eq!(vouched.not_compared, BTreeMap::from([("older hints", 1)]));
+    let bench = Bench::new(&streams, Some(4), &WHOLE, "");
+    bench.settle(Purpose::Replay, true);
+    assert!(
+        differences(&bench).contains_key("inventory_facts"),
+        "a replay makes it"
+    );
+}
+
+#[test]
+fn a_jobs_deletion_is_recognised() {
+    let streams = scans(&[(1, "1"), (2, "2"), (3, "3")]);
+    let touch = "DELETE FROM inventory_facts WHERE job_id = 'all'; DELETE FROM inventory_history WHERE job_id = 'all'";
+    for bound in 1..=3 {
+        for purpose in [Purpose::Verify, Purpose::Replay] {
+            let bench = Bench::new(&streams, None, &from(bound), touch);
+            let vouched = bench.settle(purpose, bound == 1);
+            bench.assert_same(purpose, &format!("{purpose:?} from {bound}"));
+            assert_eq!(vouched.not_compared, BTreeMap::from([("jobs deleted", 1)]));
+        }
+    }
+}
+
+#[test]
+fn pairs_that_others_derived_first_keep_what_these_made() {
+    let streams = scans(&[(1, "1"), (2, "2"), (3, "3"), (4, "4")]);
+    // The backend's projector saw to the first two, a second late by its clock, and in its own words.
+    let touch = "CREATE TABLE _sqlx_migrations (version);
+        UPDATE projector_derivations SET first_entry = 0;
+        UPDATE projector_results SET counts = 0 WHERE stream_seq <= 2;
+        UPDATE inventory_history SET before_json = 'theirs',
+            observed_at = replace(observed_at, ':00+', ':01+') WHERE observed_at < '2026-06-01T00:25'";
+    for purpose in [Purpose::Verify, Purpose::Replay] {
+        let bench = Bench::new(&streams, None, &WHOLE, touch);
+        bench.settle(purpose, false);
+        bench.assert_same(purpose, &format!("{purpose:?}"));
+    }
+    // Made anew from the second evidence on; the first sets the state.
+    let bench = Bench::new(&streams, None, &WHOLE, touch);
+    bench.settle(Purpose::Rebuild, false);
+    let theirs = dump(&bench.scratch)["inventory_history"]
+        .iter()
+        .filter(|event| event.contains("theirs"))
+        .count();
+    assert_eq!(theirs, 3);
+    assert_eq!(differences(&bench)["inventory_history"], (2, 2));
+    // All of it was the backend's.
+    let touch = format!(
+        "{touch}; DELETE FROM projector_derivations;
+        UPDATE inventory_facts SET recorded_at = replace(recorded_at, ':00+', ':01+');
+        UPDATE check_status SET recorded_at = replace(recorded_at, ':00+', ':01+')"
+    );
+    for purpose in [Purpose::Verify, Purpose::Replay] {
+        let bench = Bench::new(&streams, None, &WHOLE, &touch);
+        let vouched = bench.settle(purpose, false);
+        bench.assert_same(purpose, &format!("{purpose:?}, without ours"));
+        assert_eq!(vouched.not_compared, BTreeMap::from([("by the backend", 1)]));
+    }
+}
+
+#[test]
+fn executions_with_results_that_nobody_knows_keep_their_counters() {
+    let mut streams = scans(&[(1, "1"), (2, "2"), (30, "3"), (31, "4")]);
+    streams.executions = vec![("early".to_owned(), at(0)), ("late".to_owned(), at(290))];
+    for (index, result) in streams.results.iter_mut().enumerate() {
+        result.payload["exec_id"] = json!(if index < 3 { "early" } else { "late" });
+        result.payload["result_id"] = json!(format!("r-{index}"));
+    }
+    for (touch, early) in [
+        ("UPDATE executions SET success_count = 9", 3),
+        // The backend's cleanup took a row whose message is gone as well.
+        (
+            "DELETE FROM execution_results WHERE result_id = 'r-0'; UPDATE executions SET success_count = 9",
+            9,
+        ),
+    ] {
+        for purpose in [Purpose::Rebuild, Purpose::Replay, Purpose::Verify] {
+            let bench = Bench::new(&streams, None, &from(3), touch);
+            let vouched = bench.settle(purpose, false);
+            let counters: Vec<(String, i64)> = Connection::open(&bench.scratch)
+                .unwrap()
+                .prepare("SELECT exec_id, success_count FROM executions ORDER BY exec_id")
+                .unwrap()
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+                .unwrap()
+                .map(Result::unwrap)
+                .collect();
+            let expected = [("early".to_owned(), early), ("late".to_owned(), 1)];
+            assert_eq!(counters, expected, "{purpose:?}: {touch}");
+            assert_eq!(vouched.counts.get("executions"), (early == 9).then_some(&1));
+        }
+    }
+}

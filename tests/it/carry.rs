@@ -1,6 +1,8 @@
 //! What a scratch that was loaded from shorter streams takes from the database that is there: its rows and books end as
 //! those of the database, whatever the streams and the object store have forgotten.
 
+mod cases;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -76,7 +78,7 @@ fn case(seed: u64, dice: &mut Dice) -> Case {
     // A stream is restored from an older copy: its last messages are lost, and their sequences used again.
     for stream in [StreamName::Results, StreamName::Events] {
         if dice.below(2) == 0 {
-            let (mut at, lost) = (4 + dice.below(20), 1 + dice.below(4));
+            let (mut at, lost) = (5 + dice.below(20), 1 + dice.below(4));
             for sent in world.sent.iter_mut().filter(|sent| sent.stream == stream) {
                 at = at.saturating_sub(1);
                 if at == 0 {
@@ -236,8 +238,7 @@ fn check(seed: u64) {
 
 #[test]
 fn rows_and_books_end_as_the_databases_whatever_the_streams_have_forgotten() {
-    let from: u64 = std::env::var("CARRY_FROM").map_or(0, |x| x.parse().unwrap());
-    for seed in from..from + scale(30, 1_000) {
+    for seed in 0..scale(30, 1_000) {
         check(seed);
     }
 }

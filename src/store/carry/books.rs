@@ -54,7 +54,8 @@ pub(super) fn bring(conn: &Connection, complete: bool) -> Result<Brought, StoreE
     Ok(brought)
 }
 
-/// The life of a stream's sequences that a sequence belongs to: the newest that begins at or before it.
+/// The life of a stream's sequences that a sequence belongs to: the newest that begins at or before it. Both in full,
+/// since it asks a table with such columns.
 pub(super) fn life(stream: &str, seq: &str) -> String {
     format!(
         "coalesce((SELECT max(life.incarnation) FROM old.projector_position AS life
@@ -67,12 +68,12 @@ pub(super) fn life(stream: &str, seq: &str) -> String {
 fn relabel(conn: &Connection) -> Result<(), rusqlite::Error> {
     for (table, stream) in [
         ("projector_results", "'RESULTS'"),
-        ("projector_dead_letters", "stream"),
-        ("projector_issues", "stream"),
+        ("projector_dead_letters", "mine.stream"),
+        ("projector_issues", "mine.stream"),
     ] {
-        let life = life(stream, "stream_seq");
+        let life = life(stream, "mine.stream_seq");
         conn.execute(
-            &format!("UPDATE main.{table} SET incarnation = {life} WHERE incarnation <> {life}"),
+            &format!("UPDATE main.{table} AS mine SET incarnation = {life} WHERE incarnation <> {life}"),
             [],
         )?;
     }

@@ -77,12 +77,14 @@ fn list_unlike(conn: &Connection) -> Result<(), rusqlite::Error> {
          INSERT INTO temp.unlike_outputs
          SELECT s.result_id, s.field, s.object, s.state, o.state, o.reason
          FROM main.projector_outputs AS s
-             JOIN main.execution_results AS row ON row.result_id = s.result_id AND row.finished_at IS NOT NULL
-             JOIN old.execution_results AS there ON there.result_id = s.result_id AND there.finished_at IS NOT NULL
-                 AND NOT there.reaped
              LEFT JOIN old.projector_outputs AS o ON o.result_id = s.result_id AND o.field = s.field
          WHERE (s.state <> 'fetched' OR o.state <> 'fetched') AND (o.object IS NULL OR o.object = s.object)
-             AND s.result_id NOT IN (SELECT result_id FROM temp.carried_results)",
+             AND NOT EXISTS (SELECT 1 FROM temp.carried_results AS carried WHERE carried.result_id = s.result_id)
+             -- Last: it lies behind the texts.
+             AND EXISTS (SELECT 1 FROM main.execution_results AS row
+                 WHERE row.result_id = s.result_id AND row.finished_at IS NOT NULL)
+             AND EXISTS (SELECT 1 FROM old.execution_results AS row
+                 WHERE row.result_id = s.result_id AND row.finished_at IS NOT NULL AND NOT row.reaped)",
     )
 }
 

@@ -240,3 +240,23 @@ async fn changed_hints_rewrite_nothing_by_themselves_and_are_counted() {
         ]
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_manifest_was_changed_is_told_by_the_servers_clock() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    put_manifest(&js, DISKS, &manifest(DISKS)).await;
+    let changed = async || {
+        let documents = results_projector::source::manifests::snapshot(&js).await.unwrap();
+        let manifests =
+            results_projector::projection::manifests::Manifests::of_bucket(documents.unwrap_or_default());
+        manifests.job(DISKS).unwrap().changed.unwrap()
+    };
+    let first = changed().await;
+    let jobs = js.get_key_value("jobs").await.unwrap();
+    let created = jobs.entry(DISKS).await.unwrap().unwrap().created;
+    assert_eq!(first, created.into());
+    assert_eq!(changed().await, first);
+    put_manifest(&js, DISKS, &manifest(DISKS)).await;
+    assert!(changed().await > first);
+}

@@ -4,10 +4,12 @@
 
 mod adopt;
 mod adoption;
+pub mod backup;
 pub mod carry;
 mod completions;
 pub mod dead_letters;
 pub mod derive;
+pub mod dump;
 mod error;
 mod executions;
 mod group;
@@ -26,7 +28,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 pub use error::{Class, StoreError};
-pub use group::{Committed, Gap, Group, Left};
+pub use group::{Committed, Gap, Group, Left, Lines};
 pub use lock::{Lock, Owner};
 pub use open::{FileIdentity, StoreOptions, Synchronous, file_bytes, read_only, wal_path};
 pub use position::{Advance, Counts, Standing};

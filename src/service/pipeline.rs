@@ -15,14 +15,15 @@ use uuid::Uuid;
 
 use super::beside::Beside;
 use super::derive::Rederiver;
-use super::repair::{self, Repairer};
+use super::equip::{books, fetcher, repairer, writer_limits};
+use super::repair::Repairer;
 use super::resolve::{ObjectBudget, Resolver};
+use super::socket::Socket;
 use super::work::Work;
-use super::writer::{Bells, Lane, Writer, WriterLimits, WriterState, WriterStopped};
+use super::writer::{Bells, Lane, Writer, WriterState, WriterStopped};
 use crate::config::Config;
 use crate::projection::manifests::Manifests;
 use crate::source::connect::{self, ConnectError, Connection};
-use crate::source::fetch::{FetchLimits, Fetcher};
 use crate::source::flow::{Budget, Feedback, ReaderState, Refused, Wiring};
 use crate::source::manifests::{Documents, Watcher};
 use crate::source::opening::{Desk, Identity, PullOptions, create_output_store};
@@ -148,7 +149,7 @@ async fn connect(config: &Config, options: RunOptions) -> Result<Connection, Con
 }
 
 /// This process, for the lock file and the durable's metadata.
-fn owner() -> Owner {
+pub(super) fn owner() -> Owner {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     Owner {
         pid: std::process::id(),
@@ -254,13 +255,7 @@ impl Pipeline {
             };
             others.spawn(resolver.run());
         }
-        let repairer = Repairer {
-            fetcher: fetcher.beside(repair::CONCURRENCY),
-            works: works.clone(),
-            budget: ObjectBudget::new(config.outputs.repair_in_flight_bytes),
-            owed: bells.owed.clone(),
-            give_up_after: config.outputs.give_up_after,
-        };
+        let repairer = repairer(config, &fetcher, &works, &bells);
         if !options.until_caught_up {
             others.spawn(repairer.clone().run(down.clone()));
         }
@@ -270,18 +265,16 @@ impl Pipeline {
             due: bells.due.clone(),
         };
         others.spawn(rederiver.clone().run(down.clone()));
+        if let Some(socket) = Socket::listen(store.path()) {
+            let books = books(config, &connection, &store, &repairer);
+            others.spawn(socket.serve(books, down.clone()));
+        }
         if store.is_adopted() {
             let beside = Beside::new(&connection, config);
             others.spawn(beside.watch(down.clone()));
         }
         let (state, writer_state) = watch::channel(WriterState::default());
-        let limits = WriterLimits {
-            group_rows_max: config.group.max_rows,
-            group_bytes_max: usize::try_from(config.group.max_bytes).unwrap_or(usize::MAX),
-            group_time_max: store.is_adopted().then_some(config.group.max_time),
-            wal_bytes_max: config.store.wal_bytes_max,
-            disk_reserve_bytes: config.store.disk_reserve_bytes,
-        };
+        let limits = writer_limits(config, &store);
         let writer = Writer::new(store, works_rx, lanes, limits, state, manifests, bells, down);
         let (done, writer_done) = tokio::sync::oneshot::channel();
         std::thread::Builder::new()
@@ -471,23 +464,6 @@ async fn manifests(
         }
     });
     Ok(in_force)
-}
-
-async fn fetcher(config: &Config, connection: &Connection) -> Result<Fetcher, String> {
-    let outputs = &config.outputs;
-    let limits = FetchLimits {
-        max_bytes: outputs.max_bytes,
-        idle: outputs.idle_timeout,
-        base: outputs.base_timeout,
-        min_rate: outputs.min_rate_bytes,
-        concurrency: outputs.concurrency,
-    };
-    Fetcher::new(
-        connection.client.clone(),
-        config.nats.js_domain.as_deref(),
-        limits,
-    )
-    .await
 }
 
 fn pull_options(config: &Config, budget: &Budget) -> PullOptions {

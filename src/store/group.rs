@@ -431,10 +431,10 @@ impl<'s> Group<'s> {
     ///
     /// # Errors
     /// The item's own; after one that is not [`Class::Data`] the group is lost.
-    pub fn isolated(
+    pub fn isolated<T>(
         &mut self,
-        item: impl FnOnce(&mut Self) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+        item: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let run = |tx: &Connection, sql: &str| {
             tx.prepare_cached(sql)
                 .and_then(|mut statement| statement.execute([]))
@@ -445,7 +445,7 @@ impl<'s> Group<'s> {
         let outcome = item(self);
         self.isolating = false;
         match &outcome {
-            Ok(()) => {}
+            Ok(_) => {}
             // A full disk has rolled back the whole transaction already: a further statement would commit by itself.
             Err(error) if error.class() != Class::Data || self.tx.is_autocommit() => return outcome,
             Err(_) => {

@@ -84,14 +84,19 @@ impl Group<'_> {
         dead_letters::is_there(self.tx, place)
     }
 
-    /// A dead letter was projected: it leaves the book, and counts as projected, or as ignored (I3).
+    /// A dead letter will be projected: it leaves the book, and counts as projected, or as ignored (I3). Returns the bytes
+    /// that this frees, for [`Group::free`].
     ///
     /// # Errors
     /// SQLite's; of class [`Data`](super::super::Class::Data) when the counts do not know it.
-    pub fn revived(&mut self, place: Place, ignored: bool) -> Result<(), StoreError> {
+    pub fn revive(&mut self, place: Place, ignored: bool) -> Result<u64, StoreError> {
         position::revive(self.tx, place.stream, place.incarnation, ignored)?;
-        self.letter_bytes_removed += dead_letters::remove(self.tx, place)?;
-        Ok(())
+        dead_letters::remove(self.tx, place)
+    }
+
+    /// The book of dead letters has room for so many bytes more, once this is committed.
+    pub fn free(&mut self, bytes: u64) {
+        self.letter_bytes_removed += bytes;
     }
 
     /// A dead letter was tried again in vain.

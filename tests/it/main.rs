@@ -15,6 +15,7 @@ mod harness;
 
 mod adopt;
 mod bad_input;
+mod books;
 mod connect;
 mod derived;
 mod fleet;

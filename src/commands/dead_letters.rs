@@ -1,5 +1,6 @@
 //! `dead-letters list`, `show`, `retry` and `discard`.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use serde_json::json;
@@ -161,11 +162,10 @@ fn chosen(config: &Config, which: &LetterArgs) -> Result<Vec<Place>, CommandErro
     if which.seqs.is_empty() {
         return usage("which sequences of the stream?");
     }
-    which
-        .seqs
-        .iter()
+    let seqs: BTreeSet<u64> = which.seqs.iter().copied().collect();
+    seqs.into_iter()
         .map(|seq| {
-            let seq = StreamSeq(*seq);
+            let seq = StreamSeq(seq);
             let shown = dead_letters::show(&conn, of, seq, which.incarnation)?;
             Ok(Place {
                 stream: of,

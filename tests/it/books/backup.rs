@@ -31,6 +31,11 @@ async fn a_backup_of_a_database_at_work_is_sound_and_catches_up_once_it_is_put_b
         at = position(&db);
         let to = folder.path().join(format!("backup-{number}.db"));
         let done = asked(&db, &server.url(), &["backup", to.to_str().unwrap()], 0);
+        let names = COMPANIONS.map(|suffix| beside(&to, suffix));
+        assert!(
+            names.iter().all(|name| !name.exists()),
+            "nothing is left beside it"
+        );
         let streams = done["backup"]["streams"].as_array().unwrap();
         let results = streams
             .iter()
@@ -52,11 +57,6 @@ async fn a_backup_of_a_database_at_work_is_sound_and_catches_up_once_it_is_put_b
     assert!(projector.terminate().success());
     catch_up(&db, &server.url());
     for backup in backups {
-        let names: Vec<PathBuf> = COMPANIONS.iter().map(|suffix| beside(&backup, suffix)).collect();
-        assert!(
-            names.iter().all(|name| !name.exists()),
-            "nothing is left beside it"
-        );
         let sound: String = Connection::open(&backup)
             .unwrap()
             .query_row("PRAGMA integrity_check", [], |row| row.get(0))

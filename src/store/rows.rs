@@ -231,6 +231,23 @@ pub(super) fn start(conn: &Connection, row: &StartRow<'_>) -> Result<Started, ru
     )
 }
 
+/// Of copies of the start event that a row knows, the earliest says when it was recorded and by when it must end.
+pub(super) fn earlier_copy(conn: &Connection, row: &StartRow<'_>) -> Result<(), rusqlite::Error> {
+    conn.prepare_cached(
+        "UPDATE execution_results SET recorded_at = min(recorded_at, ?2),
+             expires_at = coalesce(min(expires_at, ?5), expires_at)
+         WHERE result_id = ?1 AND version IS NOT NULL AND exec_id = ?3 AND started_at = ?4",
+    )?
+    .execute(params![
+        &*row.event.result_id,
+        row.recorded_at,
+        &*row.event.exec_id,
+        row.started_at,
+        row.expires_at,
+    ])?;
+    Ok(())
+}
+
 /// Gives a row of the backend's projector the deadline that this did not know when the start event came: its cache was
 /// cold (contract §5.4, D17). Of two start events the first counts: it is the one that the row was recorded with.
 pub(super) fn fill_deadline(conn: &Connection, row: &StartRow<'_>) -> Result<(), rusqlite::Error> {

@@ -50,7 +50,7 @@ pub(super) fn apply(
         let freed = tx.revive(place, ignored)?;
         match content {
             Message::Dead(_) | Message::Ignored => {}
-            Message::Started(event) => tx.started(event, published)?,
+            Message::Started(event) => tx.started_again(event, published)?,
             Message::Snapshot(snapshot) => tx.snapshot(snapshot, published)?,
             Message::Result { result } => {
                 tx.result_again(place.incarnation, place.seq, published, result, lines)?;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytestring::ByteString;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::dead_letters::{self, Place};
@@ -11,7 +12,9 @@ use super::super::{StoreError, position, rows};
 use super::{Group, clip};
 use crate::projection::execution::Delta;
 use crate::projection::result::{Known, ResultMessage, row};
+use crate::projection::start;
 use crate::wire::sequence::StreamSeq;
+use crate::wire::started::EventStarted;
 use crate::wire::time::Timestamp;
 
 /// The lines of some results in `projector_results`, which has no index on them: one scan, made beside the writer.
@@ -185,6 +188,26 @@ impl Group<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Projects a start event that was a dead letter. Of two that differ the one that came first to the database counts: which
+    /// message a row knows its start from is in no book.
+    ///
+    /// # Errors
+    /// As [`Group::result`].
+    pub fn started_again(
+        &mut self,
+        event: &EventStarted<ByteString>,
+        published: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.started(event, published)?;
+        let manifests = self.manifests.clone();
+        let timeout = manifests
+            .job(&event.manifest_id)
+            .and_then(|job| job.timeout.as_deref());
+        rows::earlier_copy(self.tx, &start::row(event, published, timeout)).map_err(StoreError::sqlite(
+            format_args!("write the start of {:?} again", clip(&event.result_id)),
+        ))
     }
 
     /// A later message with the same id is a duplicate now, and its outputs are not the row's.

@@ -142,17 +142,97 @@ Exit codes: 0 shown; 2 no usable database; 3 it cannot be read")]
         #[arg(long)]
         json: bool,
     },
-    /// Look at messages that could not be projected
+    /// Look at messages that could not be projected, try them again, or give them up
     ///
     /// They are kept whole, each with its reason, and never hold back their neighbours.
     #[command(subcommand)]
     DeadLetters(DeadLetters),
-    /// Look at outputs behind pointers that are missing
+    /// Look at outputs behind pointers that are missing, or ask for them again
     #[command(subcommand)]
     Outputs(Outputs),
+    /// Copy the live database, checked before it is called done
+    ///
+    /// Works with the service running or stopped, and never writes to the database. The copy is written to FILE.part and
+    /// takes its name once it is whole, sound and on disk; a backup that fails or is killed leaves no FILE. A restored copy
+    /// catches up by itself: the streams bring what is missing.
+    #[command(after_help = "Examples:
+  results-projector backup /var/backups/results.db
+  results-projector backup --force --json /mnt/backup/results.db
+
+Exit codes: 0 done; 2 FILE is there already, or no usable database; 3 no space, or it cannot be read or written")]
+    Backup {
+        /// Where to
+        file: PathBuf,
+        /// Replace FILE where it is there
+        #[arg(long)]
+        force: bool,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write the read model as canonical text, by which two databases are compared
+    ///
+    /// A line of JSON a table, {"table":…,"columns":[…]}, then one a row: the values of the columns. Rows come in the order
+    /// of their keys; rowids, the ids of history rows and the projector's own books are left out.
+    #[command(after_help = "Examples:
+  results-projector dump | sha256sum
+  results-projector dump --table execution_results --table feeds --out results.jsonl
+
+Exit codes: 0 written; 2 no such table, or no usable database; 3 it cannot be read or written")]
+    Dump {
+        /// Only this table; may be repeated
+        #[arg(long, value_name = "NAME")]
+        table: Vec<String>,
+        /// Into a file, which is there once it is whole (default: stdout)
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+/// Which dead letters.
+#[derive(Clone, Debug, Default, Args)]
+pub struct LetterArgs {
+    /// The stream
+    #[arg(value_name = "STREAM", requires = "seqs", conflicts_with_all = ["all", "of"])]
+    pub stream: Option<String>,
+    /// Stream sequences
+    #[arg(value_name = "SEQ")]
+    pub seqs: Vec<u64>,
+    /// All that are kept
+    #[arg(long)]
+    pub all: bool,
+    /// With --all: of this stream only
+    #[arg(long = "stream", id = "of", value_name = "NAME", requires = "all")]
+    pub of: Option<String>,
+    /// Of this life of the stream's sequences (default: the newest that has the sequence; with --all: every one)
+    #[arg(long, value_name = "N")]
+    pub incarnation: Option<u64>,
+    /// One JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which outputs.
+#[derive(Clone, Debug, Default, Args)]
+pub struct OutputArgs {
+    /// Of this result
+    #[arg(long, value_name = "ID")]
+    pub result: Option<String>,
+    /// Only its stdout or its stderr
+    #[arg(long, value_name = "FIELD", requires = "result", value_parser = ["stdout", "stderr"])]
+    pub field: Option<String>,
+    /// All in this state: pending, gone or too_large; a refused output is never asked for
+    #[arg(long, value_enum, conflicts_with_all = ["result", "all"])]
+    pub state: Option<StateArg>,
+    /// All that are missing, but for refused ones
+    #[arg(long, conflicts_with = "result")]
+    pub all: bool,
+    /// One JSON document
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `run`.
@@ -253,6 +333,36 @@ Exit codes: 0 shown; 1 there is none; 2 no usable database; 3 it cannot be read"
         #[arg(long)]
         json: bool,
     },
+    /// Project them again, as after an upgrade
+    ///
+    /// What can be projected now becomes what it would have been in its turn, and leaves the book; the rest is kept with the
+    /// reason of now. Of several messages with one result id the first in the stream counts. The position does not move.
+    /// Done by the running service, or, when none runs, by this command. A discarded one is tried only when it is named.
+    #[command(after_help = "Examples:
+  results-projector dead-letters retry RESULTS 4711 4712
+  results-projector dead-letters retry --all --stream RESULTS --json
+
+Exit codes: 0 all were projected (none is good too); 1 some are still dead letters, or not there; 2 usage, no usable
+database, or it is in use by a service that takes no requests; 3 no server, or the service does not answer")]
+    Retry(LetterArgs),
+    /// Give them up: they stay in the book, marked, and count no more
+    ///
+    /// Whoever meets the message again, in a restored stream or a replay, leaves it. Done by the running service, or, when
+    /// none runs, by this command.
+    #[command(after_help = "Examples:
+  results-projector dead-letters discard RESULTS 4711
+  results-projector dead-letters discard --all --yes
+
+Exit codes: 0 discarded; 1 some are not there; 2 usage, --all without --yes, no usable database, or it is in use by a
+service that takes no requests; 3 the service does not answer")]
+    Discard {
+        /// Which ones
+        #[command(flatten)]
+        which: LetterArgs,
+        /// Yes, all of them
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 /// Arguments of `outputs`.
@@ -275,6 +385,17 @@ Exit codes: 0 listed (none is good too); 2 no usable database; 3 it cannot be re
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
     },
+    /// Ask for outputs again now
+    ///
+    /// What is there is written into its row, and what is derived from it follows. An output that was too large helps only
+    /// a raised outputs.max_bytes. Done by the running service, or, when none runs, by this command.
+    #[command(after_help = "Examples:
+  results-projector outputs retry --result 0197c2d4-5a3e-7c11-9f6e-2b8a4d1c0e55 --field stdout
+  results-projector outputs retry --state gone --json
+
+Exit codes: 0 all were fetched (none is good too); 1 some are still missing; 2 usage, no usable database, or it is in use
+by a service that takes no requests; 3 no server, or the service does not answer")]
+    Retry(OutputArgs),
 }
 
 /// States of an output, as written on the command line.

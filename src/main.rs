@@ -93,6 +93,23 @@ fn dispatch(
         Command::Outputs(Outputs::List { json, state, limit }) => {
             commands::outputs::list(config, json, state, limit, out)?;
         }
+        Command::DeadLetters(DeadLetters::Retry(which)) => {
+            if !runtime.block_on(commands::dead_letters::retry(config, &which, out))? {
+                return Ok(ExitCode::from(1));
+            }
+        }
+        Command::DeadLetters(DeadLetters::Discard { which, yes }) => {
+            if !runtime.block_on(commands::dead_letters::discard(config, &which, yes, out))? {
+                return Ok(ExitCode::from(1));
+            }
+        }
+        Command::Outputs(Outputs::Retry(which)) => {
+            if !runtime.block_on(commands::outputs::retry(config, &which, out))? {
+                return Ok(ExitCode::from(1));
+            }
+        }
+        Command::Backup { file, force, json } => commands::backup::backup(config, &file, force, json, out)?,
+        Command::Dump { table, out: file } => commands::dump::dump(config, &table, file.as_deref(), out)?,
         Command::Config(ConfigCommand::Check) => commands::config::check(config, out)?,
         Command::Config(ConfigCommand::Show { json }) => commands::config::show(config, json, out)?,
     }

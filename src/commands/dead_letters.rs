@@ -1,12 +1,18 @@
-//! `dead-letters list` and `dead-letters show`.
+//! `dead-letters list`, `show`, `retry` and `discard`.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use serde_json::json;
 
+use super::asking::Hands;
 use super::{CommandError, JSON_VERSION, text};
+use crate::cli::LetterArgs;
 use crate::config::Config;
-use crate::store::{dead_letters, read_only};
+use crate::service::books::{LetterKey, LetterLine, REQUEST_MAX, Request};
+use crate::service::{alone, socket};
+use crate::store::dead_letters::{self, Place};
+use crate::store::read_only;
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
 
@@ -134,4 +140,160 @@ pub fn show(
         Some(payload) => writeln!(out, "payload    {}", text::inert(&payload, SHOWN_MAX))?,
     }
     Ok(true)
+}
+
+/// Which letters are meant, in stream order. A named one that is not there gets the incarnation that was named, or 0, which
+/// none has.
+fn chosen(config: &Config, which: &LetterArgs) -> Result<Vec<Place>, CommandError> {
+    let usage = |what: &str| {
+        Err(CommandError::Usage(format!(
+            "{what}; for example: RESULTS 4711, or --all"
+        )))
+    };
+    let conn = read_only(&config.store.path)?;
+    let Some(name) = &which.stream else {
+        if !which.all {
+            return usage("which dead letters? name a stream and sequences of it, or all");
+        }
+        let of = which.of.as_deref().map(stream).transpose()?;
+        return Ok(dead_letters::kept(&conn, of, which.incarnation)?);
+    };
+    let of = stream(name)?;
+    if which.seqs.is_empty() {
+        return usage("which sequences of the stream?");
+    }
+    let seqs: BTreeSet<u64> = which.seqs.iter().copied().collect();
+    seqs.into_iter()
+        .map(|seq| {
+            let seq = StreamSeq(seq);
+            let shown = dead_letters::show(&conn, of, seq, which.incarnation)?;
+            Ok(Place {
+                stream: of,
+                incarnation: shown.map_or(which.incarnation.unwrap_or(0), |shown| shown.listed.incarnation),
+                seq,
+            })
+        })
+        .collect()
+}
+
+/// Tries dead letters again. Returns whether all of them were projected.
+///
+/// # Errors
+/// The database's, the service's, the server's, the output's; a name that is no stream.
+pub async fn retry(config: &Config, which: &LetterArgs, out: &mut dyn Write) -> Result<bool, CommandError> {
+    let places = chosen(config, which)?;
+    let lines = if places.is_empty() {
+        Vec::new()
+    } else {
+        ask(config, &places, Request::RetryLetters).await?
+    };
+    print(&lines, which.json, out)?;
+    Ok(lines.iter().all(|line| line.outcome == "projected"))
+}
+
+/// Gives dead letters up. Returns whether all of them were there.
+///
+/// # Errors
+/// The database's, the service's, the output's; `--all` without `yes`.
+pub async fn discard(
+    config: &Config,
+    which: &LetterArgs,
+    yes: bool,
+    out: &mut dyn Write,
+) -> Result<bool, CommandError> {
+    let places = chosen(config, which)?;
+    if which.all && !yes {
+        return Err(CommandError::Usage(format!(
+            "this gives up {} dead letters, for good as far as the projector goes; say --yes if that is meant, or name \
+             some of them",
+            places.len()
+        )));
+    }
+    let lines = if places.is_empty() {
+        Vec::new()
+    } else if socket::is_served(&config.store.path).await? {
+        ask(config, &places, Request::DiscardLetters).await?
+    } else {
+        let there = alone::discard(config, &places)?;
+        let line = |(place, there): (&Place, bool)| LetterLine {
+            key: (*place).into(),
+            outcome: if there { "discarded" } else { "not_there" }.to_owned(),
+            reason: None,
+        };
+        places.iter().zip(there).map(line).collect()
+    };
+    print(&lines, which.json, out)?;
+    Ok(lines.iter().all(|line| line.outcome == "discarded"))
+}
+
+async fn ask(
+    config: &Config,
+    places: &[Place],
+    request: impl Fn(Vec<LetterKey>) -> Request,
+) -> Result<Vec<LetterLine>, CommandError> {
+    let hands = Hands::take(config).await?;
+    let mut lines = Vec::new();
+    let mut outcome = Ok(());
+    for some in places.chunks(REQUEST_MAX) {
+        let keys = some.iter().copied().map(LetterKey::from).collect();
+        match hands.letters(request(keys)).await {
+            Ok(told) => lines.extend(told),
+            Err(error) => {
+                outcome = Err(error);
+                break;
+            }
+        }
+    }
+    let finished = hands.finish().await;
+    outcome.and(finished).map_err(|error| match lines.len() {
+        0 => error,
+        done => match error {
+            CommandError::Undone(why) => {
+                CommandError::Undone(format!("{done} of {} were done, then: {why}", places.len()))
+            }
+            other => other,
+        },
+    })?;
+    Ok(lines)
+}
+
+fn print(lines: &[LetterLine], as_json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
+    let count = |outcome: &str| lines.iter().filter(|line| line.outcome == outcome).count();
+    let counts = ["projected", "kept", "discarded", "not_there"].map(|outcome| (outcome, count(outcome)));
+    if as_json {
+        let mut document = json!({ "schema_version": JSON_VERSION, "dead_letters": lines });
+        for (outcome, count) in counts {
+            document[outcome] = json!(count);
+        }
+        return text::json(out, &document);
+    }
+    if lines.is_empty() {
+        writeln!(out, "no dead letters")?;
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = lines
+        .iter()
+        .filter(|line| ["kept", "not_there"].contains(&line.outcome.as_str()))
+        .map(|line| {
+            vec![
+                text::inert(&line.key.stream, 40),
+                line.key.stream_seq.to_string(),
+                line.key.incarnation.to_string(),
+                line.outcome.replace('_', " "),
+                line.reason
+                    .as_deref()
+                    .map_or(String::new(), |reason| text::inert(reason, 120)),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        text::table(out, &["STREAM", "SEQ", "LIFE", "OUTCOME", "REASON"], &rows)?;
+    }
+    let said: Vec<String> = counts
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(outcome, count)| format!("{count} {}", outcome.replace('_', " ")))
+        .collect();
+    writeln!(out, "{}", said.join(", "))?;
+    Ok(())
 }

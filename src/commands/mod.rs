@@ -1,8 +1,11 @@
 //! One file a command: gathers, decides the exit code, prints to the writer it is handed.
 //! May touch everything; nothing touches it.
 
+mod asking;
+pub mod backup;
 pub mod config;
 pub mod dead_letters;
+pub mod dump;
 pub mod outputs;
 mod progress;
 pub mod rebuild;
@@ -16,7 +19,9 @@ use thiserror::Error;
 
 use crate::config::ConfigError;
 use crate::service::pipeline::ServiceError;
+use crate::service::socket::SocketError;
 use crate::store::StoreError;
+use crate::store::dump::DumpError;
 
 /// Why a command failed, with its exit code (DESIGN §8).
 #[derive(Debug, Error)]
@@ -30,6 +35,12 @@ pub enum CommandError {
     /// Its own.
     #[error(transparent)]
     Service(#[from] ServiceError),
+    /// Exit code 3, or 2 where it does not take us.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The service could not do it: exit code 3.
+    #[error("{0}")]
+    Undone(String),
     /// A name or number that means nothing: exit code 2.
     #[error("{0}")]
     Usage(String),
@@ -46,11 +57,22 @@ impl CommandError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Usage(_) => 2,
+            Self::Config(_) | Self::Usage(_) | Self::Socket(SocketError::Refused { .. }) => 2,
+            Self::Socket(SocketError::Silent { .. }) | Self::Undone(_) => 3,
             Self::Store(error) => error.exit_code(),
             Self::Service(error) => error.exit_code(),
             Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => 0,
             Self::Output(_) | Self::Json(_) => 3,
+        }
+    }
+}
+
+impl From<DumpError> for CommandError {
+    fn from(error: DumpError) -> Self {
+        match error {
+            DumpError::Store(error) => error.into(),
+            DumpError::Output(error) => error.into(),
+            DumpError::NoTable { .. } => Self::Usage(error.to_string()),
         }
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::pipeline::{self, Load, ServiceError, Watched, manifests_now, owner, store_options};
+use super::equip::manifests_now;
+use super::pipeline::{self, Load, ServiceError, Watched, owner, store_options};
 use crate::config::Config;
 use crate::projection::manifests::Manifests;
 use crate::source::census::{Census, Shared, census, census_of_outputs, shared};

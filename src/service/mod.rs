@@ -1,14 +1,18 @@
 //! The one place where source meets store: stages, channels, limits, the writer's thread, the end of it all.
 //! May touch: `source`, `store`, `projection`, `wire`, `config`. May not: print, or hold a rule of its own.
 
+pub mod alone;
 pub mod beside;
+pub mod books;
 pub mod derive;
+mod equip;
 pub mod load;
 pub mod pipeline;
 pub mod rebuild;
 pub mod repair;
 pub mod replay;
 pub mod resolve;
+pub mod socket;
 pub mod verify;
 pub mod work;
 pub mod writer;

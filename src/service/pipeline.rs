@@ -4,7 +4,6 @@ mod caught_up;
 mod parts;
 
 pub(super) use self::parts::desk;
-pub use self::parts::manifests_now;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,12 +20,14 @@ use uuid::Uuid;
 
 use super::beside::Beside;
 use super::derive::Rederiver;
+use super::equip::{books, fetcher, repairer, writer_limits};
 use super::load::Step;
 use super::rebuild;
-use super::repair::{self, Repairer};
+use super::repair::Repairer;
 use super::resolve::{ObjectBudget, Resolver};
+use super::socket::Socket;
 use super::work::Work;
-use super::writer::{Bells, Lane, Writer, WriterLimits, WriterState, WriterStopped};
+use super::writer::{Bells, Lane, Writer, WriterState, WriterStopped};
 use crate::config::Config;
 use crate::projection::manifests::Manifests;
 use crate::source::connect::{self, ConnectError, Connection};
@@ -291,7 +292,7 @@ impl Pipeline {
         let bounds = load.as_ref().map(|load| load.bounds.clone()).unwrap_or_default();
         let purpose = load.as_ref().map(|load| load.purpose);
         let budget = Budget::new(config.source.in_flight_bytes);
-        let fetcher = parts::fetcher(config, &connection).await.map_err(broken)?;
+        let fetcher = fetcher(config, &connection).await.map_err(broken)?;
         let objects = ObjectBudget::new(config.outputs.in_flight_bytes);
         let bells = Bells::default();
         let identity = Identity {
@@ -348,13 +349,7 @@ impl Pipeline {
             };
             others.spawn(resolver.run());
         }
-        let repairer = Repairer {
-            fetcher: fetcher.beside(repair::CONCURRENCY),
-            works: works.clone(),
-            budget: ObjectBudget::new(config.outputs.repair_in_flight_bytes),
-            owed: bells.owed.clone(),
-            give_up_after: config.outputs.give_up_after,
-        };
+        let repairer = repairer(config, &fetcher, &works, &bells);
         if !options.until_caught_up {
             others.spawn(repairer.clone().run(down.clone()));
         }
@@ -364,18 +359,18 @@ impl Pipeline {
             due: bells.due.clone(),
         };
         others.spawn(rederiver.clone().run(down.clone()));
+        if load.is_none()
+            && let Some(socket) = Socket::listen(store.path())
+        {
+            let books = books(config, &connection, &store, &repairer);
+            others.spawn(socket.serve(books, down.clone()));
+        }
         if store.is_adopted() && load.is_none() {
             let beside = Beside::new(&connection, config);
             others.spawn(beside.watch(down.clone()));
         }
         let (state, writer_state) = watch::channel(WriterState::default());
-        let limits = WriterLimits {
-            group_rows_max: config.group.max_rows,
-            group_bytes_max: usize::try_from(config.group.max_bytes).unwrap_or(usize::MAX),
-            group_time_max: (store.is_adopted() && load.is_none()).then_some(config.group.max_time),
-            wal_bytes_max: config.store.wal_bytes_max,
-            disk_reserve_bytes: config.store.disk_reserve_bytes,
-        };
+        let limits = writer_limits(config, &store, load.is_some());
         let writer = Writer::new(store, works_rx, lanes, limits, state, manifests, bells, down);
         let (done, writer_done) = tokio::sync::oneshot::channel();
         std::thread::Builder::new()

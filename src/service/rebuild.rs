@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::source::connect::Connection;
 use crate::source::flow::Bounds;
 use crate::store::carry::{Completed, Foreknowledge, Purpose};
-use crate::store::scratch::{Beside, Scratch, numbered_up_to};
+use crate::store::scratch::{Beside, Scratch};
 use crate::store::swap::{kept_path, swap};
 use crate::store::{Lock, Use, read_only, standings};
 use crate::wire::kv::StreamName;
@@ -102,7 +102,6 @@ async fn make_anew(
     clock.phase("look");
 
     let mut store = loader.open(Use::Load)?;
-    store.number_results_after(old.numbered_up_to)?;
     if let Some(old) = &old.carried_from {
         store.set_foreknown(Foreknowledge::read(old, &loader.starts())?);
     }
@@ -171,7 +170,6 @@ struct Old {
     carried_from: Option<PathBuf>,
     completions_of: Option<PathBuf>,
     standings: Standings,
-    numbered_up_to: i64,
 }
 
 impl Old {
@@ -201,7 +199,6 @@ fn old(config: &Config, options: RebuildOptions) -> Result<Old, ServiceError> {
         carried_from: Some(database.clone()),
         completions_of: None,
         standings: standings(&conn)?,
-        numbered_up_to: numbered_up_to(&conn)?,
     })
 }
 

@@ -86,7 +86,7 @@ impl Repairer {
     }
 
     /// Attempts some; returns how many got one. While the store does not answer only one of them does.
-    async fn attempt_all(&self, owed: Vec<Owed>) -> usize {
+    pub(super) async fn attempt_all(&self, owed: Vec<Owed>) -> usize {
         let mut attempts = stream::iter(owed)
             .map(|owed| self.attempt(owed))
             .buffered(CONCURRENCY);

@@ -12,7 +12,7 @@ use crate::source::census::first_since;
 use crate::source::flow::Bounds;
 use crate::store::carry::{Completed, Foreknowledge, Purpose};
 use crate::store::compare::{Comparison, Mended};
-use crate::store::scratch::{Beside, Scratch, numbered_up_to};
+use crate::store::scratch::{Beside, Scratch};
 use crate::store::{Store, Use, read_only, standings};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
@@ -59,13 +59,10 @@ pub async fn replay(
     }
     // Held for its lock, and for what its opening brings up to date.
     let live = Store::open(&database, &store_options(config), &owner())?;
-    let (standings, numbered) = {
-        let conn = read_only(&database)?;
-        (standings(&conn)?, numbered_up_to(&conn)?)
-    };
+    let standings = standings(&read_only(&database)?)?;
     let loader = Loader::begin(config, None, "replay", stop, tell).await?;
     let from = match &options.job {
-        None => load(config, &loader, options, &standings, numbered).await?,
+        None => load(config, &loader, options, &standings).await?,
         Some(job) => {
             tell(Step::Phase("deriving the job's tables anew"));
             derive(config, &loader, job).await?;
@@ -103,7 +100,6 @@ async fn load(
     loader: &Loader<'_>,
     options: &ReplayOptions,
     standings: &Standings,
-    numbered: i64,
 ) -> Result<Option<StreamSeq>, ServiceError> {
     let (mut bounds, _) = loader.bounds(standings).await?;
     let mut from = options.from_seq;
@@ -119,7 +115,6 @@ async fn load(
         .or_insert(Bounds::default())
         .from = from;
     let mut store = loader.open(Use::Load)?;
-    store.number_results_after(numbered)?;
     let mut starts = loader.starts();
     if let (Some(from), Some(start)) = (from, starts.get_mut(&StreamName::Results)) {
         *start = from.max(*start);

@@ -299,6 +299,29 @@ async fn read(fetcher: &Fetcher, pointer: Option<Pointer>) -> Option<Output> {
     Some(Output { object, attempt })
 }
 
+/// Follows the pointers of one result by itself; returns the permit of its objects' bytes.
+pub(super) async fn follow(
+    fetcher: &Fetcher,
+    budget: &ObjectBudget,
+    message: &mut ResultMessage,
+    published: Timestamp,
+) -> Option<OwnedSemaphorePermit> {
+    let result = &message.result;
+    let request_id = result.request_id.clone();
+    let (stdout, stderr) = tokio::join!(
+        look(fetcher, result.stdout_object.clone(), &request_id, published),
+        look(fetcher, result.stderr_object.clone(), &request_id, published)
+    );
+    let bytes = stdout.as_ref().map_or(0, Pointer::bytes) + stderr.as_ref().map_or(0, Pointer::bytes);
+    let permit = if bytes > 0 {
+        budget.reserve(bytes).await
+    } else {
+        None
+    };
+    (message.stdout, message.stderr) = tokio::join!(read(fetcher, stdout), read(fetcher, stderr));
+    permit
+}
+
 /// Pointers that are not asked for: an empty name is no object (contract §9), and one outside the result's own folder
 /// is not read (D18).
 #[must_use]

@@ -9,7 +9,7 @@ use super::pipeline::ServiceError;
 use crate::config::Config;
 use crate::store::carry::{Completed, Foreknowledge, Purpose};
 use crate::store::compare::{Comparison, Scope};
-use crate::store::scratch::{Beside, Scratch, numbered_up_to};
+use crate::store::scratch::{Beside, Scratch};
 use crate::store::{Use, read_only, standings};
 use crate::wire::time::Timestamp;
 
@@ -59,13 +59,9 @@ pub async fn verify(
     tell: Tell<'_>,
 ) -> Result<Verified, ServiceError> {
     let database = config.store.path.clone();
-    let (before, numbered) = {
-        let conn = read_only(&database)?;
-        (standings(&conn)?, numbered_up_to(&conn)?)
-    };
+    let before = standings(&read_only(&database)?)?;
     let loader = Loader::begin(config, None, "verify", stop, tell).await?;
     let mut store = loader.open(Use::Load)?;
-    store.number_results_after(numbered)?;
     store.set_foreknown(Foreknowledge::read(&database, &loader.starts())?);
     loader.load(store, loader.bounds(&before).await?.0).await?;
 

@@ -6,6 +6,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::projection::result::ResultMessage;
 use crate::source::flow::{Delivery, Standing};
 use crate::source::reconcile::Incarnation;
+use crate::store::Lines;
+use crate::store::dead_letters::Place;
 use crate::store::derive::{DuePair, OwnedPair};
 use crate::store::output_book::{Owed, Repair};
 use crate::wire::inventory::Snapshot;
@@ -14,6 +16,7 @@ use crate::wire::output::Attempt;
 use crate::wire::result::Field;
 use crate::wire::sequence::StreamSeq;
 use crate::wire::started::EventStarted;
+use crate::wire::time::Timestamp;
 
 /// What the writer is asked to do.
 #[derive(Debug)]
@@ -22,6 +25,8 @@ pub enum Work {
     Entry(Entry),
     /// A late attempt at an owed output.
     Repair(Box<RepairWork>),
+    /// A dead letter, tried again or given up by hand.
+    Letter(Box<LetterWork>),
     /// Pairs that are due, with what they are derived from.
     Derive(Vec<DuePair>),
     /// Other manifests are in force now.
@@ -57,6 +62,65 @@ pub struct RepairWork {
     pub permit: Option<OwnedSemaphorePermit>,
     /// Told when it is committed.
     pub done: oneshot::Sender<()>,
+}
+
+/// What an operator wants done with a dead letter.
+#[derive(Debug)]
+pub struct LetterWork {
+    /// Which one.
+    pub place: Place,
+    /// What is to be done.
+    pub order: LetterOrder,
+    /// Bytes of its objects.
+    pub permit: Option<OwnedSemaphorePermit>,
+    /// Told what became of it when that is committed.
+    pub done: oneshot::Sender<LetterOutcome>,
+    /// What will be told.
+    pub(super) outcome: LetterOutcome,
+}
+
+impl LetterWork {
+    /// An order that nobody has looked at yet.
+    #[must_use]
+    pub fn new(place: Place, order: LetterOrder, done: oneshot::Sender<LetterOutcome>) -> Self {
+        Self {
+            place,
+            order,
+            permit: None,
+            done,
+            outcome: LetterOutcome::NotThere,
+        }
+    }
+}
+
+/// See [`LetterWork`].
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "boxed where it is kept")]
+pub enum LetterOrder {
+    /// Project it, if it can be projected now.
+    Project {
+        /// When the server stored it.
+        published: Timestamp,
+        /// As it is decoded now.
+        content: Message,
+        /// For the message that its row is made of.
+        lines: Lines,
+    },
+    /// Give it up.
+    Discard,
+}
+
+/// What became of a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LetterOutcome {
+    /// Projected; it is no dead letter any more.
+    Projected,
+    /// It still cannot be projected: why.
+    Kept(String),
+    /// Given up.
+    Discarded,
+    /// There is none in the book.
+    NotThere,
 }
 
 /// An item with its opening.
@@ -128,11 +192,39 @@ pub enum Message {
     Dead(String),
 }
 
+impl Message {
+    fn object_bytes(&self) -> usize {
+        let Self::Result { result } = self else {
+            return 0;
+        };
+        [&result.stdout, &result.stderr]
+            .into_iter()
+            .flatten()
+            .map(|output| match &output.attempt {
+                Attempt::Fetched { content, .. } => content.len(),
+                _ => 0,
+            })
+            .sum()
+    }
+
+    /// Whether a pointer of its could not be followed yet.
+    pub(super) fn owes_outputs(&self) -> bool {
+        let Self::Result { result } = self else {
+            return false;
+        };
+        [&result.stdout, &result.stderr]
+            .into_iter()
+            .flatten()
+            .any(|output| matches!(output.attempt, Attempt::Pending(_)))
+    }
+}
+
 /// One item of a group.
 #[derive(Debug)]
 pub(super) enum Unit {
     Entry(Entry),
     Repair(Box<RepairWork>),
+    Letter(Box<LetterWork>),
     /// A due pair, to be derived anew.
     Derive(DuePair),
     /// A pair of which more waits than one transaction should apply.
@@ -146,20 +238,11 @@ impl Unit {
             Self::Entry(Entry {
                 cargo: Cargo::Message(envelope),
                 ..
-            }) => {
-                let objects = match &envelope.content {
-                    Message::Result { result } => [&result.stdout, &result.stderr]
-                        .into_iter()
-                        .flatten()
-                        .map(|output| match &output.attempt {
-                            Attempt::Fetched { content, .. } => content.len(),
-                            _ => 0,
-                        })
-                        .sum(),
-                    _ => 0,
-                };
-                envelope.delivery.payload.len() + objects
-            }
+            }) => envelope.delivery.payload.len() + envelope.content.object_bytes(),
+            Self::Letter(work) => match &work.order {
+                LetterOrder::Project { content, .. } => content.object_bytes(),
+                LetterOrder::Discard => 0,
+            },
             Self::Entry(_) | Self::Derive(_) | Self::Release(_) => 0,
             Self::Repair(work) => match &work.repair.output.attempt {
                 Attempt::Fetched { content, .. } => content.len(),

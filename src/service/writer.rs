@@ -5,6 +5,7 @@
 mod answers;
 mod attempt;
 mod intake;
+mod letters;
 mod sharing;
 mod state;
 mod upkeep;
@@ -213,6 +214,7 @@ impl Writer {
                 }) => self.rest(stream, reply)?,
                 Work::Entry(entry) => self.gather(Unit::Entry(entry))?,
                 Work::Repair(repair) => self.gather(Unit::Repair(repair))?,
+                Work::Letter(letter) => self.gather(Unit::Letter(letter))?,
                 Work::Derive(pairs) => self.intake.chores.extend(pairs.into_iter().map(Unit::Derive)),
                 Work::WhenDerived(reply) => self.when_derived.push(reply),
                 Work::Manifests => {
@@ -401,6 +403,7 @@ impl Writer {
                 }) => {
                     envelope.content = Message::Dead(reason);
                 }
+                Unit::Letter(work) => work.fail(reason),
                 // A gap or an attempt that cannot be committed alone is no message's fault.
                 _ => return Err(WriterStopped { reason, exit_code: 2 }),
             }
@@ -411,7 +414,8 @@ impl Writer {
         self.see_through(second, 0)
     }
 
-    fn committed(&mut self, group: Vec<Unit>, done: attempt::Done) {
+    fn committed(&mut self, mut group: Vec<Unit>, done: attempt::Done) {
+        letters::note_outcomes(&mut group, done.letters);
         debug!(
             rows = group.len(),
             commit_seconds = done.commit_time.as_secs_f64(),

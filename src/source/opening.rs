@@ -474,6 +474,27 @@ pub(super) async fn bucket_info(
     }
 }
 
+/// The payload of one message, asked of the stream's leader; `None` when the stream does not hold it (any more).
+///
+/// # Errors
+/// When the leader does not answer.
+pub async fn payload_at(
+    js: &jetstream::Context,
+    stream: StreamName,
+    seq: StreamSeq,
+) -> Result<Option<bytes::Bytes>, AskError> {
+    let what = || format!("ask for message {seq} of {stream}");
+    let handle = js
+        .get_stream_no_info(stream.as_str())
+        .await
+        .map_err(|error| AskError::new(what(), error))?;
+    match handle.get_raw_message(seq.0).await {
+        Ok(message) => Ok(Some(message.payload)),
+        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(AskError::new(what(), error)),
+    }
+}
+
 /// Whether the backend's own projector is at work on a stream (contract §2.6): its durable, there and not paused.
 /// `None` when it cannot be told.
 pub async fn backend_is_projecting(js: &jetstream::Context) -> Option<bool> {

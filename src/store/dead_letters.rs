@@ -30,6 +30,23 @@ pub struct DeadLetter {
     pub payload: Bytes,
 }
 
+/// Where a dead letter stands: its key in the book.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The stream.
+    pub stream: StreamName,
+    /// The life of the stream's sequences.
+    pub incarnation: u64,
+    /// The message's own.
+    pub seq: StreamSeq,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} (life {})", self.stream, self.seq, self.incarnation)
+    }
+}
+
 /// One line of `dead-letters list`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Listed {
@@ -125,6 +142,98 @@ pub(super) fn enter(
     })
     .map_err(StoreError::sqlite(what()))?;
     Ok(if kept { bytes } else { 0 })
+}
+
+/// Whether a message is in the book.
+pub(super) fn is_there(conn: &Connection, place: Place) -> Result<bool, StoreError> {
+    conn.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM projector_dead_letters WHERE stream = ?1 AND incarnation = ?2 AND stream_seq = ?3)",
+    )
+    .and_then(|mut select| {
+        select.query_row(params![place.stream.as_str(), place.incarnation, place.seq.0], |row| row.get(0))
+    })
+    .map_err(StoreError::sqlite(format_args!("look for the dead letter {place}")))
+}
+
+/// Takes a message that was projected out of the book; returns the bytes that its payload had there.
+pub(super) fn remove(conn: &Connection, place: Place) -> Result<u64, StoreError> {
+    conn.prepare_cached(
+        "DELETE FROM projector_dead_letters WHERE stream = ?1 AND incarnation = ?2 AND stream_seq = ?3
+         RETURNING CASE WHEN payload IS NULL THEN 0 ELSE payload_bytes END",
+    )
+    .and_then(|mut delete| {
+        delete.query_row(
+            params![place.stream.as_str(), place.incarnation, place.seq.0],
+            |row| row.get(0),
+        )
+    })
+    .map_err(StoreError::sqlite(format_args!(
+        "take {place} out of projector_dead_letters"
+    )))
+}
+
+/// Keeps a message that was tried again in vain, a discarded one too, with the reason of now.
+pub(super) fn keep(conn: &Connection, place: Place, reason: &str) -> Result<(), StoreError> {
+    conn.prepare_cached(
+        "UPDATE projector_dead_letters SET reason = ?4, state = 'kept'
+         WHERE stream = ?1 AND incarnation = ?2 AND stream_seq = ?3",
+    )
+    .and_then(|mut update| {
+        update.execute(params![
+            place.stream.as_str(),
+            place.incarnation,
+            place.seq.0,
+            reason
+        ])
+    })
+    .map_err(StoreError::sqlite(format_args!("keep the dead letter {place}")))?;
+    Ok(())
+}
+
+/// Marks a message as given up by hand: its row stays, so that whoever meets it again leaves it. False when there is none.
+pub(super) fn discard(conn: &Connection, place: Place) -> Result<bool, StoreError> {
+    conn.prepare_cached(
+        "UPDATE projector_dead_letters SET state = 'discarded'
+         WHERE stream = ?1 AND incarnation = ?2 AND stream_seq = ?3",
+    )
+    .and_then(|mut update| update.execute(params![place.stream.as_str(), place.incarnation, place.seq.0]))
+    .map(|changed| changed > 0)
+    .map_err(StoreError::sqlite(format_args!(
+        "discard the dead letter {place}"
+    )))
+}
+
+/// The places of those that are kept, of one stream or one life of its sequences or all, in stream order.
+///
+/// # Errors
+/// SQLite's.
+pub fn kept(
+    conn: &Connection,
+    stream: Option<StreamName>,
+    incarnation: Option<u64>,
+) -> Result<Vec<Place>, StoreError> {
+    let read = || -> Result<Vec<(String, u64, u64)>, rusqlite::Error> {
+        conn.prepare(
+            "SELECT stream, incarnation, stream_seq FROM projector_dead_letters
+             WHERE state = 'kept' AND (?1 IS NULL OR stream = ?1) AND (?2 IS NULL OR incarnation = ?2)
+             ORDER BY stream, incarnation, stream_seq",
+        )?
+        .query_map(params![stream.map(StreamName::as_str), incarnation], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?
+        .collect()
+    };
+    let read = read().map_err(StoreError::sqlite("read projector_dead_letters"))?;
+    Ok(read
+        .into_iter()
+        .filter_map(|(stream, incarnation, seq)| {
+            Some(Place {
+                stream: StreamName::parse(&stream)?,
+                incarnation,
+                seq: StreamSeq(seq),
+            })
+        })
+        .collect())
 }
 
 const COLUMNS: &str = "stream, incarnation, stream_seq, subject, published_at, reason, payload_bytes,

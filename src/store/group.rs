@@ -4,18 +4,19 @@ mod first_pass;
 mod foreknown;
 mod other_streams;
 mod outputs;
+mod retry;
 
 use std::sync::Arc;
 
 use rusqlite::{CachedStatement, Connection, params};
 
 use self::outputs::presence;
+pub use self::retry::Lines;
 use super::carry::Foreknowledge;
 use super::completions::{Ledger, TriggerWatch};
 use super::dead_letters::{self, DeadLetter};
 use super::derive::{Deriver, DuePair, Evidence, OwnedPair, Pair, Shapes, issues};
 use super::executions::{self, Tally};
-use super::output_book;
 use super::position::{self, Advance, Standing};
 use super::rows;
 use super::{Class, StoreError, adoption};
@@ -115,6 +116,7 @@ pub struct Group<'s> {
     kept_outputs: u64,
     /// See [`foreknown::first_entry`].
     first_entry: Option<i64>,
+    letter_bytes_removed: u64,
     now_wall: Timestamp,
     isolating: bool,
     committed: bool,
@@ -183,6 +185,7 @@ impl<'s> Group<'s> {
                 letter_bytes_added: 0,
                 kept_outputs: 0,
                 first_entry,
+                letter_bytes_removed: 0,
                 now_wall,
                 isolating: false,
                 committed: false,
@@ -241,39 +244,15 @@ impl<'s> Group<'s> {
         let mends = self.is_first_pass(incarnation, seq)
             && adoption::is_first(self.tx, &row.result_id)?
             && change == RowChange::Nothing;
-        let check_evidence = !result.carries_no_check_evidence();
-        self.insert_message
-            .execute(params![
-                incarnation,
-                seq.0,
-                published.unix_nanos().unwrap_or(i64::MAX),
-                row.result_id,
-                &*result.pc_id,
-                result.manifest_id.as_deref(),
-                change != RowChange::Nothing || mends,
-                check_evidence,
-                // Nearly always the next number.
-                self.first_entry.take(),
-            ])
-            .map_err(what)?;
-        let entry = self.tx.last_insert_rowid();
+        let counts = change != RowChange::Nothing || mends;
+        let entry = self.enter_message(incarnation, seq, published, &row, counts)?;
         if mends {
             return self.mend(&row, message, entry, published);
         }
         if change == RowChange::Nothing {
             return Ok(());
         }
-        for field in [Field::Stdout, Field::Stderr] {
-            if let Some(output) = message.output(field) {
-                let place = output_book::Place {
-                    result_id: &row.result_id,
-                    field,
-                    entry,
-                    mended: false,
-                };
-                output_book::enter(self.tx, &place, output, published, self.now_wall)?;
-            }
-        }
+        self.enter_outputs(&row.result_id, message, entry, published)?;
         if let Some(job_id) = result.manifest_id.as_deref()
             && (self.any_issues || self.manifests.job(job_id).is_some())
         {
@@ -286,7 +265,7 @@ impl<'s> Group<'s> {
                 },
                 result_id: &row.result_id,
                 exit_code: result.exit_code,
-                check_evidence,
+                check_evidence: !result.carries_no_check_evidence(),
                 finished_at: &row.finished_at,
                 published: &row.recorded_at,
                 stdout: presence(message, Field::Stdout),
@@ -298,6 +277,36 @@ impl<'s> Group<'s> {
         self.note(known, &row, after.as_ref());
         self.kept_outputs += kept_outputs;
         Ok(())
+    }
+
+    /// Appends a message's line to `projector_results`; returns its number.
+    fn enter_message(
+        &mut self,
+        incarnation: u64,
+        seq: StreamSeq,
+        published: Timestamp,
+        row: &ResultRow<'_>,
+        counts: bool,
+    ) -> Result<i64, StoreError> {
+        let result = row.result;
+        self.insert_message
+            .execute(params![
+                incarnation,
+                seq.0,
+                published.unix_nanos().unwrap_or(i64::MAX),
+                row.result_id,
+                &*result.pc_id,
+                result.manifest_id.as_deref(),
+                counts,
+                !result.carries_no_check_evidence(),
+                // Nearly always the next number.
+                self.first_entry.take(),
+            ])
+            .map_err(StoreError::sqlite(format_args!(
+                "write result {:?}",
+                clip(&row.result_id)
+            )))?;
+        Ok(self.tx.last_insert_rowid())
     }
 
     /// What a new or finished row means for the ledgers and for its execution.
@@ -444,10 +453,10 @@ impl<'s> Group<'s> {
     ///
     /// # Errors
     /// The item's own; after one that is not [`Class::Data`] the group is lost.
-    pub fn isolated(
+    pub fn isolated<T>(
         &mut self,
-        item: impl FnOnce(&mut Self) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+        item: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let run = |tx: &Connection, sql: &str| {
             tx.prepare_cached(sql)
                 .and_then(|mut statement| statement.execute([]))
@@ -458,7 +467,7 @@ impl<'s> Group<'s> {
         let outcome = item(self);
         self.isolating = false;
         match &outcome {
-            Ok(()) => {}
+            Ok(_) => {}
             // A full disk has rolled back the whole transaction already: a further statement would commit by itself.
             Err(error) if error.class() != Class::Data || self.tx.is_autocommit() => return outcome,
             Err(_) => {
@@ -493,7 +502,8 @@ impl<'s> Group<'s> {
             .and_then(|mut commit| commit.execute([]))
             .map_err(StoreError::sqlite("commit"))?;
         self.committed = true;
-        self.desk.letters.bytes += self.letter_bytes_added;
+        let letters = &mut self.desk.letters;
+        letters.bytes = (letters.bytes + self.letter_bytes_added).saturating_sub(self.letter_bytes_removed);
         if let Some(known) = &mut self.desk.foreknown {
             known.add_kept_outputs(self.kept_outputs);
         }

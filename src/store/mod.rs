@@ -4,11 +4,13 @@
 
 mod adopt;
 mod adoption;
+pub mod backup;
 pub mod carry;
 pub mod compare;
 mod completions;
 pub mod dead_letters;
 pub mod derive;
+pub mod dump;
 mod error;
 mod executions;
 pub mod fail;
@@ -30,7 +32,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 pub use error::{Class, StoreError};
-pub use group::{Committed, Gap, Group, Left};
+pub use group::{Committed, Gap, Group, Left, Lines};
 pub use lock::{Lock, Owner};
 pub use open::{FileIdentity, StoreOptions, Synchronous, Use, file_bytes, read_only, wal_path};
 pub use position::{Advance, Counts, Standing};
@@ -184,14 +186,6 @@ impl Store {
             .prepare_cached("PRAGMA data_version")
             .and_then(|mut pragma| pragma.query_row([], |row| row.get(0)))
             .map_err(StoreError::sqlite("ask whether the file has changed"))
-    }
-
-    /// In a scratch: numbers results from after `entry` on, so that older ones can be carried over before them.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn number_results_after(&self, entry: i64) -> Result<(), StoreError> {
-        scratch::number_after(&self.conn, entry)
     }
 
     /// Replaces a connection that can no longer be trusted.

@@ -215,11 +215,7 @@ pub fn read_only(path: &Path) -> Result<Connection, StoreError> {
         Err(rusqlite::Error::SqliteFailure(failure, _))
             if failure.code == rusqlite::ErrorCode::CannotOpen && file_bytes(&wal_path(path)) == 0 =>
         {
-            let uri = format!("file:{}?immutable=1", percent_encoded(path));
-            open(Connection::open_with_flags(
-                uri,
-                flags | OpenFlags::SQLITE_OPEN_URI,
-            ))
+            open(immutable(path))
         }
         other => other,
     };
@@ -243,6 +239,13 @@ pub fn read_only(path: &Path) -> Result<Connection, StoreError> {
     }
     migrate::check_not_newer(&conn)?;
     Ok(conn)
+}
+
+/// A connection to a file that nobody else has open: it needs no log, and leaves none.
+pub(super) fn immutable(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    Connection::open_with_flags(format!("file:{}?immutable=1", percent_encoded(path)), flags)
 }
 
 /// A path as part of one of SQLite's URIs.

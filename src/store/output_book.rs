@@ -324,6 +324,79 @@ pub(super) fn pending_after(
     .map_err(StoreError::sqlite("read the pending outputs from projector_outputs"))
 }
 
+/// The outputs with these keys that may be asked for again, in their order.
+///
+/// # Errors
+/// SQLite's.
+pub fn owed_of(conn: &Connection, keys: &[(String, Field)]) -> Result<Vec<Owed>, StoreError> {
+    let read = || -> Result<Vec<Owed>, rusqlite::Error> {
+        let mut select = conn.prepare(&format!(
+            "SELECT {OWED_COLUMNS} FROM projector_outputs
+             WHERE result_id = ?1 AND field = ?2 AND state NOT IN ('fetched', 'refused')"
+        ))?;
+        let mut found = Vec::new();
+        for (result_id, field) in keys {
+            found.extend(
+                select
+                    .query_row(params![result_id, field.as_str()], owed)
+                    .optional()?,
+            );
+        }
+        Ok(found)
+    };
+    read().map_err(StoreError::sqlite("read outputs from projector_outputs"))
+}
+
+/// The state of an output, and why it is not there; `None` when it is not in the book.
+///
+/// # Errors
+/// SQLite's.
+pub fn state_of(
+    conn: &Connection,
+    result_id: &str,
+    field: Field,
+) -> Result<Option<(String, Option<String>)>, StoreError> {
+    conn.prepare_cached("SELECT state, reason FROM projector_outputs WHERE result_id = ?1 AND field = ?2")
+        .and_then(|mut select| {
+            select
+                .query_row(params![result_id, field.as_str()], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })
+                .optional()
+        })
+        .map_err(StoreError::sqlite("read an output from projector_outputs"))
+}
+
+/// The keys of outputs that may be asked for again: of one result or all, of one state or all.
+///
+/// # Errors
+/// SQLite's.
+pub fn keys(
+    conn: &Connection,
+    result_id: Option<&str>,
+    field: Option<Field>,
+    state: Option<State>,
+) -> Result<Vec<(String, Field)>, StoreError> {
+    let read = || -> Result<Vec<(String, String)>, rusqlite::Error> {
+        conn.prepare(
+            "SELECT result_id, field FROM projector_outputs
+             WHERE state <> 'fetched' AND state <> 'refused' AND (?1 IS NULL OR result_id = ?1)
+                 AND (?2 IS NULL OR field = ?2) AND (?3 IS NULL OR state = ?3)
+             ORDER BY published_at, result_id, field",
+        )?
+        .query_map(
+            params![result_id, field.map(Field::as_str), state.map(State::as_str)],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?
+        .collect()
+    };
+    let read = read().map_err(StoreError::sqlite("read the keys of projector_outputs"))?;
+    Ok(read
+        .into_iter()
+        .filter_map(|(result_id, field)| Some((result_id, Field::parse(&field)?)))
+        .collect())
+}
+
 /// Lists outputs that are not fetched, or those in one state, oldest message first.
 ///
 /// # Errors

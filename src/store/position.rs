@@ -259,6 +259,48 @@ fn read_in(conn: &Connection, schema: &str, stream: StreamName) -> Result<Option
     })
 }
 
+/// The first incarnation of a stream whose counts are not its sequences' number (I3), in words.
+pub(super) fn first_that_does_not_add_up(conn: &Connection) -> Result<Option<String>, StoreError> {
+    conn.query_row(
+        "SELECT stream, incarnation, projected + dead + ignored + gap, position - first + 1 FROM projector_position
+         WHERE projected + dead + ignored + gap <> position - first + 1 LIMIT 1",
+        [],
+        |row| {
+            let (stream, incarnation): (String, i64) = (row.get(0)?, row.get(1)?);
+            let (sum, sequences): (i64, i64) = (row.get(2)?, row.get(3)?);
+            Ok(format!("{stream} in its life {incarnation} accounts for {sum} of {sequences} sequences (I3)"))
+        },
+    )
+    .optional()
+    .map_err(StoreError::sqlite("sum the counts of projector_position"))
+}
+
+/// Moves one message of an incarnation from dead to projected, or to ignored: it was tried again. The sum stays (I3).
+/// Refused when that incarnation counts no dead letter.
+pub(super) fn revive(
+    conn: &Connection,
+    stream: StreamName,
+    incarnation: u64,
+    ignored: bool,
+) -> Result<(), StoreError> {
+    let to = if ignored { "ignored" } else { "projected" };
+    let changed = conn
+        .prepare_cached(&format!(
+            "UPDATE projector_position SET dead = dead - 1, {to} = {to} + 1
+             WHERE stream = ?1 AND incarnation = ?2 AND dead > 0"
+        ))
+        .and_then(|mut update| update.execute(params![stream.as_str(), incarnation]))
+        .map_err(StoreError::sqlite(format_args!(
+            "count a dead letter of {stream} as projected"
+        )))?;
+    match changed {
+        1 => Ok(()),
+        _ => Err(StoreError::Value(format!(
+            "projector_position counts no dead letter of {stream} in its life {incarnation}: it was changed by hand"
+        ))),
+    }
+}
+
 fn from_row(row: &Row<'_>) -> Result<Standing, String> {
     let number = |index: usize| -> Result<u64, String> {
         let value: i64 = row.get(index).map_err(|error| error.to_string())?;

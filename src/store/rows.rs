@@ -94,15 +94,60 @@ pub(super) fn finish(conn: &Connection, row: &ResultRow<'_>) -> Result<Row, rusq
             result.skipped_column(),
             result.exec_id.as_deref(),
         ],
-        |row| {
-            Ok(Row {
-                exec_id: row.get(0)?,
-                job_id: row.get(1)?,
-                pc_id: row.get(2)?,
-                version: row.get(3)?,
-            })
-        },
+        read_row,
     )
+}
+
+/// How a finished row counts for its execution.
+pub(super) fn ended(conn: &Connection, result_id: &str) -> Result<(Option<String>, i32), rusqlite::Error> {
+    conn.prepare_cached(
+        "SELECT exec_id, coalesce(exit_code, -1) FROM execution_results WHERE result_id = ?1",
+    )?
+    .query_row([result_id], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+/// A result's columns over those of a later message with its id, as if that had never been: what only a start event can
+/// tell stays (contract §5.3, §7.2).
+pub(super) fn take_over(conn: &Connection, row: &ResultRow<'_>) -> Result<Row, rusqlite::Error> {
+    let result = row.result;
+    conn.prepare_cached(
+        "UPDATE execution_results SET request_id = ?2, exit_code = ?3, stdout = ?4, stderr = ?5, finished_at = ?6,
+             parent_result_id = ?9, skipped = ?10, reaped = 0,
+             recorded_at = CASE WHEN version IS NULL THEN ?7 ELSE min(recorded_at, ?7) END,
+             job_id = CASE WHEN version IS NULL THEN ?8 ELSE coalesce(?8, job_id) END,
+             exec_id = CASE WHEN version IS NULL THEN ?11 ELSE exec_id END,
+             pc_id = CASE WHEN version IS NULL THEN ?12 ELSE pc_id END,
+             started_at = CASE WHEN version IS NULL THEN ?13 ELSE started_at END
+         WHERE result_id = ?1
+         RETURNING exec_id, job_id, pc_id, version",
+    )?
+    .query_row(
+        params![
+            row.result_id,
+            &*result.request_id,
+            result.exit_code,
+            row.stdout,
+            row.stderr,
+            row.finished_at,
+            row.recorded_at,
+            result.manifest_id.as_deref(),
+            result.parent_result_id.as_deref(),
+            result.skipped_column(),
+            result.exec_id.as_deref(),
+            &*result.pc_id,
+            row.started_at,
+        ],
+        read_row,
+    )
+}
+
+fn read_row(row: &rusqlite::Row<'_>) -> Result<Row, rusqlite::Error> {
+    Ok(Row {
+        exec_id: row.get(0)?,
+        job_id: row.get(1)?,
+        pc_id: row.get(2)?,
+        version: row.get(3)?,
+    })
 }
 
 /// What a start event found.
@@ -184,6 +229,23 @@ pub(super) fn start(conn: &Connection, row: &StartRow<'_>) -> Result<Started, ru
             })
         },
     )
+}
+
+/// Of copies of the start event that a row knows, the earliest says when it was recorded and by when it must end.
+pub(super) fn earlier_copy(conn: &Connection, row: &StartRow<'_>) -> Result<(), rusqlite::Error> {
+    conn.prepare_cached(
+        "UPDATE execution_results SET recorded_at = min(recorded_at, ?2),
+             expires_at = coalesce(min(expires_at, ?5), expires_at)
+         WHERE result_id = ?1 AND version IS NOT NULL AND exec_id = ?3 AND started_at = ?4",
+    )?
+    .execute(params![
+        &*row.event.result_id,
+        row.recorded_at,
+        &*row.event.exec_id,
+        row.started_at,
+        row.expires_at,
+    ])?;
+    Ok(())
 }
 
 /// Gives a row of the backend's projector the deadline that this did not know when the start event came: its cache was

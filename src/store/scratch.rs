@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags};
 
 use super::carry::{self, Completed, Purpose};
 use super::compare::{self, Comparison, Mended, Scope};
@@ -109,18 +109,6 @@ fn build_indexes(conn: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The line that keeps the numbers up to its own free in `projector_results`, for what is carried over: older, so before.
-const SEED: &str =
-    "INSERT INTO projector_results (entry, incarnation, stream_seq, published_ns, result_id, pc_id, counts,
-     evidence) VALUES (?1, 0, 0, 0, '', '', 0, 0)";
-
-/// Begins to number results after `entry`.
-pub(super) fn number_after(conn: &Connection, entry: i64) -> Result<(), StoreError> {
-    conn.execute(SEED, params![entry])
-        .map(|_| ())
-        .map_err(StoreError::sqlite("keep numbers free in projector_results"))
-}
-
 /// Puts a file's bytes on disk.
 ///
 /// # Errors
@@ -190,7 +178,7 @@ impl Scratch {
         Ok(position::read_all(&self.conn, "old")?.into_iter().collect())
     }
 
-    /// Frees what [`Store::number_results_after`](super::Store::number_results_after) kept and completes the scratch.
+    /// Completes the scratch with what only the database knows.
     ///
     /// # Errors
     /// SQLite's.
@@ -200,9 +188,6 @@ impl Scratch {
         purpose: Purpose,
         now: Timestamp,
     ) -> Result<Completed, StoreError> {
-        self.conn
-            .execute("DELETE FROM main.projector_results WHERE incarnation = 0", [])
-            .map_err(StoreError::sqlite("free the kept numbers in projector_results"))?;
         self.prove_load()?;
         carry::complete(&self.conn, manifests, purpose, now)
     }
@@ -373,17 +358,4 @@ fn wrong(what: &str) -> StoreError {
     StoreError::Unusable(format!(
         "the file that was made is wrong: {what}; it is thrown away and the database is as it was; please report this"
     ))
-}
-
-/// The highest number in a database's `projector_results`.
-///
-/// # Errors
-/// SQLite's.
-pub fn numbered_up_to(conn: &Connection) -> Result<i64, StoreError> {
-    conn.query_row(
-        "SELECT coalesce(max(entry), 0) FROM projector_results",
-        [],
-        |row| row.get(0),
-    )
-    .map_err(StoreError::sqlite("read projector_results"))
 }

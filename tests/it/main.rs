@@ -15,6 +15,7 @@ mod harness;
 
 mod adopt;
 mod bad_input;
+mod books;
 mod carry;
 mod compare;
 mod connect;

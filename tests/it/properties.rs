@@ -392,6 +392,60 @@ fn check(seed: u64) {
     assert_same(&late, &expected, "outputs that came late");
 }
 
+/// Some messages fail at first, among them the first of several copies; they are tried again at any time, in any order,
+/// while outputs are missing or come back.
+fn check_retried(seed: u64) {
+    let world = world(seed, 40);
+    let mut dice = Dice::new(seed ^ 0xdead);
+    let folder = tempfile::tempdir().unwrap();
+    let mut straight = world.stage(&folder.path().join("straight.db"));
+    for sent in &world.sent {
+        straight.deliver(sent);
+    }
+    let never = straight.letters().len();
+    let expected = canonical(&straight.db);
+
+    let mut stage = world.stage(&folder.path().join("retried.db"));
+    for name in world.objects.keys() {
+        let missing = [Object::Unreachable, Object::Gone][dice.below(2) as usize].clone();
+        if dice.below(3) == 0 {
+            stage.objects.insert(name.clone(), missing);
+        }
+    }
+    let retry_one = |stage: &Stage, dice: &mut Dice| {
+        let letters = stage.letters();
+        if !letters.is_empty() {
+            stage.retry_letter(letters[dice.below(letters.len() as u64) as usize]);
+        }
+    };
+    for sent in &world.sent {
+        stage.fails = dice.below(3) == 0;
+        stage.deliver(sent);
+        match dice.below(24) {
+            0 => stage.restart(),
+            1..4 => retry_one(&stage, &mut dice),
+            4 => stage.retry_all(),
+            5 => stage.derive_due(),
+            _ => {}
+        }
+    }
+    let back = |(name, bytes): (&String, &Bytes)| (name.clone(), Object::Here(bytes.clone()));
+    let some = dice.below(2) == 0;
+    if some {
+        stage.objects.extend(world.objects.iter().map(back));
+        stage.retry_pending();
+    }
+    while stage.letters().len() > never {
+        retry_one(&stage, &mut dice);
+        if dice.below(10) == 0 {
+            stage.derive_due();
+        }
+    }
+    stage.objects.extend(world.objects.iter().map(back));
+    stage.retry_all();
+    assert_same(&stage, &expected, "dead letters that were tried again");
+}
+
 fn check_beside_the_backend(seed: u64) {
     let world = world(seed, 30);
     let folder = tempfile::tempdir().unwrap();
@@ -446,6 +500,14 @@ fn random_streams_end_in_the_same_tables_however_they_were_disturbed() {
     for seed in 1..=scale(12, 400) {
         println!("seed {seed}");
         check(seed);
+    }
+}
+
+#[test]
+fn random_streams_end_in_the_same_tables_when_dead_letters_are_tried_again() {
+    for seed in 1..=scale(16, 400) {
+        println!("seed {seed}");
+        check_retried(seed);
     }
 }
 

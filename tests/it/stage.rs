@@ -2,7 +2,7 @@
 //! pointers' outcomes, the writer's own thread and its transactions, into a real file. Objects are what the case says
 //! they are at the moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -14,14 +14,17 @@ use bytestring::ByteString;
 use results_projector::projection::manifests::Manifests;
 use results_projector::projection::output::Output;
 use results_projector::service::resolve::{decode, prejudge};
-use results_projector::service::work::{Cargo, Entry, Envelope, Message, OwedQuestion, RepairWork, Work};
+use results_projector::service::work::{
+    Cargo, Entry, Envelope, LetterOrder, LetterOutcome, LetterWork, Message, OwedQuestion, RepairWork, Work,
+};
 use results_projector::service::writer::{Bells, Lane, Writer, WriterLimits, WriterState, WriterStopped};
 use results_projector::source::flow::{Delivery, Feedback};
 use results_projector::source::reconcile::Incarnation;
 use results_projector::store::carry::Foreknowledge;
+use results_projector::store::dead_letters::{self, Place};
 use results_projector::store::derive::due_pairs;
 use results_projector::store::output_book::Repair;
-use results_projector::store::{Owner, Store, StoreOptions, read_only};
+use results_projector::store::{Lines, Owner, Store, StoreOptions, read_only};
 use results_projector::wire::kv::StreamName;
 use results_projector::wire::output::{Attempt, Content};
 use results_projector::wire::sequence::StreamSeq;
@@ -51,6 +54,8 @@ pub struct Sent {
 pub struct Stage {
     pub db: PathBuf,
     pub objects: BTreeMap<String, Object>,
+    /// What is delivered now cannot be projected by this version.
+    pub fails: bool,
     manifests: watch::Sender<Arc<Manifests>>,
     running: Option<Running>,
     permits: Arc<Semaphore>,
@@ -76,6 +81,7 @@ impl Stage {
         let mut stage = Self {
             db: db.to_owned(),
             objects: BTreeMap::new(),
+            fails: false,
             manifests: watch::channel(Arc::new(manifests)).0,
             running: None,
             permits: Arc::new(Semaphore::new(1_000_000)),
@@ -215,17 +221,11 @@ impl Stage {
             self.entry(stream, cargo);
         }
         self.at.insert(stream, sent.seq);
-        let mut content = decode(stream, &sent.subject, &sent.payload);
-        if let Message::Result { result } = &mut content {
-            let message = &result.result;
-            let output = |pointer: &Option<ByteString>| {
-                let object = pointer.clone()?;
-                let attempt = prejudge(&object, &message.request_id).unwrap_or_else(|| self.attempt(&object));
-                Some(Output { object, attempt })
-            };
-            let (stdout, stderr) = (output(&message.stdout_object), output(&message.stderr_object));
-            (result.stdout, result.stderr) = (stdout, stderr);
-        }
+        let content = match self.decode(stream, &sent.subject, &sent.payload) {
+            Message::Ignored => Message::Ignored,
+            _ if self.fails => Message::Dead("not with this version".to_owned()),
+            content => content,
+        };
         let delivery = Delivery {
             seq: StreamSeq(sent.seq),
             published: sent.published,
@@ -243,6 +243,52 @@ impl Stage {
                 object_permit: None,
             })),
         );
+    }
+
+    fn decode(&self, stream: StreamName, subject: &str, payload: &Bytes) -> Message {
+        let mut content = decode(stream, subject, payload);
+        if let Message::Result { result } = &mut content {
+            let message = &result.result;
+            let output = |pointer: &Option<ByteString>| {
+                let object = pointer.clone()?;
+                let attempt = prejudge(&object, &message.request_id).unwrap_or_else(|| self.attempt(&object));
+                Some(Output { object, attempt })
+            };
+            let (stdout, stderr) = (output(&message.stdout_object), output(&message.stderr_object));
+            (result.stdout, result.stderr) = (stdout, stderr);
+        }
+        content
+    }
+
+    /// Tries one dead letter again, as `dead-letters retry` does.
+    pub fn retry_letter(&self, place: Place) -> LetterOutcome {
+        let conn = read_only(&self.db).unwrap();
+        let shown = dead_letters::show(&conn, place.stream, place.seq, Some(place.incarnation))
+            .unwrap()
+            .unwrap();
+        let content = self.decode(
+            place.stream,
+            &shown.listed.subject,
+            &shown.payload.unwrap().into(),
+        );
+        let ids: BTreeSet<String> = match &content {
+            Message::Result { result } => [result.result.row_key().into_owned()].into(),
+            _ => BTreeSet::new(),
+        };
+        let order = LetterOrder::Project {
+            published: Timestamp::parse_stored(&shown.listed.published_at).unwrap(),
+            content,
+            lines: Lines::read(&conn, &ids).unwrap(),
+        };
+        let (done, outcome) = oneshot::channel();
+        self.send(Work::Letter(Box::new(LetterWork::new(place, order, done))));
+        outcome.blocking_recv().unwrap()
+    }
+
+    /// The dead letters that are kept.
+    pub fn letters(&self) -> Vec<Place> {
+        self.settle_down();
+        dead_letters::kept(&read_only(&self.db).unwrap(), None, None).unwrap()
     }
 
     fn attempt(&self, object: &str) -> Attempt {

@@ -13,7 +13,6 @@ use super::caught_up::SILENCE_LIMIT;
 use crate::config::Config;
 use crate::projection::manifests::Manifests;
 use crate::source::connect::Connection;
-use crate::source::fetch::{FetchLimits, Fetcher};
 use crate::source::flow::Budget;
 use crate::source::manifests::{Documents, Watcher};
 use crate::source::opening::{Desk, Identity, PullOptions};
@@ -80,35 +79,6 @@ pub(super) async fn manifests(
         }
     });
     Ok(in_force)
-}
-
-/// The manifests as they are now: a load is made under one set of them.
-///
-/// # Errors
-/// [`ServiceError::Unavailable`] when the bucket cannot be read.
-pub async fn manifests_now(config: &Config, connection: &Connection) -> Result<Arc<Manifests>, ServiceError> {
-    let (_up, down) = watch::channel(false);
-    // Dropped at the end, and the watch with it.
-    let mut watching = JoinSet::new();
-    let documents = documents(config, connection, SILENCE_LIMIT, &down, &mut watching).await?;
-    Ok(compile(documents.borrow().as_ref()))
-}
-
-pub(super) async fn fetcher(config: &Config, connection: &Connection) -> Result<Fetcher, String> {
-    let outputs = &config.outputs;
-    let limits = FetchLimits {
-        max_bytes: outputs.max_bytes,
-        idle: outputs.idle_timeout,
-        base: outputs.base_timeout,
-        min_rate: outputs.min_rate_bytes,
-        concurrency: outputs.concurrency,
-    };
-    Fetcher::new(
-        connection.client.clone(),
-        config.nats.js_domain.as_deref(),
-        limits,
-    )
-    .await
 }
 
 /// `temporary`: what the consumers are for, when not for the service itself.

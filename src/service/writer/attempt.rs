@@ -7,9 +7,9 @@ use async_nats::Subject;
 use tracing::warn;
 
 use super::super::resolve::headers_json;
-use super::super::work::{Cargo, Entry, Envelope, Message, RepairWork, Unit};
+use super::super::work::{Cargo, Entry, Envelope, LetterOutcome, Message, RepairWork, Unit};
 use super::intake::is_current;
-use super::{Failed, Writer, now};
+use super::{Failed, Writer, letters, now};
 use crate::source::flow::Delivery;
 use crate::source::reconcile::Incarnation;
 use crate::store::dead_letters::DeadLetter;
@@ -31,6 +31,8 @@ pub(super) struct Done {
     /// For each message: whether it became a dead letter.
     pub(super) dead: Vec<bool>,
     pub(super) owes_outputs: bool,
+    /// By their place in the group: what became of dead letters.
+    pub(super) letters: Vec<(usize, LetterOutcome)>,
     /// What other transactions must do.
     pub(super) left: Left,
     /// How long SQLite took to make it durable.
@@ -39,7 +41,7 @@ pub(super) struct Done {
 
 /// Where a stream will stand once the group is committed.
 #[derive(Debug)]
-struct Course {
+pub(super) struct Course {
     /// As stored now.
     from: Standing,
     to: StreamSeq,
@@ -61,6 +63,22 @@ impl Course {
     /// Whether sequence `seq` is the next one. Anything else would be a silent skip (I3).
     fn expects(&self, seq: StreamSeq) -> bool {
         seq == self.to.next()
+    }
+
+    /// A dead letter of this incarnation counts as projected, or as ignored: written already, and known here from now on.
+    pub(super) fn revived(&mut self, incarnation: u64, ignored: bool) {
+        if self.from.incarnation != incarnation {
+            return;
+        }
+        for counts in [&mut self.from.counts, &mut self.counts] {
+            counts.dead = counts.dead.saturating_sub(1);
+            let to = if ignored {
+                &mut counts.ignored
+            } else {
+                &mut counts.projected
+            };
+            *to += 1;
+        }
     }
 
     fn write(self, stream: StreamName, group: &[Unit], tx: &mut Group<'_>) -> Result<Standing, StoreError> {
@@ -224,6 +242,12 @@ fn apply(
     } = match group.get(index) {
         None => return Ok(()),
         Some(Unit::Repair(work)) => return apply_repair(tx, work, isolated),
+        Some(Unit::Letter(work)) => {
+            let outcome = letters::apply(tx, work, courses)?;
+            done.owes_outputs |= outcome == LetterOutcome::Projected && work.owes_outputs();
+            done.letters.push((index, outcome));
+            return Ok(());
+        }
         Some(Unit::Derive(due)) => return apply_derive(tx, due),
         Some(Unit::Release(pair)) => return Ok(tx.isolated(|tx| tx.release(pair))?),
         Some(Unit::Entry(entry)) => entry,
@@ -288,11 +312,7 @@ fn apply(
                 Message::Snapshot(snapshot) => project(&mut |tx| tx.snapshot(snapshot, published))?,
                 Message::Result { result } => {
                     let dead = project(&mut |tx| tx.result(incarnation, delivery.seq, published, result))?;
-                    done.owes_outputs |= dead.is_none()
-                        && [&result.stdout, &result.stderr]
-                            .into_iter()
-                            .flatten()
-                            .any(|output| matches!(output.attempt, Attempt::Pending(_)));
+                    done.owes_outputs |= dead.is_none() && content.owes_outputs();
                     dead
                 }
             };

@@ -42,6 +42,7 @@ impl Intake {
                 }
                 Ok(Work::Entry(entry)) if !matches!(entry.cargo, Cargo::Rest(_)) => Unit::Entry(entry),
                 Ok(Work::Repair(repair)) => Unit::Repair(repair),
+                Ok(Work::Letter(letter)) => Unit::Letter(letter),
                 Ok(other) => {
                     self.put_back = Some(other);
                     return;
@@ -68,7 +69,7 @@ impl Intake {
 /// Whether an item is of its stream's current opening; else the reader reads it again.
 pub(super) fn is_current(lanes: &BTreeMap<StreamName, Lane>, unit: &Unit) -> bool {
     match unit {
-        Unit::Repair(_) | Unit::Derive(_) | Unit::Release(_) => true,
+        Unit::Repair(_) | Unit::Letter(_) | Unit::Derive(_) | Unit::Release(_) => true,
         Unit::Entry(entry) => lanes
             .get(&entry.stream)
             .is_some_and(|lane| entry.generation >= *lane.generation.borrow()),
@@ -87,16 +88,18 @@ pub(super) fn openings_of(group: &[Unit]) -> BTreeMap<StreamName, u64> {
     openings
 }
 
-/// A thread that tells repairers of their commits and frees what was committed, which gives the permits back.
+/// A thread that tells those who wait of their commits and frees what was committed, which gives the permits back.
 pub(super) fn take_apart() -> Sender<Vec<Unit>> {
     let (finished, groups) = std::sync::mpsc::channel::<Vec<Unit>>();
     let spawned = std::thread::Builder::new()
         .name("committed".to_owned())
         .spawn(move || {
             for unit in groups.into_iter().flatten() {
-                if let Unit::Repair(work) = unit {
-                    // An error is a repairer that no longer waits.
-                    let _told = work.done.send(());
+                // An error is somebody who no longer waits.
+                match unit {
+                    Unit::Repair(work) => drop(work.done.send(())),
+                    Unit::Letter(work) => drop(work.done.send(work.outcome)),
+                    _ => {}
                 }
             }
         });

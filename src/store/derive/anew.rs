@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use super::super::StoreError;
 use super::evidence::{Pair, Stored};
-use super::pairs::{DuePair, Standing, first_entry, forget_waiting, set_standing, standing, wait, waiting};
+use super::pairs::{
+    DuePair, Standing, first_entry, forget_waiting, in_message_order, is_at_hand, set_standing, standing,
+    wait, waiting,
+};
 use super::{DERIVATION, Deriver, Mode, explode, history, issues};
 use crate::projection::issue::IssueCode;
 use crate::projection::manifests::{Hints, SpecState};
@@ -27,6 +30,7 @@ impl Deriver<'_> {
         // Those before the first were projected under no hints.
         let first = first_entry(self.conn, pair)?;
         entries.retain(|entry| *entry >= first);
+        let entries = in_message_order(self.conn, entries)?;
         let start = match self.start(hints, first, &entries)? {
             Some(start) => start,
             // The oldest evidence is not certain yet: due until it is.
@@ -79,20 +83,19 @@ impl Deriver<'_> {
     }
 
     /// From where a pair is made anew. `None`: that cannot be said yet.
-    fn start(&self, hints: &Hints, first: i64, entries: &BTreeSet<i64>) -> Result<Option<Start>, StoreError> {
+    fn start(&self, hints: &Hints, first: i64, entries: &[i64]) -> Result<Option<Start>, StoreError> {
         if hints.inventory.is_none() {
             // Checks and feeds go by publish time: applying them again in any order gives the same.
             return Ok(Some(Start::AsIs));
         }
+        if is_at_hand(self.conn, first)? {
+            return Ok(Some(Start::Nothing));
+        }
         let mut oldest = None;
-        let mut is_first = true;
         for entry in entries {
             let Some(stored) = Stored::load(self.conn, *entry)? else {
                 continue;
             };
-            if std::mem::take(&mut is_first) && *entry == first {
-                return Ok(Some(Start::Nothing));
-            }
             let evidence = stored.evidence();
             if oldest.is_none() && evidence.waits(hints) {
                 return Ok(None);

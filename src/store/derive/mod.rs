@@ -13,6 +13,7 @@ pub mod issues;
 mod pairs;
 mod parts;
 mod shape;
+mod withdraw;
 
 use rusqlite::Connection;
 
@@ -21,7 +22,7 @@ use self::pairs::{Standing, begin, leave, pair_of, set_standing, standing, wait,
 use self::parts::Parts;
 use super::StoreError;
 use crate::projection::issue::IssueCode;
-use crate::projection::manifests::{Job, Manifests};
+use crate::projection::manifests::{Hints, Job, Manifests};
 use crate::wire::result::Field;
 
 pub use evidence::OwnedPair;

@@ -121,9 +121,13 @@ pub(super) fn forget_waiting(conn: &Connection, pair: Pair<'_>) -> Result<(), St
     Ok(())
 }
 
+/// What waits of a pair, in the order of the messages: a dead letter that was retried is entered last and belongs at its
+/// sequence.
 pub(super) fn waiting(conn: &Connection, pair: Pair<'_>, limit: usize) -> Result<Vec<i64>, StoreError> {
     conn.prepare_cached(
-        "SELECT entry FROM projector_waiting WHERE job_id = ?1 AND pc_id = ?2 ORDER BY entry LIMIT ?3",
+        "SELECT waiting.entry FROM projector_waiting waiting LEFT JOIN projector_results message USING (entry)
+         WHERE waiting.job_id = ?1 AND waiting.pc_id = ?2
+         ORDER BY message.incarnation, message.stream_seq, waiting.entry LIMIT ?3",
     )
     .and_then(|mut select| {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -132,6 +136,49 @@ pub(super) fn waiting(conn: &Connection, pair: Pair<'_>, limit: usize) -> Result
             .collect()
     })
     .map_err(StoreError::sqlite(format_args!("read what waits of {pair}")))
+}
+
+/// Entries in the order of their messages; those that are gone are left out.
+pub(super) fn in_message_order(
+    conn: &Connection,
+    entries: impl IntoIterator<Item = i64>,
+) -> Result<Vec<i64>, StoreError> {
+    let read = || -> Result<Vec<(i64, i64, i64)>, rusqlite::Error> {
+        let mut select = conn.prepare_cached(
+            "SELECT incarnation, stream_seq, entry FROM projector_results WHERE entry = ?1",
+        )?;
+        let mut places = Vec::new();
+        for entry in entries {
+            let place = select
+                .query_row([entry], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .optional()?;
+            places.extend(place);
+        }
+        Ok(places)
+    };
+    let mut places = read().map_err(StoreError::sqlite("order the results of a pair"))?;
+    places.sort_unstable();
+    Ok(places.into_iter().map(|(_, _, entry)| entry).collect())
+}
+
+/// Whether the row of a line's result is there and ended, whichever message it is made of now.
+pub(super) fn is_at_hand(conn: &Connection, entry: i64) -> Result<bool, StoreError> {
+    conn.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM projector_results message JOIN execution_results row USING (result_id)
+         WHERE message.entry = ?1 AND row.finished_at IS NOT NULL AND row.exit_code IS NOT NULL AND row.reaped = 0)",
+    )
+    .and_then(|mut select| select.query_row([entry], |row| row.get(0)))
+    .map_err(StoreError::sqlite("look for a pair's first result"))
+}
+
+/// Every pair of a job is due.
+pub(super) fn set_job_due(conn: &Connection, job_id: &str) -> Result<(), StoreError> {
+    conn.prepare_cached("UPDATE projector_derivations SET state = 'due' WHERE job_id = ?1")
+        .and_then(|mut update| update.execute([job_id]))
+        .map_err(StoreError::sqlite(format_args!(
+            "make the pairs of job {job_id:?} due"
+        )))?;
+    Ok(())
 }
 
 /// The pairs whose results wait: at a start some may be ready to be applied.

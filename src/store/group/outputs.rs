@@ -41,6 +41,28 @@ impl Group<'_> {
         Ok(())
     }
 
+    /// Enters what became of a message's pointers, whose row this is now.
+    pub(super) fn enter_outputs(
+        &self,
+        result_id: &str,
+        message: &ResultMessage,
+        entry: i64,
+        published: Timestamp,
+    ) -> Result<(), StoreError> {
+        for field in [Field::Stdout, Field::Stderr] {
+            if let Some(output) = message.output(field) {
+                let place = Place {
+                    result_id,
+                    field,
+                    entry,
+                    mended: false,
+                };
+                output_book::enter(self.tx, &place, output, published, self.now_wall)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Applies a late attempt at an owed output, and what its coming or its end means for hints (DESIGN §4).
     ///
     /// # Errors

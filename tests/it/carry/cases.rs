@@ -164,7 +164,11 @@ fn a_deadline_is_believed_only_under_a_manifest_that_is_older_than_the_start() {
     drop(both.database(posted("10m", Some(0)), &sent, &[]));
     let now = posted("20m", Some(5));
     both.load(now.clone(), &sent, &[]);
-    let (vouched, _) = carry_over(&both.scratch(), &both.old(), &now, Purpose::Verify).unwrap();
+    let vouched = Scratch::open(&both.scratch(), Beside::Database(&both.old()))
+        .unwrap()
+        .complete(&now, Purpose::Verify, at(0))
+        .unwrap()
+        .vouched;
     assert!(vouched.complete);
     assert_eq!(vouched.counts, BTreeMap::from([("deadlines", 2)]));
     let found = column(&both.scratch(), "expires_at");

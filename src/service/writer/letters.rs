@@ -1,0 +1,85 @@
+//! Dead letters that an operator wants tried again, or gives up: in their place among the writer's other work (I8).
+
+use std::collections::BTreeMap;
+
+use super::super::work::{LetterOrder, LetterOutcome, LetterWork, Message, Unit};
+use super::attempt::Course;
+use crate::store::{Class, Group, StoreError};
+use crate::wire::kv::StreamName;
+
+impl LetterWork {
+    /// It turned out that it cannot be projected.
+    pub(super) fn fail(&mut self, reason: String) {
+        if let LetterOrder::Project { content, .. } = &mut self.order {
+            *content = Message::Dead(reason);
+        }
+    }
+
+    pub(super) fn owes_outputs(&self) -> bool {
+        matches!(&self.order, LetterOrder::Project { content, .. } if content.owes_outputs())
+    }
+}
+
+/// Carries an order out inside the group's transaction. Its data error undoes it alone: then it is kept.
+pub(super) fn apply(
+    tx: &mut Group<'_>,
+    work: &LetterWork,
+    courses: &mut BTreeMap<StreamName, Course>,
+) -> Result<LetterOutcome, StoreError> {
+    let place = work.place;
+    if !tx.has_dead_letter(place)? {
+        return Ok(LetterOutcome::NotThere);
+    }
+    let (published, content, lines) = match &work.order {
+        LetterOrder::Discard => {
+            tx.discard(place)?;
+            return Ok(LetterOutcome::Discarded);
+        }
+        LetterOrder::Project {
+            published,
+            content,
+            lines,
+        } => (*published, content, lines),
+    };
+    let ignored = matches!(content, Message::Ignored);
+    if let Message::Dead(reason) = content {
+        tx.keep_dead_letter(place, reason)?;
+        return Ok(LetterOutcome::Kept(reason.clone()));
+    }
+    let outcome = tx.isolated(|tx| {
+        let freed = tx.revive(place, ignored)?;
+        match content {
+            Message::Dead(_) | Message::Ignored => {}
+            Message::Started(event) => tx.started_again(event, published)?,
+            Message::Snapshot(snapshot) => tx.snapshot(snapshot, published)?,
+            Message::Result { result } => {
+                tx.result_again(place.incarnation, place.seq, published, result, lines)?;
+            }
+        }
+        Ok(freed)
+    });
+    match outcome {
+        Ok(freed) => {
+            tx.free(freed);
+            if let Some(course) = courses.get_mut(&place.stream) {
+                course.revived(place.incarnation, ignored);
+            }
+            Ok(LetterOutcome::Projected)
+        }
+        Err(error) if error.class() == Class::Data && !tx.is_lost() => {
+            let reason = error.to_string();
+            tx.keep_dead_letter(place, &reason)?;
+            Ok(LetterOutcome::Kept(reason))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What was committed, for those who wait.
+pub(super) fn note_outcomes(group: &mut [Unit], outcomes: Vec<(usize, LetterOutcome)>) {
+    for (index, outcome) in outcomes {
+        if let Some(Unit::Letter(work)) = group.get_mut(index) {
+            work.outcome = outcome;
+        }
+    }
+}

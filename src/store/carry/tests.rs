@@ -300,6 +300,11 @@ struct Bench {
 
 impl Bench {
     fn new(streams: &Streams, changes_at: Option<usize>, cut: &Cut, touch: &str) -> Self {
+        Self::of(streams, streams, changes_at, cut, touch)
+    }
+
+    /// `left`: what the streams still hold.
+    fn of(streams: &Streams, left: &Streams, changes_at: Option<usize>, cut: &Cut, touch: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let bench = Self {
             old: folder.path().join("old.db"),
@@ -308,7 +313,7 @@ impl Bench {
         };
         streams.database(&bench.old, changes_at);
         execute(&bench.old, touch);
-        streams.scratch(&bench.scratch, cut, &bench.old);
+        left.scratch(&bench.scratch, cut, &bench.old);
         bench
     }
 

@@ -278,3 +278,26 @@ fn executions_with_results_that_nobody_knows_keep_their_counters() {
         }
     }
 }
+
+/// Messages were deleted anywhere, and the server's clock stood still or went back for one.
+#[test]
+fn holes_in_the_stream_are_filled_from_the_database() {
+    for early in [None, Some(1), Some(3), Some(4)] {
+        let mut streams = scans(&[(1, "1"), (2, "2"), (3, "3"), (4, "4"), (5, "5")]);
+        if let Some(early) = early {
+            streams.results[early].published = at(15);
+        }
+        for missing in 1_u32..32 {
+            let mut left = streams.clone();
+            left.results
+                .retain(|result| missing & (1 << result.seq) >> 1 == 0);
+            let purpose = [Purpose::Rebuild, Purpose::Verify, Purpose::Replay][missing as usize % 3];
+            let bench = Bench::of(&streams, &left, None, &WHOLE, "");
+            bench.settle(purpose, false);
+            bench.assert_same(
+                purpose,
+                &format!("{purpose:?}, {early:?} early, without {missing:05b}"),
+            );
+        }
+    }
+}

@@ -1,17 +1,22 @@
 //! Executions: the backend makes the rows, so they are the database's; the counters are counted again where every result
 //! that they may stand for is known.
 
+use std::collections::BTreeMap;
+
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::StoreError;
+use super::super::completions::Ledger;
 use super::pairs::{Basis, list_backend_lines};
 use super::{Purpose, Vouched, ledgers, run};
+use crate::projection::result::Completion;
 use crate::wire::time::Timestamp;
 
 const COLUMNS: &str = "exec_id, job_id, version, initiated_by, initiated_at, target_count, success_count, failure_count, status";
 
 /// Makes ledgers and executions in the scratch. The rows are settled by then and, for a rebuild, those that only the
-/// database has were brought.
+/// database has were brought. `now` goes into `_wall` columns only.
 ///
 /// # Errors
 /// SQLite's.
@@ -19,9 +24,11 @@ pub(super) fn settle_ledgers_and_executions(
     conn: &Connection,
     purpose: Purpose,
     complete: bool,
+    now: Timestamp,
     vouched: &mut Vouched,
 ) -> Result<(), StoreError> {
-    ledgers::settle(conn, purpose, complete, vouched)?;
+    let (mut ledger, counts) = read_rows(conn)?;
+    ledgers::settle(conn, &mut ledger, purpose, complete, vouched)?;
     let basis = Basis::of(conn, purpose, complete)?;
     let what = "carry executions";
     let all = run(
@@ -30,22 +37,83 @@ pub(super) fn settle_ledgers_and_executions(
         &format!("INSERT INTO main.executions ({COLUMNS}) SELECT {COLUMNS} FROM old.executions"),
         [],
     )?;
-    let counted = recount(conn, &basis, counted_from(conn, &basis)?)?;
+    let counted = recount(conn, &basis, &counts, counted_from(conn, &basis)?)?;
     vouched.add("executions", all.saturating_sub(counted));
-    Ok(())
+    match purpose {
+        Purpose::Rebuild => remember(conn, counts.keys(), now),
+        Purpose::Replay | Purpose::Verify => Ok(()),
+    }
 }
 
-/// Remembers the executions of rows whose own row has not come, as a group does. `now`: wall clock.
-pub(super) fn remember(conn: &Connection, now: Timestamp) -> Result<(), StoreError> {
-    run(
-        conn,
-        "remember executions without a row",
-        "INSERT OR IGNORE INTO main.projector_unsettled (exec_id, since_wall)
-         SELECT DISTINCT exec_id, ?1 FROM main.execution_results AS row WHERE exec_id IS NOT NULL
-             AND NOT EXISTS (SELECT 1 FROM main.executions WHERE exec_id = row.exec_id)",
-        [now.stored()],
-    )
-    .map(|_| ())
+/// Remembers the executions of rows whose own row has not come, as a group does.
+fn remember<'a>(
+    conn: &Connection,
+    exec_ids: impl Iterator<Item = &'a String>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let now = now.stored();
+    let remember = || -> Result<(), rusqlite::Error> {
+        let mut insert = conn.prepare(
+            "INSERT INTO main.projector_unsettled (exec_id, since_wall)
+             SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM main.executions WHERE exec_id = ?1)
+             ON CONFLICT (exec_id) DO NOTHING",
+        )?;
+        for exec_id in exec_ids {
+            insert.execute([exec_id, &now])?;
+        }
+        Ok(())
+    };
+    remember().map_err(StoreError::sqlite("remember executions without a row"))
+}
+
+/// Successes and failures by execution.
+type Counts = BTreeMap<String, (i64, i64)>;
+
+/// What the scratch's rows say to ledgers and counters: in one scan, since what is read here lies behind the outputs.
+fn read_rows(conn: &Connection) -> Result<(Ledger, Counts), StoreError> {
+    let (mut ledger, mut counts) = (Ledger::default(), Counts::new());
+    let mut read = || -> Result<(), rusqlite::Error> {
+        let mut scan = conn.prepare(
+            "SELECT exec_id, pc_id, exit_code, finished_at, job_id, version FROM main.execution_results",
+        )?;
+        let mut rows = scan.query([])?;
+        while let Some(row) = rows.next()? {
+            // A cell that somebody has made another kind of value is no reason to stop.
+            let text = |index| {
+                Ok::<_, rusqlite::Error>(match row.get_ref(index)? {
+                    ValueRef::Text(text) => std::str::from_utf8(text).ok(),
+                    _ => None,
+                })
+            };
+            let ended = row.get_ref(3)? != ValueRef::Null;
+            let finished_at = text(3)?;
+            let succeeded = matches!(row.get_ref(2)?, ValueRef::Integer(0));
+            if let Some(exec_id) = text(0)? {
+                let counted = match counts.get_mut(exec_id) {
+                    Some(counted) => counted,
+                    None => counts.entry(exec_id.to_owned()).or_default(),
+                };
+                match (ended, succeeded) {
+                    (false, _) => {}
+                    (true, true) => counted.0 += 1,
+                    (true, false) => counted.1 += 1,
+                }
+            }
+            if let (Some(finished_at), true, Some(job_id), Some(pc_id)) =
+                (finished_at, succeeded, text(4)?, text(1)?)
+            {
+                let completion = Completion {
+                    job_id,
+                    pc_id,
+                    version: text(5)?,
+                };
+                ledger.note(&completion, finished_at);
+            }
+        }
+        Ok(())
+    };
+    read().map_err(StoreError::sqlite("count the rows of executions"))?;
+    Ok((ledger, counts))
 }
 
 /// From which publish time on all results are known: at hand, or by their row. `None`: all that ever were.
@@ -106,22 +174,13 @@ fn counted_from(conn: &Connection, basis: &Basis) -> Result<Option<String>, Stor
 }
 
 /// Counts the rows of executions that began long enough after `from` and sets their counters. Returns how many.
-fn recount(conn: &Connection, basis: &Basis, from: Option<String>) -> Result<u64, StoreError> {
+fn recount(
+    conn: &Connection,
+    basis: &Basis,
+    counts: &Counts,
+    from: Option<String>,
+) -> Result<u64, StoreError> {
     let what = "count executions";
-    let count = |schema: &str, which: &str| {
-        run(
-            conn,
-            what,
-            &format!(
-                "INSERT INTO temp.carry_counts
-                 SELECT exec_id, finished_at IS NOT NULL AND exit_code IS 0,
-                     finished_at IS NOT NULL AND exit_code IS NOT 0
-                 FROM {schema}.execution_results was WHERE exec_id IS NOT NULL {which}
-                 ON CONFLICT DO UPDATE SET success = success + excluded.success, failure = failure + excluded.failure"
-            ),
-            [],
-        )
-    };
     run(
         conn,
         what,
@@ -129,12 +188,27 @@ fn recount(conn: &Connection, basis: &Basis, from: Option<String>) -> Result<u64
          WITHOUT ROWID",
         [],
     )?;
-    count("main", "")?;
+    let write = || -> Result<(), rusqlite::Error> {
+        let mut insert = conn.prepare("INSERT INTO temp.carry_counts VALUES (?1, ?2, ?3)")?;
+        for (exec_id, (success, failure)) in counts {
+            insert.execute(params![exec_id, success, failure])?;
+        }
+        Ok(())
+    };
+    write().map_err(StoreError::sqlite(what))?;
     if basis.purpose != Purpose::Rebuild && !basis.strict {
         // Rows that only the database has count there.
-        count(
-            "old",
-            "AND NOT EXISTS (SELECT 1 FROM main.execution_results row WHERE row.result_id = was.result_id)",
+        run(
+            conn,
+            what,
+            "INSERT INTO temp.carry_counts
+             SELECT exec_id, finished_at IS NOT NULL AND exit_code IS 0,
+                 finished_at IS NOT NULL AND exit_code IS NOT 0
+             FROM old.execution_results was
+             WHERE exec_id IS NOT NULL
+                 AND NOT EXISTS (SELECT 1 FROM main.execution_results row WHERE row.result_id = was.result_id)
+             ON CONFLICT DO UPDATE SET success = success + excluded.success, failure = failure + excluded.failure",
+            [],
         )?;
     }
     // What the service has not settled yet is no difference.

@@ -4,44 +4,46 @@
 use rusqlite::Connection;
 
 use super::super::StoreError;
+use super::super::completions::Ledger;
 use super::{Purpose, Vouched, any, run};
 
-/// A ledger, its key behind the job and its PC.
-struct Ledger {
-    table: &'static str,
-    /// What its rows need besides.
-    version: bool,
+struct Table {
+    name: &'static str,
+    key: &'static str,
 }
 
-const LEDGERS: [Ledger; 2] = [
-    Ledger {
-        table: "job_completions",
-        version: false,
+const TABLES: [Table; 2] = [
+    Table {
+        name: "job_completions",
+        key: "job_id, pc_id",
     },
-    Ledger {
-        table: "job_version_completions",
-        version: true,
+    Table {
+        name: "job_version_completions",
+        key: "job_id, version, pc_id",
     },
 ];
 
-/// Fills the ledgers.
+/// Merges the ledgers that were made from the scratch's rows with the database's.
 pub(super) fn settle(
     conn: &Connection,
+    made: &mut Ledger,
     purpose: Purpose,
     complete: bool,
     vouched: &mut Vouched,
 ) -> Result<(), StoreError> {
+    for table in TABLES {
+        if !exists(conn, "main", table.name)? {
+            return Ok(());
+        }
+    }
+    made.write(conn)?;
     let strict = complete && purpose != Purpose::Rebuild;
     if strict {
         list_explained(conn)?;
     }
-    for ledger in LEDGERS {
-        if !exists(conn, "main", ledger.table)? {
-            continue;
-        }
-        ledger.make(conn)?;
-        if exists(conn, "old", ledger.table)? {
-            let kept = ledger.merge(conn, strict)?;
+    for table in TABLES {
+        if exists(conn, "old", table.name)? {
+            let kept = table.merge(conn, strict)?;
             vouched.add("completions", kept);
         }
     }
@@ -77,41 +79,10 @@ fn list_explained(conn: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-impl Ledger {
-    fn key(&self) -> &'static str {
-        if self.version {
-            "job_id, version, pc_id"
-        } else {
-            "job_id, pc_id"
-        }
-    }
-
-    /// From the scratch's rows, as the triggers would have.
-    fn make(&self, conn: &Connection) -> Result<(), StoreError> {
-        let (table, key) = (self.table, self.key());
-        let version = if self.version {
-            "AND version IS NOT NULL"
-        } else {
-            ""
-        };
-        run(
-            conn,
-            &format!("make {table}"),
-            &format!(
-                "INSERT INTO main.{table} ({key}, last_success_at) SELECT {key}, finished_at
-                 FROM main.execution_results
-                 WHERE job_id IS NOT NULL AND exit_code = 0 AND finished_at IS NOT NULL {version}
-                 ON CONFLICT ({key}) DO UPDATE SET last_success_at = excluded.last_success_at
-                     WHERE excluded.last_success_at > last_success_at"
-            ),
-            [],
-        )?;
-        Ok(())
-    }
-
+impl Table {
     /// The greater of both; where everything is at hand, only what the messages explain. Returns what was taken.
     fn merge(&self, conn: &Connection, strict: bool) -> Result<u64, StoreError> {
-        let (table, key) = (self.table, self.key());
+        let (table, key) = (self.name, self.key);
         let columns = key
             .split(", ")
             .map(|column| format!("was.{column}"))

@@ -23,7 +23,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rusqlite::{Connection, Params};
+use rusqlite::{Connection, Params, Transaction, TransactionBehavior};
 use serde::Serialize;
 
 use super::open::{self, file_bytes, percent_encoded, wal_path};
@@ -89,6 +89,12 @@ pub(super) fn complete(
     purpose: Purpose,
     now: Timestamp,
 ) -> Result<Completed, StoreError> {
+    // One transaction: one state of the database, and one of the scratch. It may have begun with a snapshot.
+    let begun = conn
+        .is_autocommit()
+        .then(|| Transaction::new_unchecked(conn, TransactionBehavior::Deferred))
+        .transpose()
+        .map_err(StoreError::sqlite("begin to complete the scratch"))?;
     hand::prepare(conn)?;
     let complete = hand::complete(conn)?;
     let mut vouched = Vouched {
@@ -101,9 +107,11 @@ pub(super) fn complete(
         Purpose::Rebuild => books::bring(conn, complete)?,
         Purpose::Replay | Purpose::Verify => Brought::new(),
     };
-    executions::settle_ledgers_and_executions(conn, purpose, complete, &mut vouched)?;
-    if purpose == Purpose::Rebuild {
-        executions::remember(conn, now)?;
+    executions::settle_ledgers_and_executions(conn, purpose, complete, now, &mut vouched)?;
+    if let Some(begun) = begun {
+        begun
+            .commit()
+            .map_err(StoreError::sqlite("complete the scratch"))?;
     }
     Ok(Completed { vouched, carried })
 }

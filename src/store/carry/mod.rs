@@ -25,6 +25,9 @@ use crate::projection::manifests::Manifests;
 pub use books::Brought;
 pub use known::Foreknowledge;
 
+/// SQLite's page cache for each of the two files, KiB: keys are met in no order.
+const CACHE_KIB: i64 = 128 << 10;
+
 /// What a scratch is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -106,6 +109,7 @@ pub(crate) fn connect(scratch: &Path) -> Result<Connection, StoreError> {
         conn.busy_timeout(open::BUSY_TIMEOUT)?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
         conn.pragma_update(None, "mmap_size", 0)?;
+        conn.pragma_update(None, "cache_size", -CACHE_KIB)?;
         // As many lines as the streams have messages: more than memory is for.
         conn.pragma_update(None, "temp_store", "FILE")?;
         Ok(conn)
@@ -120,6 +124,7 @@ pub(crate) fn attach(conn: &Connection, old: &Path, read_only: bool) -> Result<(
     let attach = |mode: &str| -> Result<(), rusqlite::Error> {
         let uri = format!("file:{}?{mode}", percent_encoded(old));
         conn.execute("ATTACH ?1 AS old", [uri])?;
+        conn.pragma_update(Some("old"), "cache_size", -CACHE_KIB)?;
         let looked = conn.query_row("SELECT count(*) FROM old.sqlite_schema", [], |_| Ok(()));
         if looked.is_err() {
             conn.execute_batch("DETACH old")?;

@@ -13,13 +13,16 @@ use rusqlite::{Connection, OpenFlags};
 use super::carry::{self, Completed, Purpose};
 use super::compare::{self, Comparison, Mended, Scope};
 use super::position::{self, Standing};
-use super::{StoreError, derive, migrate, report};
+use super::{StoreError, migrate, report};
 use crate::projection::manifests::Manifests;
 use crate::wire::kv::StreamName;
 use crate::wire::time::Timestamp;
 
 /// More than any file: SQLite maps as much of it as it can. Building an index reads the whole table.
 const MMAP_BYTES: i64 = 1 << 40;
+
+/// Page cache for each of the two files while a scratch is completed: keys are met in no order.
+const CACHE_KIB: i64 = 128 << 10;
 
 /// Where a database's scratch lies: beside it, so that it can take its place by a rename.
 #[must_use]
@@ -155,12 +158,15 @@ impl Scratch {
             .map_err(StoreError::sqlite("set the busy time-out"))?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
             .map_err(StoreError::sqlite("switch triggers off"))?;
-        derive::prepare_affinity(&conn).map_err(StoreError::sqlite("prepare to derive"))?;
+        conn.pragma_update(Some("main"), "cache_size", -CACHE_KIB)
+            .map_err(StoreError::sqlite("set the page cache"))?;
         match beside {
             Beside::Nothing { completions_of } => attach_nothing(&conn, completions_of)?,
             Beside::Database(database) => carry::attach(&conn, database, "old", true)?,
             Beside::Mended(database) => carry::attach(&conn, database, "old", false)?,
         }
+        conn.pragma_update(Some("old"), "cache_size", -CACHE_KIB)
+            .map_err(StoreError::sqlite("set the page cache"))?;
         Ok(Self {
             conn,
             path: path.to_owned(),

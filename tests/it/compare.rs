@@ -252,7 +252,8 @@ impl World {
     fn case(&self, folder: TempDir, old: PathBuf) -> Case {
         let conn = Connection::open(&self.scratch).unwrap();
         conn.execute("ATTACH ?1 AS old", [old.to_str().unwrap()]).unwrap();
-        conn.execute_batch("PRAGMA old.synchronous = OFF").unwrap();
+        conn.execute_batch("PRAGMA main.journal_mode = OFF; PRAGMA old.synchronous = OFF")
+            .unwrap();
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
             .unwrap();
         Case {

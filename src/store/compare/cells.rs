@@ -185,12 +185,12 @@ mod tests {
     #[test]
     fn long_texts_are_shown_from_where_they_differ() {
         let one = format!("{}one", "ä".repeat(1_000));
-        let other = format!("{}other{}", "ä".repeat(1_000), "x".repeat(1_000));
+        let other = format!("{}two{}", "ä".repeat(1_000), "x".repeat(1_000));
         let (found, expected) = shown_pair(ValueRef::Text(one.as_bytes()), ValueRef::Text(other.as_bytes()));
         assert_eq!(found, Shown::Text(format!("…{}one", "ä".repeat(20))));
         let Shown::Text(expected) = expected else { panic!() };
         assert_eq!(expected.chars().count(), 200);
-        assert!(expected.starts_with(&format!("…{}otherx", "ä".repeat(20))));
+        assert!(expected.starts_with(&format!("…{}twox", "ä".repeat(20))));
     }
 
     #[test]

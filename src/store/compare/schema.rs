@@ -30,6 +30,38 @@ pub(super) struct Column {
     pub(super) key: usize,
 }
 
+/// What a column makes of a number or a text that is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Affinity {
+    /// A whole number is an integer, whatever it came as.
+    Number,
+    /// A number is a text.
+    Text,
+    /// Each stays what it is.
+    Blob,
+    /// A number is a real.
+    Real,
+}
+
+impl Column {
+    /// SQLite's rules, in their order.
+    pub(super) fn affinity(&self) -> Affinity {
+        let kind = self.kind.to_ascii_uppercase();
+        let has = |words: &[&str]| words.iter().any(|word| kind.contains(word));
+        if has(&["INT"]) {
+            Affinity::Number
+        } else if has(&["CHAR", "CLOB", "TEXT"]) {
+            Affinity::Text
+        } else if kind.is_empty() || has(&["BLOB"]) {
+            Affinity::Blob
+        } else if has(&["REAL", "FLOA", "DOUB"]) {
+            Affinity::Real
+        } else {
+            Affinity::Number
+        }
+    }
+}
+
 impl Table {
     /// Looks a table up, in any letter case.
     pub(super) fn find(

@@ -173,37 +173,48 @@ fn profiles() -> Vec<(&'static str, Profile)> {
     ]
 }
 
-#[tokio::test(flavor = "multi_thread")]
+async fn prove_profile(seed: u64, name: &str, profile: Profile) {
+    let server = NatsServer::start();
+    let (js, url) = (server.fleet().await, server.url());
+    put_manifests(&js).await.unwrap();
+    let planned = plan(seed, &profile);
+    let (_folder, db) = place();
+    with_executions(&db, &exec_ids(&planned));
+    publish(&js, &planned).await.unwrap();
+    catch_up(&db, &url);
+    let live = dump(&db);
+
+    let said = assert_proved(&db, &url);
+    assert_eq!(said["vouched"], json!({}), "{name}: everything can be proved");
+    let missing = profile.missing + profile.missing_scans > 0;
+    assert_eq!(said["not_compared"] == json!({}), !missing, "{name}: {said:#}");
+    let compared = said["tables"]["execution_results"]["compared"].as_u64().unwrap();
+    assert_eq!(
+        compared as i64,
+        one(&db, "SELECT count(*) FROM execution_results"),
+        "{name}"
+    );
+    assert_replay_changes_nothing(&db, &url, &[]);
+
+    let rebuilt = asked(&db, &url, &["rebuild"], 0);
+    assert_equal(&dump(&db), &live, &format!("{name}, rebuilt: {rebuilt:#}"));
+    check_i3(&db);
+    assert_proved(&db, &url);
+    assert_replay_changes_nothing(&db, &url, &[]);
+    catch_up(&db, &url);
+    assert_equal(&dump(&db), &live, &format!("{name}, rebuilt, and run once more"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_live_run_a_replay_and_a_rebuild_say_the_same_of_every_profile_and_verify_says_so() {
+    let mut tasks = tokio::task::JoinSet::new();
     for (seed, (name, profile)) in profiles().into_iter().enumerate() {
-        let server = NatsServer::start();
-        let (js, url) = (server.fleet().await, server.url());
-        put_manifests(&js).await.unwrap();
-        let planned = plan(500 + seed as u64, &profile);
-        let (_folder, db) = place();
-        with_executions(&db, &exec_ids(&planned));
-        publish(&js, &planned).await.unwrap();
-        catch_up(&db, &url);
-        let live = dump(&db);
-
-        let said = assert_proved(&db, &url);
-        assert_eq!(said["vouched"], json!({}), "{name}: everything can be proved");
-        let missing = profile.missing + profile.missing_scans > 0;
-        assert_eq!(said["not_compared"] == json!({}), !missing, "{name}: {said:#}");
-        let compared = said["tables"]["execution_results"]["compared"].as_u64().unwrap();
-        assert_eq!(
-            compared as i64,
-            one(&db, "SELECT count(*) FROM execution_results"),
-            "{name}"
-        );
-        assert_replay_changes_nothing(&db, &url, &[]);
-
-        let rebuilt = asked(&db, &url, &["rebuild"], 0);
-        assert_equal(&dump(&db), &live, &format!("{name}, rebuilt: {rebuilt:#}"));
-        check_i3(&db);
-        assert_proved(&db, &url);
-        assert_replay_changes_nothing(&db, &url, &[]);
-        catch_up(&db, &url);
-        assert_equal(&dump(&db), &live, &format!("{name}, rebuilt, and run once more"));
+        if tasks.len() == 3 {
+            tasks.join_next().await.unwrap().unwrap();
+        }
+        tasks.spawn(prove_profile(500 + seed as u64, name, profile));
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
     }
 }

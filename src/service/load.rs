@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
@@ -14,6 +15,7 @@ use crate::source::census::{Census, Shared, census, census_of_outputs, shared};
 use crate::source::connect::{self, Connection};
 use crate::source::flow::{Bounds, Standing as ReaderStanding};
 use crate::source::opening::{Desk, context};
+use crate::store::carry::{Completed, Foreknowledge};
 use crate::store::scratch;
 use crate::store::{Lock, Standing, Store, StoreOptions, Use, read_only, standings};
 use crate::wire::kv::StreamName;
@@ -64,6 +66,8 @@ pub(super) struct Loader<'a> {
     pub(super) tell: Tell<'a>,
     pub(super) forecast: Forecast,
     scratch: PathBuf,
+    /// Outputs that were taken from the database, since the object store has them no more.
+    kept_outputs: Arc<AtomicU64>,
     /// Two of one purpose would take each other's scratch away.
     _alone: Lock,
 }
@@ -104,6 +108,7 @@ impl<'a> Loader<'a> {
             tell,
             forecast,
             scratch,
+            kept_outputs: Arc::default(),
             _alone: alone,
         })
     }
@@ -119,6 +124,23 @@ impl<'a> Loader<'a> {
             ..store_options(self.config)
         };
         Ok(Store::open(&self.scratch, &options, &owner())?)
+    }
+
+    /// Opens it for a part that begins at `starts` and takes from the database what only that knows.
+    pub(super) fn open_beside(
+        &self,
+        database: &Path,
+        starts: &BTreeMap<StreamName, StreamSeq>,
+    ) -> Result<Store, ServiceError> {
+        let mut store = self.open(Use::Load)?;
+        store.set_foreknown(Foreknowledge::read(database, starts)?.counting_in(&self.kept_outputs));
+        Ok(store)
+    }
+
+    /// With the outputs that the load has taken from the database already.
+    pub(super) fn count_outputs(&self, completed: &mut Completed) {
+        let kept = self.kept_outputs.load(Ordering::Relaxed);
+        completed.vouched.add("outputs", kept);
     }
 
     /// Loads what lies within the bounds; the store is closed at the end.

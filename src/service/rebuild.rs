@@ -12,7 +12,7 @@ use super::pipeline::{ServiceError, owner};
 use crate::config::Config;
 use crate::source::connect::Connection;
 use crate::source::flow::Bounds;
-use crate::store::carry::{Completed, Foreknowledge, Purpose};
+use crate::store::carry::{Completed, Purpose};
 use crate::store::scratch::{Beside, Scratch};
 use crate::store::swap::{kept_path, swap};
 use crate::store::{Lock, Use, read_only, standings};
@@ -101,17 +101,17 @@ async fn make_anew(
     let (bounds, _) = loader.bounds(&old.standings).await?;
     clock.phase("look");
 
-    let mut store = loader.open(Use::Load)?;
-    if let Some(old) = &old.carried_from {
-        store.set_foreknown(Foreknowledge::read(old, &loader.starts())?);
-    }
+    let store = match &old.carried_from {
+        Some(old) => loader.open_beside(old, &loader.starts())?,
+        None => loader.open(Use::Load)?,
+    };
     loader.load(store, bounds.clone()).await?;
     clock.phase("load");
 
     tell(Step::Phase("completing from the old file"));
     let (scratch_path, manifests) = (loader.scratch().to_owned(), loader.manifests.clone());
     let (carried_from, completions_of) = (old.carried_from.clone(), old.completions_of.clone());
-    let completed = loader
+    let mut completed = loader
         .blocking(move || {
             let beside = match &carried_from {
                 Some(old) => Beside::Database(old),
@@ -123,6 +123,7 @@ async fn make_anew(
             Ok(scratch.complete(&manifests, Purpose::Rebuild, Timestamp::from(Utc::now()))?)
         })
         .await?;
+    loader.count_outputs(&mut completed);
     clock.phase("complete");
 
     if old.is_behind(&loader, &bounds) {

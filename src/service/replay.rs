@@ -10,7 +10,7 @@ use super::verify::scope;
 use crate::config::Config;
 use crate::source::census::first_since;
 use crate::source::flow::Bounds;
-use crate::store::carry::{Completed, Foreknowledge, Purpose};
+use crate::store::carry::{Completed, Purpose};
 use crate::store::compare::{Comparison, Mended};
 use crate::store::scratch::{Beside, Scratch};
 use crate::store::{Store, Use, read_only, standings};
@@ -76,15 +76,20 @@ pub async fn replay(
     let work = tokio::task::spawn_blocking(move || -> Result<_, ServiceError> {
         let now = Timestamp::from(Utc::now());
         let scratch = Scratch::open(&scratch, Beside::Mended(&database))?;
-        let completed = scratch.complete(&manifests, Purpose::Replay, now)?;
+        let purpose = match whole {
+            true => Purpose::Replay,
+            false => Purpose::ReplayPart,
+        };
+        let completed = scratch.complete(&manifests, purpose, now)?;
         let scope = scope(&completed, whole, now);
         let comparison = scratch.compare(&scope)?;
         let mended = scratch.mend(&scope, now)?;
         Ok((completed, comparison, mended))
     });
-    let (completed, comparison, mended) = work
+    let (mut completed, comparison, mended) = work
         .await
         .map_err(|error| ServiceError::Broken(error.to_string()))??;
+    loader.count_outputs(&mut completed);
     live.close();
     Ok(Replayed {
         from,
@@ -114,12 +119,11 @@ async fn load(
         .entry(StreamName::Results)
         .or_insert(Bounds::default())
         .from = from;
-    let mut store = loader.open(Use::Load)?;
     let mut starts = loader.starts();
     if let (Some(from), Some(start)) = (from, starts.get_mut(&StreamName::Results)) {
         *start = from.max(*start);
     }
-    store.set_foreknown(Foreknowledge::read(&config.store.path, &starts)?);
+    let store = loader.open_beside(&config.store.path, &starts)?;
     loader.load(store, bounds).await?;
     let first = loader
         .forecast

@@ -14,6 +14,7 @@ use crate::source::census::{Census, Shared, census, census_of_outputs, shared};
 use crate::source::connect::{self, Connection};
 use crate::source::flow::{Bounds, Standing as ReaderStanding};
 use crate::source::opening::{Desk, context};
+use crate::store::carry::{Foreknowledge, KeptOutputs};
 use crate::store::scratch;
 use crate::store::{Lock, Standing, Store, StoreOptions, Use, read_only, standings};
 use crate::wire::kv::StreamName;
@@ -64,6 +65,7 @@ pub(super) struct Loader<'a> {
     pub(super) tell: Tell<'a>,
     pub(super) forecast: Forecast,
     scratch: PathBuf,
+    kept_outputs: Vec<KeptOutputs>,
     /// Two of one purpose would take each other's scratch away.
     _alone: Lock,
 }
@@ -104,6 +106,7 @@ impl<'a> Loader<'a> {
             tell,
             forecast,
             scratch,
+            kept_outputs: Vec::new(),
             _alone: alone,
         })
     }
@@ -119,6 +122,24 @@ impl<'a> Loader<'a> {
             ..store_options(self.config)
         };
         Ok(Store::open(&self.scratch, &options, &owner())?)
+    }
+
+    /// As [`Self::open`], beside a database that knows more than the streams from these sequences on.
+    pub(super) fn open_beside(
+        &mut self,
+        database: &Path,
+        starts: &BTreeMap<StreamName, StreamSeq>,
+    ) -> Result<Store, ServiceError> {
+        let mut store = self.open(Use::Load)?;
+        let known = Foreknowledge::read(database, starts)?;
+        self.kept_outputs.push(known.kept_outputs());
+        store.set_foreknown(known);
+        Ok(store)
+    }
+
+    /// Outputs that the object store had no more and the database had.
+    pub(super) fn kept_outputs(&self) -> u64 {
+        self.kept_outputs.iter().map(KeptOutputs::count).sum()
     }
 
     /// Loads what lies within the bounds; the store is closed at the end.

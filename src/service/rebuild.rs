@@ -7,16 +7,18 @@ use std::time::Instant;
 use chrono::Utc;
 use tokio::sync::watch;
 
-use super::load::{Loader, Standings, Step, Tell, forecast};
+use super::load::{Forecast, Loader, Standings, Step, Tell, forecast};
 use super::pipeline::{ServiceError, owner};
 use crate::config::Config;
 use crate::source::connect::Connection;
 use crate::source::flow::Bounds;
-use crate::store::carry::{Completed, Foreknowledge, Purpose};
+use crate::store::carry::{Completed, Purpose};
+use crate::store::output_book::missing_counts;
 use crate::store::scratch::{Beside, Scratch};
 use crate::store::swap::{kept_path, swap};
 use crate::store::{Lock, Use, read_only, standings};
 use crate::wire::kv::StreamName;
+use crate::wire::output::State;
 use crate::wire::time::Timestamp;
 
 /// A backlog of so many messages is loaded in bulk where there is no database yet.
@@ -46,6 +48,10 @@ pub struct Rebuilt {
     pub kept: Option<PathBuf>,
     /// Bytes of the new file.
     pub bytes: u64,
+    /// What the streams held at the beginning.
+    pub forecast: Forecast,
+    /// Outputs that nothing has, by state.
+    pub outputs: Vec<(State, u64)>,
 }
 
 /// Makes the database anew.
@@ -97,21 +103,21 @@ async fn make_anew(
     let database = config.store.path.clone();
     let mut clock = Clock::default();
     let old = old(config, options)?;
-    let loader = Loader::begin(config, connection, "rebuild", stop, tell).await?;
+    let mut loader = Loader::begin(config, connection, "rebuild", stop, tell).await?;
     let (bounds, _) = loader.bounds(&old.standings).await?;
     clock.phase("look");
 
-    let mut store = loader.open(Use::Load)?;
-    if let Some(old) = &old.carried_from {
-        store.set_foreknown(Foreknowledge::read(old, &loader.starts())?);
-    }
+    let store = match &old.carried_from {
+        Some(old) => loader.open_beside(old, &loader.starts())?,
+        None => loader.open(Use::Load)?,
+    };
     loader.load(store, bounds.clone()).await?;
     clock.phase("load");
 
     tell(Step::Phase("completing from the old file"));
     let (scratch_path, manifests) = (loader.scratch().to_owned(), loader.manifests.clone());
     let (carried_from, completions_of) = (old.carried_from.clone(), old.completions_of.clone());
-    let completed = loader
+    let mut completed = loader
         .blocking(move || {
             let beside = match &carried_from {
                 Some(old) => Beside::Database(old),
@@ -123,6 +129,7 @@ async fn make_anew(
             Ok(scratch.complete(&manifests, Purpose::Rebuild, Timestamp::from(Utc::now()))?)
         })
         .await?;
+    completed.vouched.add("outputs", loader.kept_outputs());
     clock.phase("complete");
 
     if old.is_behind(&loader, &bounds) {
@@ -133,7 +140,7 @@ async fn make_anew(
 
     tell(Step::Phase("building indexes"));
     let scratch_path = loader.scratch().to_owned();
-    let (standings, seconds) = loader
+    let (standings, outputs, seconds) = loader
         .blocking(move || {
             let mut clock = Clock::default();
             let scratch = Scratch::open(&scratch_path, Beside::Nothing { completions_of: None })?;
@@ -142,7 +149,8 @@ async fn make_anew(
             scratch.prove()?;
             clock.phase("check");
             scratch.seal()?;
-            Ok((standings(&read_only(&scratch_path)?)?, clock.seconds))
+            let made = read_only(&scratch_path)?;
+            Ok((standings(&made)?, missing_counts(&made)?, clock.seconds))
         })
         .await?;
     clock.seconds.extend(seconds);
@@ -161,6 +169,8 @@ async fn make_anew(
         seconds: clock.seconds,
         kept: kept.filter(|kept| kept.exists()),
         bytes: crate::store::file_bytes(&database),
+        forecast: loader.forecast.clone(),
+        outputs,
     })
 }
 

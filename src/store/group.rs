@@ -504,7 +504,7 @@ impl<'s> Group<'s> {
         self.committed = true;
         let letters = &mut self.desk.letters;
         letters.bytes = (letters.bytes + self.letter_bytes_added).saturating_sub(self.letter_bytes_removed);
-        if let Some(known) = &mut self.desk.foreknown {
+        if let Some(known) = &self.desk.foreknown {
             known.add_kept_outputs(self.kept_outputs);
         }
         if self.first_pass_ends {

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytestring::ByteString;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -16,6 +18,18 @@ use crate::wire::result::Field;
 use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
 
+/// A counter that outlives the load.
+#[derive(Clone, Debug, Default)]
+pub struct KeptOutputs(Arc<AtomicU64>);
+
+impl KeptOutputs {
+    /// How many so far.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Read from the database that is there, for a load beside it.
 #[derive(Debug)]
 pub struct Foreknowledge {
@@ -26,7 +40,7 @@ pub struct Foreknowledge {
     /// Stream, sequence and publish time of what an operator has given up, with its reason.
     discarded: BTreeMap<(StreamName, u64, String), String>,
     last_entry: i64,
-    kept_outputs: u64,
+    kept_outputs: KeptOutputs,
 }
 
 impl Foreknowledge {
@@ -57,18 +71,18 @@ impl Foreknowledge {
             duplicates,
             discarded,
             last_entry,
-            kept_outputs: 0,
+            kept_outputs: KeptOutputs::default(),
         })
     }
 
     /// How many outputs were taken from the database, the object store having them no more.
     #[must_use]
-    pub fn carried_outputs(&self) -> u64 {
-        self.kept_outputs
+    pub fn kept_outputs(&self) -> KeptOutputs {
+        self.kept_outputs.clone()
     }
 
-    pub(in super::super) fn add_kept_outputs(&mut self, count: u64) {
-        self.kept_outputs += count;
+    pub(in super::super) fn add_kept_outputs(&self, count: u64) {
+        self.kept_outputs.0.fetch_add(count, Ordering::Relaxed);
     }
 
     /// The number of the last line in the database's `projector_results`: the load's lines follow it, so that those that

@@ -32,7 +32,7 @@ use crate::projection::manifests::Manifests;
 use crate::wire::time::Timestamp;
 
 pub use books::Brought;
-pub use known::Foreknowledge;
+pub use known::{Foreknowledge, KeptOutputs};
 
 /// What a scratch is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,9 +21,6 @@ use crate::wire::kv::StreamName;
 use crate::wire::output::State;
 use crate::wire::time::Timestamp;
 
-/// A backlog of so many messages is loaded in bulk where there is no database yet.
-const BULK_FROM_MESSAGES: u64 = 50_000;
-
 /// How `rebuild` was called.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RebuildOptions {
@@ -67,18 +64,19 @@ pub async fn rebuild(
     make_anew(config, None, options, stop, tell).await
 }
 
-/// A first database for a service that has none, where the streams are long enough that loading them in bulk pays: the
-/// service goes on from there. `None`: they are not.
+/// A database for a service that has read nothing yet, where the streams are long enough that loading them in bulk pays:
+/// the service goes on from there. `None`: they are not.
 ///
 /// # Errors
-/// See [`ServiceError`]; then there still is none.
+/// See [`ServiceError`]; then nothing has been read.
 pub(super) async fn initial(
     config: &Config,
     connection: &Connection,
     stop: watch::Receiver<bool>,
     tell: Tell<'_>,
 ) -> Result<Option<Rebuilt>, ServiceError> {
-    if forecast(config, connection).await?.messages() < BULK_FROM_MESSAGES {
+    let messages = forecast(config, connection).await?.messages();
+    if usize::try_from(messages).unwrap_or(usize::MAX) < config.store.bulk_from_messages {
         return Ok(None);
     }
     make_anew(

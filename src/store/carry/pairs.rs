@@ -40,6 +40,7 @@ CREATE TEMP TABLE carry_pairs (
     aside     TEXT,                           -- why it is not compared
     held      INTEGER NOT NULL DEFAULT 0,     -- the database waits for an output of a result that is not at hand
     deleted   INTEGER NOT NULL DEFAULT 0,     -- its job was deleted
+    lacks     INTEGER NOT NULL DEFAULT 0,     -- an output that its hints need is here and not in the database
     facts_new TEXT,                           -- recorded_at of the scratch's facts
     facts_old TEXT,                           -- recorded_at of the database's facts
     event_new TEXT,                           -- the scratch's first event
@@ -104,7 +105,8 @@ pub(super) fn gather(
     find_older(conn, basis)?;
     if basis.purpose != Purpose::Rebuild {
         find_not_ours(conn, basis)?;
-        set_aside(conn, manifests, basis, vouched)?;
+        find_missing_outputs(conn, manifests)?;
+        set_aside(conn, basis, vouched)?;
         find_deleted_jobs(conn, vouched)?;
     }
     choose(conn, basis)
@@ -282,12 +284,7 @@ fn find_not_ours(conn: &Connection, basis: &Basis) -> Result<(), StoreError> {
 }
 
 /// Pairs of which the two databases need not say the same.
-fn set_aside(
-    conn: &Connection,
-    manifests: &Manifests,
-    basis: &Basis,
-    vouched: &mut Vouched,
-) -> Result<(), StoreError> {
+fn set_aside(conn: &Connection, basis: &Basis, vouched: &mut Vouched) -> Result<(), StoreError> {
     let what = "find the pairs that are not compared";
     if basis.adopted {
         run(
@@ -319,7 +316,12 @@ fn set_aside(
                  AND pair.job_id = carry_pairs.job_id AND pair.pc_id = carry_pairs.pc_id",
             [],
         )?;
-        set_aside_missing_outputs(conn, manifests)?;
+        run(
+            conn,
+            what,
+            "UPDATE temp.carry_pairs SET aside = 'outputs missing' WHERE aside IS NULL AND lacks",
+            [],
+        )?;
     }
     // Where the scratch waits, it does not say what the pair's rows should be.
     run(
@@ -345,7 +347,7 @@ fn set_aside(
 }
 
 /// An output that hints need, which was fetched for the scratch and is missing in the database.
-fn set_aside_missing_outputs(conn: &Connection, manifests: &Manifests) -> Result<(), StoreError> {
+fn find_missing_outputs(conn: &Connection, manifests: &Manifests) -> Result<(), StoreError> {
     let what = "find the outputs that the database does not have";
     let found = || -> Result<Vec<(String, String)>, rusqlite::Error> {
         let mut select = conn.prepare(
@@ -377,15 +379,15 @@ fn set_aside_missing_outputs(conn: &Connection, manifests: &Manifests) -> Result
         run(
             conn,
             what,
-            "UPDATE temp.carry_pairs SET aside = 'outputs missing'
-             WHERE aside IS NULL AND job_id = ?1 AND pc_id = ?2",
+            "UPDATE temp.carry_pairs SET lacks = 1 WHERE job_id = ?1 AND pc_id = ?2",
             [job_id, pc_id],
         )?;
     }
     Ok(())
 }
 
-/// The backend's deletion of a job takes its facts and its history, and leaves the exploded rows (contract §6.1).
+/// The backend's deletion of a job takes its facts and its history, and leaves the exploded rows (contract §6.1). A pair
+/// that the database could derive must show it: one that waits, or lacks an output, has none either.
 fn find_deleted_jobs(conn: &Connection, vouched: &mut Vouched) -> Result<(), StoreError> {
     let what = "find the jobs that were deleted";
     run(
@@ -393,8 +395,10 @@ fn find_deleted_jobs(conn: &Connection, vouched: &mut Vouched) -> Result<(), Sto
         what,
         "UPDATE temp.carry_pairs SET deleted = 1 WHERE job_id IN (
              SELECT job_id FROM temp.carry_pairs GROUP BY job_id
-             HAVING max(known) AND count(facts_old) = 0 AND NOT max(event_old)
-                 AND (count(facts_new) > 0 OR count(event_new) > 0))",
+             HAVING count(facts_old) = 0 AND NOT max(event_old)
+                 AND max(known AND NOT lacks AND (facts_new IS NOT NULL OR event_new IS NOT NULL)
+                     AND EXISTS (SELECT 1 FROM old.projector_derivations pair WHERE pair.state = 'settled'
+                         AND pair.job_id = carry_pairs.job_id AND pair.pc_id = carry_pairs.pc_id)))",
         [],
     )?;
     let jobs: u64 = conn

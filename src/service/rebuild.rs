@@ -1,7 +1,7 @@
 //! A database made anew from the streams, and from what only the old one knows (DESIGN §8.1).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use chrono::Utc;
@@ -14,8 +14,8 @@ use crate::source::connect::Connection;
 use crate::source::flow::Bounds;
 use crate::store::carry::{Completed, Foreknowledge, Purpose};
 use crate::store::scratch::{Beside, Scratch};
-use crate::store::swap::{kept_path, swap};
-use crate::store::{Lock, Use, read_only, standings};
+use crate::store::swap::{Replaced, kept_path, swap};
+use crate::store::{Found, Lock, StoreError, Use, found, read_only, standings};
 use crate::wire::kv::StreamName;
 use crate::wire::time::Timestamp;
 
@@ -72,7 +72,7 @@ pub(super) async fn initial(
     stop: watch::Receiver<bool>,
     tell: Tell<'_>,
 ) -> Result<Option<Rebuilt>, ServiceError> {
-    if forecast(config, connection).await?.messages() < BULK_FROM_MESSAGES {
+    if forecast(config, connection).await?.messages() < bulk_from() {
         return Ok(None);
     }
     make_anew(
@@ -84,6 +84,18 @@ pub(super) async fn initial(
     )
     .await
     .map(Some)
+}
+
+/// See [`BULK_FROM_MESSAGES`]; in builds for tests the environment may name another number.
+fn bulk_from() -> u64 {
+    #[cfg(debug_assertions)]
+    if let Some(messages) = std::env::var("RESULTS_PROJECTOR_BULK_FROM")
+        .ok()
+        .and_then(|text| text.parse().ok())
+    {
+        return messages;
+    }
+    BULK_FROM_MESSAGES
 }
 
 async fn make_anew(
@@ -103,7 +115,8 @@ async fn make_anew(
 
     let mut store = loader.open(Use::Load)?;
     if let Some(old) = &old.carried_from {
-        store.set_foreknown(Foreknowledge::read(old, &loader.starts())?);
+        let known = Foreknowledge::read(old, &loader.starts());
+        store.set_foreknown(known.map_err(|error| way_out(&database, error))?);
     }
     loader.load(store, bounds.clone()).await?;
     clock.phase("load");
@@ -111,6 +124,7 @@ async fn make_anew(
     tell(Step::Phase("completing from the old file"));
     let (scratch_path, manifests) = (loader.scratch().to_owned(), loader.manifests.clone());
     let (carried_from, completions_of) = (old.carried_from.clone(), old.completions_of.clone());
+    let of = database.clone();
     let completed = loader
         .blocking(move || {
             let beside = match &carried_from {
@@ -119,8 +133,10 @@ async fn make_anew(
                     completions_of: completions_of.as_deref(),
                 },
             };
-            let scratch = Scratch::open(&scratch_path, beside)?;
-            Ok(scratch.complete(&manifests, Purpose::Rebuild, Timestamp::from(Utc::now()))?)
+            let now = Timestamp::from(Utc::now());
+            let completed = Scratch::open(&scratch_path, beside)
+                .and_then(|scratch| scratch.complete(&manifests, Purpose::Rebuild, now));
+            Ok(completed.map_err(|error| way_out(&of, error))?)
         })
         .await?;
     clock.phase("complete");
@@ -150,16 +166,18 @@ async fn make_anew(
 
     tell(Step::Phase("putting the new file in place"));
     // Short, and no stop can come between its steps.
-    let kept = options
-        .keep_old
-        .then(|| kept_path(&database, Timestamp::from(Utc::now())));
-    swap(loader.scratch(), &database, kept.as_deref())?;
+    let keep = kept_path(&database, Timestamp::from(Utc::now()));
+    let replaced = match old.unreadable {
+        true => Replaced::Unreadable(&keep),
+        false => Replaced::Database(options.keep_old.then_some(&*keep)),
+    };
+    swap(loader.scratch(), &database, replaced)?;
     clock.phase("swap");
     Ok(Rebuilt {
         completed,
         standings,
         seconds: clock.seconds,
-        kept: kept.filter(|kept| kept.exists()),
+        kept: Some(keep).filter(|keep| keep.exists()),
         bytes: crate::store::file_bytes(&database),
     })
 }
@@ -170,6 +188,8 @@ struct Old {
     carried_from: Option<PathBuf>,
     completions_of: Option<PathBuf>,
     standings: Standings,
+    /// Nothing can be taken from it, nor is.
+    unreadable: bool,
 }
 
 impl Old {
@@ -185,8 +205,16 @@ impl Old {
 
 fn old(config: &Config, options: RebuildOptions) -> Result<Old, ServiceError> {
     let database = &config.store.path;
-    if !database.exists() || crate::store::file_bytes(database) == 0 {
-        return Ok(Old::default());
+    match found(database)? {
+        Found::Nothing => return Ok(Old::default()),
+        Found::Database => {}
+        Found::Unreadable(_) if options.forget_completions => {
+            return Ok(Old {
+                unreadable: true,
+                ..Old::default()
+            });
+        }
+        Found::Unreadable(why) => return Err(damaged(database, &why).into()),
     }
     if options.no_carry_over {
         return Ok(Old {
@@ -194,12 +222,28 @@ fn old(config: &Config, options: RebuildOptions) -> Result<Old, ServiceError> {
             ..Old::default()
         });
     }
-    let conn = read_only(database)?;
+    let standings = read_only(database).and_then(|conn| standings(&conn));
     Ok(Old {
         carried_from: Some(database.clone()),
-        completions_of: None,
-        standings: standings(&conn)?,
+        standings: standings.map_err(|error| way_out(database, error))?,
+        ..Old::default()
     })
+}
+
+/// A damaged file must not be in the way of a new one.
+fn way_out(database: &Path, error: StoreError) -> StoreError {
+    match error.is_damage() {
+        true => damaged(database, &error.to_string()),
+        false => error,
+    }
+}
+
+fn damaged(database: &Path, why: &str) -> StoreError {
+    StoreError::Unusable(format!(
+        "{} is damaged: {why}; put back a backup, or let `rebuild --no-carry-over --forget-completions` make a new one \
+         that takes nothing from it and forgets with it which jobs have succeeded where",
+        database.display()
+    ))
 }
 
 /// Seconds, phase by phase.

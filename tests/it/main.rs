@@ -25,6 +25,7 @@ mod hostile;
 mod outputs;
 mod properties;
 mod reader;
+mod rebuild;
 mod recorded;
 mod scenarios;
 mod stage;

@@ -63,6 +63,11 @@ pub(super) struct Loader<'a> {
     pub(super) stop: watch::Receiver<bool>,
     pub(super) tell: Tell<'a>,
     pub(super) forecast: Forecast,
+    scratch: Leftovers,
+}
+
+/// What is taken away when the work ends, well or not.
+struct Leftovers {
     scratch: PathBuf,
     /// Two of one purpose would take each other's scratch away.
     _alone: Lock,
@@ -80,6 +85,10 @@ impl<'a> Loader<'a> {
     ) -> Result<Self, ServiceError> {
         let scratch = scratch::path(&config.store.path, purpose);
         let alone = Lock::take(&scratch::path(&scratch, "loading"), &owner())?;
+        let scratch = Leftovers {
+            scratch,
+            _alone: alone,
+        };
         let begin = async {
             let connection = match connection {
                 Some(connection) => connection,
@@ -94,7 +103,7 @@ impl<'a> Loader<'a> {
             () = super::raised(&mut stop) => return Err(stopped()),
         };
         tell(Step::Forecast(forecast.clone()));
-        scratch::remove(&scratch)?;
+        scratch::remove(&scratch.scratch)?;
         Ok(Self {
             config,
             connection,
@@ -104,12 +113,11 @@ impl<'a> Loader<'a> {
             tell,
             forecast,
             scratch,
-            _alone: alone,
         })
     }
 
     pub(super) fn scratch(&self) -> &Path {
-        &self.scratch
+        &self.scratch.scratch
     }
 
     /// Opens the scratch for one part of its load.
@@ -118,7 +126,7 @@ impl<'a> Loader<'a> {
             for_use,
             ..store_options(self.config)
         };
-        Ok(Store::open(&self.scratch, &options, &owner())?)
+        Ok(Store::open(self.scratch(), &options, &owner())?)
     }
 
     /// Loads what lies within the bounds; the store is closed at the end.
@@ -139,7 +147,7 @@ impl<'a> Loader<'a> {
             return Err(stopped());
         }
         // What is made of it is made of exactly these messages.
-        for (stream, standing) in standings(&read_only(&self.scratch)?)? {
+        for (stream, standing) in standings(&read_only(self.scratch())?)? {
             let until = bounds.get(&stream).and_then(|bounds| bounds.until);
             if until.is_some_and(|until| standing.position != until && standing.first <= until) {
                 return Err(ServiceError::Broken(format!(
@@ -210,7 +218,7 @@ impl<'a> Loader<'a> {
     }
 }
 
-impl Drop for Loader<'_> {
+impl Drop for Leftovers {
     fn drop(&mut self) {
         for leftover in [&self.scratch, &scratch::path(&self.scratch, "loading")] {
             if let Err(error) = scratch::remove(leftover) {

@@ -16,7 +16,7 @@ use crate::source::flow::{Bounds, Standing as ReaderStanding};
 use crate::source::opening::{Desk, context};
 use crate::store::carry::{Foreknowledge, KeptOutputs};
 use crate::store::scratch;
-use crate::store::{Lock, Standing, Store, StoreOptions, Use, read_only, standings};
+use crate::store::{Lock, Standing, Store, StoreError, StoreOptions, Use, read_only, standings};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
 
@@ -64,8 +64,13 @@ pub(super) struct Loader<'a> {
     pub(super) stop: watch::Receiver<bool>,
     pub(super) tell: Tell<'a>,
     pub(super) forecast: Forecast,
-    scratch: PathBuf,
+    scratch: Leftovers,
     kept_outputs: Vec<KeptOutputs>,
+}
+
+/// What is taken away when the work ends, well or not.
+struct Leftovers {
+    scratch: PathBuf,
     /// Two of one purpose would take each other's scratch away.
     _alone: Lock,
 }
@@ -82,6 +87,10 @@ impl<'a> Loader<'a> {
     ) -> Result<Self, ServiceError> {
         let scratch = scratch::path(&config.store.path, purpose);
         let alone = Lock::take(&scratch::path(&scratch, "loading"), &owner())?;
+        let scratch = Leftovers {
+            scratch,
+            _alone: alone,
+        };
         let begin = async {
             let connection = match connection {
                 Some(connection) => connection,
@@ -96,7 +105,7 @@ impl<'a> Loader<'a> {
             () = super::raised(&mut stop) => return Err(stopped()),
         };
         tell(Step::Forecast(forecast.clone()));
-        scratch::remove(&scratch)?;
+        scratch::remove(&scratch.scratch)?;
         Ok(Self {
             config,
             connection,
@@ -107,21 +116,20 @@ impl<'a> Loader<'a> {
             forecast,
             scratch,
             kept_outputs: Vec::new(),
-            _alone: alone,
         })
     }
 
     pub(super) fn scratch(&self) -> &Path {
-        &self.scratch
+        &self.scratch.scratch
     }
 
     /// Opens the scratch for one part of its load.
-    pub(super) fn open(&self, for_use: Use) -> Result<Store, ServiceError> {
+    pub(super) fn open(&self, for_use: Use) -> Result<Store, StoreError> {
         let options = StoreOptions {
             for_use,
             ..store_options(self.config)
         };
-        Ok(Store::open(&self.scratch, &options, &owner())?)
+        Store::open(self.scratch(), &options, &owner())
     }
 
     /// As [`Self::open`], beside a database that knows more than the streams from these sequences on.
@@ -129,7 +137,7 @@ impl<'a> Loader<'a> {
         &mut self,
         database: &Path,
         starts: &BTreeMap<StreamName, StreamSeq>,
-    ) -> Result<Store, ServiceError> {
+    ) -> Result<Store, StoreError> {
         let mut store = self.open(Use::Load)?;
         let known = Foreknowledge::read(database, starts)?;
         self.kept_outputs.push(known.kept_outputs());
@@ -160,7 +168,7 @@ impl<'a> Loader<'a> {
             return Err(stopped());
         }
         // What is made of it is made of exactly these messages.
-        for (stream, standing) in standings(&read_only(&self.scratch)?)? {
+        for (stream, standing) in standings(&read_only(self.scratch())?)? {
             let until = bounds.get(&stream).and_then(|bounds| bounds.until);
             if until.is_some_and(|until| standing.position != until && standing.first <= until) {
                 return Err(ServiceError::Broken(format!(
@@ -231,7 +239,7 @@ impl<'a> Loader<'a> {
     }
 }
 
-impl Drop for Loader<'_> {
+impl Drop for Leftovers {
     fn drop(&mut self) {
         for leftover in [&self.scratch, &scratch::path(&self.scratch, "loading")] {
             if let Err(error) = scratch::remove(leftover) {

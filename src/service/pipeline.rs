@@ -167,10 +167,15 @@ async fn initial_load(
     connection: &Connection,
     stop: &watch::Receiver<bool>,
 ) -> Result<bool, ServiceError> {
-    let tell = |step: Step| {
-        if let Step::Phase(phase) = step {
-            info!(phase, "loading in bulk");
+    let tell = |step: Step| match step {
+        Step::Forecast(forecast) => {
+            info!(
+                messages = forecast.messages(),
+                "there is no database: loading the streams in bulk"
+            )
         }
+        Step::Phase(phase) => info!(phase, "loading in bulk"),
+        Step::Loading(_) => {}
     };
     match rebuild::initial(config, connection, stop.clone(), &tell).await {
         Ok(Some(made)) => {

@@ -1,7 +1,7 @@
 //! A database made anew from the streams, and from what only the old one knows (DESIGN §8.1).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use chrono::Utc;
@@ -15,8 +15,8 @@ use crate::source::flow::Bounds;
 use crate::store::carry::{Completed, Purpose};
 use crate::store::output_book::missing_counts;
 use crate::store::scratch::{Beside, Scratch};
-use crate::store::swap::{kept_path, swap};
-use crate::store::{Lock, Use, read_only, standings};
+use crate::store::swap::{Replaced, kept_path, swap};
+use crate::store::{Found, Lock, StoreError, Use, found, read_only, standings};
 use crate::wire::kv::StreamName;
 use crate::wire::output::State;
 use crate::wire::time::Timestamp;
@@ -106,7 +106,9 @@ async fn make_anew(
     clock.phase("look");
 
     let store = match &old.carried_from {
-        Some(old) => loader.open_beside(old, &loader.starts())?,
+        Some(old) => loader
+            .open_beside(old, &loader.starts())
+            .map_err(|error| way_out(&database, error))?,
         None => loader.open(Use::Load)?,
     };
     loader.load(store, bounds.clone()).await?;
@@ -115,6 +117,7 @@ async fn make_anew(
     tell(Step::Phase("completing from the old file"));
     let (scratch_path, manifests) = (loader.scratch().to_owned(), loader.manifests.clone());
     let (carried_from, completions_of) = (old.carried_from.clone(), old.completions_of.clone());
+    let of = database.clone();
     let mut completed = loader
         .blocking(move || {
             let beside = match &carried_from {
@@ -123,8 +126,10 @@ async fn make_anew(
                     completions_of: completions_of.as_deref(),
                 },
             };
-            let scratch = Scratch::open(&scratch_path, beside)?;
-            Ok(scratch.complete(&manifests, Purpose::Rebuild, Timestamp::from(Utc::now()))?)
+            let now = Timestamp::from(Utc::now());
+            let completed = Scratch::open(&scratch_path, beside)
+                .and_then(|scratch| scratch.complete(&manifests, Purpose::Rebuild, now));
+            Ok(completed.map_err(|error| way_out(&of, error))?)
         })
         .await?;
     completed.vouched.add("outputs", loader.kept_outputs());
@@ -156,16 +161,18 @@ async fn make_anew(
 
     tell(Step::Phase("putting the new file in place"));
     // Short, and no stop can come between its steps.
-    let kept = options
-        .keep_old
-        .then(|| kept_path(&database, Timestamp::from(Utc::now())));
-    swap(loader.scratch(), &database, kept.as_deref())?;
+    let keep = kept_path(&database, Timestamp::from(Utc::now()));
+    let replaced = match old.unreadable {
+        true => Replaced::Unreadable(&keep),
+        false => Replaced::Database(options.keep_old.then_some(&*keep)),
+    };
+    swap(loader.scratch(), &database, replaced)?;
     clock.phase("swap");
     Ok(Rebuilt {
         completed,
         standings,
         seconds: clock.seconds,
-        kept: kept.filter(|kept| kept.exists()),
+        kept: Some(keep).filter(|keep| keep.exists()),
         bytes: crate::store::file_bytes(&database),
         forecast: loader.forecast.clone(),
         outputs,
@@ -178,6 +185,8 @@ struct Old {
     carried_from: Option<PathBuf>,
     completions_of: Option<PathBuf>,
     standings: Standings,
+    /// Nothing can be taken from it, nor is.
+    unreadable: bool,
 }
 
 impl Old {
@@ -193,8 +202,16 @@ impl Old {
 
 fn old(config: &Config, options: RebuildOptions) -> Result<Old, ServiceError> {
     let database = &config.store.path;
-    if !database.exists() || crate::store::file_bytes(database) == 0 {
-        return Ok(Old::default());
+    match found(database)? {
+        Found::Nothing => return Ok(Old::default()),
+        Found::Database => {}
+        Found::Unreadable(_) if options.forget_completions => {
+            return Ok(Old {
+                unreadable: true,
+                ..Old::default()
+            });
+        }
+        Found::Unreadable(why) => return Err(damaged(database, &why).into()),
     }
     if options.no_carry_over {
         return Ok(Old {
@@ -202,12 +219,28 @@ fn old(config: &Config, options: RebuildOptions) -> Result<Old, ServiceError> {
             ..Old::default()
         });
     }
-    let conn = read_only(database)?;
+    let standings = read_only(database).and_then(|conn| standings(&conn));
     Ok(Old {
         carried_from: Some(database.clone()),
-        completions_of: None,
-        standings: standings(&conn)?,
+        standings: standings.map_err(|error| way_out(database, error))?,
+        ..Old::default()
     })
+}
+
+/// A damaged file must not be in the way of a new one.
+fn way_out(database: &Path, error: StoreError) -> StoreError {
+    match error.is_damage() {
+        true => damaged(database, &error.to_string()),
+        false => error,
+    }
+}
+
+fn damaged(database: &Path, why: &str) -> StoreError {
+    StoreError::Unusable(format!(
+        "{} is damaged: {why}; put back a backup, or let `rebuild --no-carry-over --forget-completions` make a new one \
+         that takes nothing from it and forgets with it which jobs have succeeded where",
+        database.display()
+    ))
 }
 
 /// Seconds, phase by phase.

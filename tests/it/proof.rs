@@ -119,7 +119,8 @@ fn tamper(db: &Path, sql: &str) -> usize {
     conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
         .unwrap();
     let before = conn.total_changes();
-    conn.execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    conn.execute_batch(sql)
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
     (conn.total_changes() - before) as usize
 }
 

@@ -7,7 +7,12 @@ use super::*;
 use crate::harness::backend;
 
 async fn last(js: &jetstream::Context, stream: &str) -> u64 {
-    js.get_stream(stream).await.unwrap().cached_info().state.last_sequence
+    js.get_stream(stream)
+        .await
+        .unwrap()
+        .cached_info()
+        .state
+        .last_sequence
 }
 
 async fn purge_until(js: &jetstream::Context, stream: &str, seq: u64) {
@@ -128,7 +133,10 @@ async fn a_rebuild_after_everything_has_expired_knows_what_the_database_knew() {
     let completions = rows(db, "SELECT * FROM job_completions ORDER BY 1, 2");
     let rebuilt = asked(db, &url, &["rebuild"], 0);
     assert_equal(&dump(db), &aged.live, &format!("rebuilt: {rebuilt:#}"));
-    assert!(rebuilt["carried"]["execution_results"].as_u64() > Some(0), "{rebuilt:#}");
+    assert!(
+        rebuilt["carried"]["execution_results"].as_u64() > Some(0),
+        "{rebuilt:#}"
+    );
     check_i3(db);
     assert_proved(db, &url);
     assert_replay_changes_nothing(db, &url, &[]);
@@ -153,15 +161,32 @@ async fn a_rebuild_after_everything_has_expired_knows_what_the_database_knew() {
     std::fs::remove_file(&spare).unwrap();
     let rebuilt = asked(&spare, &url, &["rebuild"], 0);
     check_i3(&spare);
-    let first = aged.js.get_stream("RESULTS").await.unwrap().cached_info().state.first_sequence;
-    assert_eq!(rebuilt["streams"]["RESULTS"]["first"], json!(first), "{rebuilt:#}");
+    let first = aged
+        .js
+        .get_stream("RESULTS")
+        .await
+        .unwrap()
+        .cached_info()
+        .state
+        .first_sequence;
+    assert_eq!(
+        rebuilt["streams"]["RESULTS"]["first"],
+        json!(first),
+        "{rebuilt:#}"
+    );
     assert_eq!(rebuilt["carried"], json!({}), "{rebuilt:#}");
-    let missing = one(&spare, "SELECT count(*) FROM projector_outputs WHERE state <> 'fetched'");
+    let missing = one(
+        &spare,
+        "SELECT count(*) FROM projector_outputs WHERE state <> 'fetched'",
+    );
     let listed = asked(&spare, &url, &["outputs", "list"], 0);
     assert_eq!(listed["outputs"].as_array().unwrap().len() as i64, missing);
     assert!(missing > 0);
     let said = assert_proved(&spare, &url);
-    assert!(said["not_compared"]["outputs pending"].as_u64() > Some(0), "{said:#}");
+    assert!(
+        said["not_compared"]["outputs pending"].as_u64() > Some(0),
+        "{said:#}"
+    );
     let (_folder, anew) = place();
     catch_up(&anew, &url);
     assert_equal(&dump(&spare), &dump(&anew), "as a run on what is left");
@@ -171,7 +196,14 @@ async fn a_rebuild_after_everything_has_expired_knows_what_the_database_knew() {
 async fn what_the_streams_still_hold_is_proved_and_mended_beside_what_they_have_forgotten() {
     let aged = aged(531, &[0.5, 1.0]).await;
     let (db, url) = (&aged.db, aged.server.url());
-    let first = aged.js.get_stream("RESULTS").await.unwrap().cached_info().state.first_sequence;
+    let first = aged
+        .js
+        .get_stream("RESULTS")
+        .await
+        .unwrap()
+        .cached_info()
+        .state
+        .first_sequence;
     let at_hand = format!(
         "SELECT result_id FROM projector_results WHERE counts AND stream_seq >= {first}
              AND result_id NOT IN (SELECT result_id FROM projector_outputs)"

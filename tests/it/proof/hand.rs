@@ -20,29 +20,60 @@ const TABLES: [(&str, &[&str], &[&str]); 11] = [
             "result_id IN (SELECT result_id FROM projector_outputs WHERE state = 'pending')",
         ],
     ),
-    ("executions", &["exec_id"], &["status = 'completed'", "status <> 'completed'"]),
+    (
+        "executions",
+        &["exec_id"],
+        &["status = 'completed'", "status <> 'completed'"],
+    ),
     (
         "inventory_facts",
         &["pc_id", "job_id"],
-        &["job_id = 'inventory-software'", "job_id = 'inventory-disks'", "job_id LIKE 'inventory.%'"],
+        &[
+            "job_id = 'inventory-software'",
+            "job_id = 'inventory-disks'",
+            "job_id LIKE 'inventory.%'",
+        ],
     ),
     (
         "inventory_history",
-        &["pc_id", "job_id", "observed_at", "field_path", "identity_json", "change_kind"],
-        &["identity_json IS NULL", "change_kind = 'added'", "change_kind = 'changed'"],
+        &[
+            "pc_id",
+            "job_id",
+            "observed_at",
+            "field_path",
+            "identity_json",
+            "change_kind",
+        ],
+        &[
+            "identity_json IS NULL",
+            "change_kind = 'added'",
+            "change_kind = 'changed'",
+        ],
     ),
     ("check_status", &["pc_id", "check_name"], &["true"]),
     ("feeds", &["feed_id", "item_id"], &["true"]),
     ("feed_meta", &["feed_id"], &["true"]),
     ("job_completions", &["job_id", "pc_id"], &["true"]),
-    ("job_version_completions", &["job_id", "version", "pc_id"], &["true"]),
-    ("inventory_software_apps", &["pc_id", "job_id", "name", "source"], &["true"]),
+    (
+        "job_version_completions",
+        &["job_id", "version", "pc_id"],
+        &["true"],
+    ),
+    (
+        "inventory_software_apps",
+        &["pc_id", "job_id", "name", "source"],
+        &["true"],
+    ),
     ("inventory_disks", &["pc_id", "job_id", "device"], &["true"]),
 ];
 
 /// What no message tells, and why; verify does not name it, and replay leaves it as it is.
 const UNPROVABLE: [(&str, &str, &str); 14] = [
-    ("execution_results", "expires_at", "the job has no manifest; it may have had one when the run started"),
+    (
+        "execution_results",
+        "expires_at",
+        "the job has no manifest; it may have had one when the run started",
+    ),
     ("executions", "exec_id", "the backend makes the rows"),
     ("executions", "job_id", "the backend's"),
     ("executions", "version", "the backend's"),
@@ -50,11 +81,19 @@ const UNPROVABLE: [(&str, &str, &str); 14] = [
     ("executions", "initiated_at", "the backend's"),
     ("executions", "target_count", "the backend's"),
     // What is left of these, the row without its new key, is named.
-    ("inventory_facts", "job_id", "of a job that has no hints any more, whatever the database says stands"),
+    (
+        "inventory_facts",
+        "job_id",
+        "of a job that has no hints any more, whatever the database says stands",
+    ),
     ("inventory_history", "job_id", "as for facts"),
     ("inventory_software_apps", "job_id", "as for facts"),
     ("inventory_disks", "job_id", "as for facts"),
-    ("check_status", "check_name", "a check of which no manifest tells stays as it is"),
+    (
+        "check_status",
+        "check_name",
+        "a check of which no manifest tells stays as it is",
+    ),
     ("feeds", "feed_id", "as for checks"),
     ("feed_meta", "feed_id", "as for checks"),
 ];
@@ -113,7 +152,9 @@ fn changes(db: &Path) -> Vec<Change> {
                 let values: &[&str] = match (kind.as_str(), name.as_str()) {
                     ("TIMESTAMP", _) => &["'2001-01-01T00:00:00+00:00'", "'2099-01-01T00:00:00+00:00'"],
                     (_, "change_kind") => &["CASE {} WHEN 'added' THEN 'changed' ELSE 'added' END"],
-                    (_, "status") if table == "check_status" => &["CASE {} WHEN 'ok' THEN 'fail' ELSE 'ok' END"],
+                    (_, "status") if table == "check_status" => {
+                        &["CASE {} WHEN 'ok' THEN 'fail' ELSE 'ok' END"]
+                    }
                     (_, "job_id") if keys.contains(&"job_id") => &["'elsewhere-' || {}"],
                     (_, "reaped" | "skipped") => &["1 - {}"],
                     ("INTEGER" | "REAL", _) => &["{} + 1", "{} - 1"],
@@ -161,7 +202,9 @@ fn key_of(conn: &rusqlite::Connection, change: &Change, rowid: i64) -> BTreeMap<
 impl Change {
     /// Does it to a row that nothing was done to. `None`: there is none left; `Some(None)`: there never is one.
     fn make(&self, conn: &rusqlite::Connection, used: &mut BTreeSet<String>) -> Option<Option<Done>> {
-        let Self { table, which, column, .. } = self;
+        let Self {
+            table, which, column, ..
+        } = self;
         let is = if self.null { "IS NULL" } else { "IS NOT NULL" };
         let value = match self.action {
             Action::Set(value) => value.replace("{}", &format!("\"{column}\"")),
@@ -216,7 +259,10 @@ impl Change {
             conn,
             &format!("SELECT name FROM pragma_table_info('{table}') WHERE name <> 'id'"),
         );
-        let columns: Vec<String> = columns.iter().map(|row| format!("\"{}\"", shown(&row[0]))).collect();
+        let columns: Vec<String> = columns
+            .iter()
+            .map(|row| format!("\"{}\"", shown(&row[0])))
+            .collect();
         let quoted: Vec<String> = columns.iter().map(|column| format!("quote({column})")).collect();
         let row = crate::harness::backend::rows(
             conn,
@@ -232,7 +278,8 @@ impl Change {
         match self.action {
             Action::Set(_) => {
                 let sql = format!("UPDATE {table} SET \"{column}\" = {value} WHERE rowid = {rowid}");
-                conn.execute(&sql, []).unwrap_or_else(|error| panic!("{sql}: {error}"));
+                conn.execute(&sql, [])
+                    .unwrap_or_else(|error| panic!("{sql}: {error}"));
             }
             Action::Delete => {
                 conn.execute(&format!("DELETE FROM {table} WHERE rowid = {rowid}"), [])
@@ -279,7 +326,10 @@ impl Change {
                 "NULL" => format!("{column} IS NULL"),
                 value => format!("{column} = '{}'", value.replace('\'', "''")),
             });
-            undo = format!("DELETE FROM {table} WHERE {}", key.collect::<Vec<_>>().join(" AND "));
+            undo = format!(
+                "DELETE FROM {table} WHERE {}",
+                key.collect::<Vec<_>>().join(" AND ")
+            );
         }
         Some(Some(Done {
             change: self.clone(),
@@ -300,7 +350,13 @@ impl Done {
     /// What verify must have said of it.
     fn check(&self, differences: &[Difference]) -> Result<(), String> {
         let named: Vec<&Difference> = differences.iter().filter(|found| self.names(found)).collect();
-        let Change { table, column, keys, action, .. } = &self.change;
+        let Change {
+            table,
+            column,
+            keys,
+            action,
+            ..
+        } = &self.change;
         let has = |key: &BTreeMap<String, String>, kind: &Kind| {
             named.iter().any(|found| found.key == *key && found.kind == *kind)
         };
@@ -404,7 +460,16 @@ async fn whatever_a_hand_changes_is_named_by_row_and_column_and_mended() {
             break;
         }
     }
-    assert!(wrong.is_empty(), "{} of {made}: {}", wrong.len(), wrong.join("\n"));
-    assert!(made > 350 && rounds < 9, "{made} changes in {rounds} rounds, {} impossible", never.len());
+    assert!(
+        wrong.is_empty(),
+        "{} of {made}: {}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+    assert!(
+        made > 350 && rounds < 9,
+        "{made} changes in {rounds} rounds, {} impossible",
+        never.len()
+    );
     assert_proved(&db, &url);
 }

@@ -38,7 +38,10 @@ async fn a_job_whose_hints_have_changed_is_counted_and_derived_anew_on_request()
 
     // A rebuild derives nothing anew that it need not: it follows the hints of now.
     let replayed = asked(&db, &url, &["replay", "--job", DISKS], 0);
-    assert!(replayed["mended"]["inventory_history"].as_u64() > Some(0), "{replayed:#}");
+    assert!(
+        replayed["mended"]["inventory_history"].as_u64() > Some(0),
+        "{replayed:#}"
+    );
     let (_folder, anew) = place();
     catch_up(&anew, &url);
     assert_equal(&dump(&db), &dump(&anew), "as under these hints from the start");
@@ -50,7 +53,10 @@ async fn a_job_whose_hints_have_changed_is_counted_and_derived_anew_on_request()
 
     // A replay of everything does so too.
     put_manifest(&js, DISKS, &manifest(DISKS)).await;
-    assert_eq!(assert_proved(&db, &url)["not_compared"], json!({"older hints": pairs}));
+    assert_eq!(
+        assert_proved(&db, &url)["not_compared"],
+        json!({"older hints": pairs})
+    );
     asked(&db, &url, &["replay"], 0);
     let said = assert_proved(&db, &url);
     assert_eq!(said["not_compared"], json!({}), "{said:#}");

@@ -72,7 +72,8 @@ pub(super) async fn initial(
     stop: watch::Receiver<bool>,
     tell: Tell<'_>,
 ) -> Result<Option<Rebuilt>, ServiceError> {
-    if forecast(config, connection).await?.messages() < bulk_from() {
+    let many = super::unless_tested(BULK_FROM_MESSAGES, "RESULTS_PROJECTOR_BULK_FROM");
+    if forecast(config, connection).await?.messages() < many {
         return Ok(None);
     }
     make_anew(
@@ -84,18 +85,6 @@ pub(super) async fn initial(
     )
     .await
     .map(Some)
-}
-
-/// See [`BULK_FROM_MESSAGES`]; in builds for tests the environment may name another number.
-fn bulk_from() -> u64 {
-    #[cfg(debug_assertions)]
-    if let Some(messages) = std::env::var("RESULTS_PROJECTOR_BULK_FROM")
-        .ok()
-        .and_then(|text| text.parse().ok())
-    {
-        return messages;
-    }
-    BULK_FROM_MESSAGES
 }
 
 async fn make_anew(

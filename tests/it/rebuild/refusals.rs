@@ -7,7 +7,13 @@ use async_nats::jetstream::stream::{Config, RetentionPolicy};
 
 use super::*;
 use crate::harness::backend::{BackendFile, Ledgers};
+use crate::harness::projector::run_with;
 use crate::writer::SmallDisk;
+
+/// What is silent is waited for; less long in the everyday run.
+fn silence() -> [(&'static str, &'static str); 1] {
+    [("RESULTS_PROJECTOR_SILENCE_SECONDS", scale("5", "30"))]
+}
 
 const ANYHOW: [&str; 3] = ["rebuild", "--no-carry-over", "--forget-completions"];
 
@@ -102,13 +108,13 @@ async fn a_server_that_goes_away_in_the_middle_leaves_the_old_database() {
     fleet.say(500, 1_000).await;
     let proxy = Proxy::start(fleet.server.address()).await;
     proxy.delay(Duration::from_millis(20));
-    let mut rebuilding = Projector::start_with(&database.db, &proxy.url(), &["rebuild"], &[]);
+    let mut rebuilding = Projector::start_with(&database.db, &proxy.url(), &["rebuild"], &silence());
     wait_until("it loads", PATIENCE, || {
         crate::harness::position(&database.beside(".rebuild")) > 0
     });
     fleet.server.kill();
     proxy.cut();
-    let status = rebuilding.wait_exit(Duration::from_secs(45));
+    let status = rebuilding.wait_exit(Duration::from_secs(scale(20, 45)));
     assert_eq!(status.code(), Some(3), "{}", rebuilding.stderr());
     let said = rebuilding.stderr();
     assert!(
@@ -170,7 +176,7 @@ async fn a_full_disk_leaves_the_old_database() {
             .collect()
     };
     fs::write(&ballast, vec![0; 8 << 20]).unwrap();
-    let output = run(&db, &fleet.url(), &["rebuild"]);
+    let output = run_with(&db, &fleet.url(), &["rebuild"], &silence());
     assert_eq!(output.status.code(), Some(3), "{}", text(&output));
     assert!(text(&output).contains("full"), "{}", text(&output));
     fs::remove_file(&ballast).unwrap();

@@ -50,9 +50,11 @@ fn document(rebuilt: &Rebuilt) -> serde_json::Value {
         .iter()
         .map(|(phase, seconds)| ((*phase).to_owned(), json!(seconds)))
         .collect();
+    // A path need not be text.
+    let kept = rebuilt.kept.as_ref().map(|kept| kept.display().to_string());
     json!({
         "schema_version": JSON_VERSION, "streams": streams, "carried": rebuilt.completed.carried,
-        "vouched": rebuilt.completed.vouched.counts, "seconds": seconds, "bytes": rebuilt.bytes, "kept": rebuilt.kept,
+        "vouched": rebuilt.completed.vouched.counts, "seconds": seconds, "bytes": rebuilt.bytes, "kept": kept,
         "gone": gone(rebuilt),
     })
 }

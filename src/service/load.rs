@@ -10,13 +10,13 @@ use super::equip::manifests_now;
 use super::pipeline::{self, Load, ServiceError, Watched, owner, store_options};
 use crate::config::Config;
 use crate::projection::manifests::Manifests;
-use crate::source::census::{Census, Shared, census, census_of_outputs, shared};
+use crate::source::census::{Census, Shared, Unsaid, census, census_of_outputs, shared};
 use crate::source::connect::{self, Connection};
-use crate::source::flow::{Bounds, Standing as ReaderStanding};
+use crate::source::flow::{Bounds, Refused, Standing as ReaderStanding};
 use crate::source::opening::{Desk, context};
 use crate::store::carry::{Foreknowledge, KeptOutputs};
 use crate::store::scratch;
-use crate::store::{Lock, Standing, Store, StoreError, StoreOptions, Use, read_only, standings};
+use crate::store::{Lock, Standing, Store, StoreError, StoreOptions, Use, read_only, real_path, standings};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
 
@@ -85,7 +85,7 @@ impl<'a> Loader<'a> {
         mut stop: watch::Receiver<bool>,
         tell: Tell<'a>,
     ) -> Result<Self, ServiceError> {
-        let scratch = scratch::path(&config.store.path, purpose);
+        let scratch = scratch::path(&real_path(&config.store.path), purpose);
         let alone = Lock::take(&scratch::path(&scratch, "loading"), &owner())?;
         let scratch = Leftovers {
             scratch,
@@ -186,6 +186,17 @@ impl<'a> Loader<'a> {
         &self,
         standings: &Standings,
     ) -> Result<(BTreeMap<StreamName, Bounds>, Vec<String>), ServiceError> {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            bounds = self.ask_bounds(standings) => bounds,
+            () = super::raised(&mut stop) => Err(stopped()),
+        }
+    }
+
+    async fn ask_bounds(
+        &self,
+        standings: &Standings,
+    ) -> Result<(BTreeMap<StreamName, Bounds>, Vec<String>), ServiceError> {
         let (mut bounds, mut others) = (BTreeMap::new(), Vec::new());
         for (stream, standing) in standings {
             let desk = self.desk(*stream).await?;
@@ -193,9 +204,13 @@ impl<'a> Loader<'a> {
                 position: standing.position,
                 marks: standing.marks().copied().collect(),
             };
-            let shared = shared(&desk, &reader)
-                .await
-                .map_err(|error| ServiceError::Unavailable(error.to_string()))?;
+            let shared = shared(&desk, &reader).await.map_err(|unsaid| match unsaid {
+                Unsaid::Ask(error) => ServiceError::Unavailable(error.to_string()),
+                Unsaid::Refused(refusal) => ServiceError::Refused(Refused {
+                    stream: *stream,
+                    refusal,
+                }),
+            })?;
             let until = match shared {
                 Shared::All => standing.position,
                 Shared::Until(common) => common.min(standing.position),

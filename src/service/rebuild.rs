@@ -16,7 +16,7 @@ use crate::store::carry::{Completed, Purpose};
 use crate::store::output_book::missing_counts;
 use crate::store::scratch::{Beside, Scratch};
 use crate::store::swap::{Replaced, kept_path, swap};
-use crate::store::{Found, Lock, StoreError, Use, found, read_only, standings};
+use crate::store::{Found, Lock, StoreError, Use, found, read_only, real_path, standings};
 use crate::wire::kv::StreamName;
 use crate::wire::output::State;
 use crate::wire::time::Timestamp;
@@ -98,9 +98,9 @@ async fn make_anew(
     tell: Tell<'_>,
 ) -> Result<Rebuilt, ServiceError> {
     let _lock = Lock::take(&config.store.path, &owner())?;
-    let database = config.store.path.clone();
+    let database = real_path(&config.store.path);
     let mut clock = Clock::default();
-    let old = old(config, options)?;
+    let old = old(&database, options)?;
     let mut loader = Loader::begin(config, connection, "rebuild", stop, tell).await?;
     let (bounds, _) = loader.bounds(&old.standings).await?;
     clock.phase("look");
@@ -200,8 +200,7 @@ impl Old {
     }
 }
 
-fn old(config: &Config, options: RebuildOptions) -> Result<Old, ServiceError> {
-    let database = &config.store.path;
+fn old(database: &Path, options: RebuildOptions) -> Result<Old, ServiceError> {
     match found(database)? {
         Found::Nothing => return Ok(Old::default()),
         Found::Database => {}
@@ -215,13 +214,13 @@ fn old(config: &Config, options: RebuildOptions) -> Result<Old, ServiceError> {
     }
     if options.no_carry_over {
         return Ok(Old {
-            completions_of: (!options.forget_completions).then(|| database.clone()),
+            completions_of: (!options.forget_completions).then(|| database.to_owned()),
             ..Old::default()
         });
     }
     let standings = read_only(database).and_then(|conn| standings(&conn));
     Ok(Old {
-        carried_from: Some(database.clone()),
+        carried_from: Some(database.to_owned()),
         standings: standings.map_err(|error| way_out(database, error))?,
         ..Old::default()
     })

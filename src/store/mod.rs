@@ -34,7 +34,9 @@ use rusqlite::Connection;
 pub use error::{Class, StoreError};
 pub use group::{Committed, Gap, Group, Left, Lines};
 pub use lock::{Lock, Owner};
-pub use open::{FileIdentity, Found, StoreOptions, Synchronous, Use, file_bytes, found, read_only, wal_path};
+pub use open::{
+    FileIdentity, Found, StoreOptions, Synchronous, Use, file_bytes, found, read_only, real_path, wal_path,
+};
 pub use position::{Advance, Counts, Standing};
 
 use crate::projection::manifests::Manifests;

@@ -245,6 +245,12 @@ fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
     }
 }
 
+/// The database's own path, where its path is a link to it: what takes its place must lie beside it, and the link stay.
+#[must_use]
+pub fn real_path(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
 /// What lies where a new file is to be put.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {

@@ -364,6 +364,44 @@ async fn the_new_file_is_for_those_whose_the_old_one_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_link_to_the_database_stays_one() {
+    let fleet = Fleet::new(88, &Profile::everything(100)).await;
+    fleet.say(0, 1_000).await;
+    let (there, here) = (fleet.read(), Database::nowhere());
+    std::os::unix::fs::symlink(&there.db, &here.db).unwrap();
+    let before = there.dump();
+    there.remove_empty_log();
+    let said = fleet.rebuild(&here, &["--keep-old"]);
+    here.assert_alone(&[]);
+    assert_eq!(fs::read_link(&here.db).unwrap(), there.db);
+    let kept = PathBuf::from(said["kept"].as_str().unwrap());
+    there.assert_alone(&[&kept]);
+    assert_eq!(there.dump(), before);
+    assert_eq!(dump(&kept), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_while_it_rebuilds_is_read_on_from_there() {
+    let fleet = Fleet::new(89, &Profile::everything(scale(400, 4_000))).await;
+    fleet.say(0, 300).await;
+    let database = fleet.read();
+    for at in [300, 450, 600] {
+        let url = fleet.url();
+        let db = database.db.clone();
+        let rebuilding = tokio::task::spawn_blocking(move || rebuild(&db, &url, &[]));
+        for part in 0..15 {
+            fleet.say(at + 10 * part, at + 10 * part + 10).await;
+        }
+        rebuilding.await.unwrap();
+        check_i3(&database.db);
+    }
+    fleet.say(750, 1_000).await;
+    catch_up(&database.db, &fleet.url());
+    assert_same(&database.db, &fleet.read().db);
+    check_i3(&database.db);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn it_says_what_it_does_to_people_and_one_document_to_programs() {
     let fleet = Fleet::new(84, &Profile::everything(100)).await;
     fleet.say(0, 1_000).await;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
@@ -14,7 +15,7 @@ use crate::source::census::{Census, Shared, Unsaid, census, census_of_outputs, s
 use crate::source::connect::{self, Connection};
 use crate::source::flow::{Bounds, Refused, Standing as ReaderStanding};
 use crate::source::opening::{Desk, context};
-use crate::store::carry::{Foreknowledge, KeptOutputs};
+use crate::store::carry::{Completed, Foreknowledge};
 use crate::store::scratch;
 use crate::store::{Lock, Standing, Store, StoreError, StoreOptions, Use, read_only, real_path, standings};
 use crate::wire::kv::StreamName;
@@ -65,7 +66,8 @@ pub(super) struct Loader<'a> {
     pub(super) tell: Tell<'a>,
     pub(super) forecast: Forecast,
     scratch: Leftovers,
-    kept_outputs: Vec<KeptOutputs>,
+    /// Outputs that were taken from the database, since the object store has them no more.
+    kept_outputs: Arc<AtomicU64>,
 }
 
 /// What is taken away when the work ends, well or not.
@@ -115,7 +117,7 @@ impl<'a> Loader<'a> {
             tell,
             forecast,
             scratch,
-            kept_outputs: Vec::new(),
+            kept_outputs: Arc::default(),
         })
     }
 
@@ -132,22 +134,21 @@ impl<'a> Loader<'a> {
         Store::open(self.scratch(), &options, &owner())
     }
 
-    /// As [`Self::open`], beside a database that knows more than the streams from these sequences on.
+    /// Opens it for a part that begins at `starts` and takes from the database what only that knows.
     pub(super) fn open_beside(
-        &mut self,
+        &self,
         database: &Path,
         starts: &BTreeMap<StreamName, StreamSeq>,
     ) -> Result<Store, StoreError> {
         let mut store = self.open(Use::Load)?;
-        let known = Foreknowledge::read(database, starts)?;
-        self.kept_outputs.push(known.kept_outputs());
-        store.set_foreknown(known);
+        store.set_foreknown(Foreknowledge::read(database, starts)?.counting_in(&self.kept_outputs));
         Ok(store)
     }
 
-    /// Outputs that the object store had no more and the database had.
-    pub(super) fn kept_outputs(&self) -> u64 {
-        self.kept_outputs.iter().map(KeptOutputs::count).sum()
+    /// With the outputs that the load has taken from the database already.
+    pub(super) fn count_outputs(&self, completed: &mut Completed) {
+        let kept = self.kept_outputs.load(Ordering::Relaxed);
+        completed.vouched.add("outputs", kept);
     }
 
     /// Loads what lies within the bounds; the store is closed at the end.

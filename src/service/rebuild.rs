@@ -101,7 +101,7 @@ async fn make_anew(
     let database = real_path(&config.store.path);
     let mut clock = Clock::default();
     let old = old(&database, options)?;
-    let mut loader = Loader::begin(config, connection, "rebuild", stop, tell).await?;
+    let loader = Loader::begin(config, connection, "rebuild", stop, tell).await?;
     let (bounds, _) = loader.bounds(&old.standings).await?;
     clock.phase("look");
 
@@ -132,7 +132,7 @@ async fn make_anew(
             Ok(completed.map_err(|error| way_out(&of, error))?)
         })
         .await?;
-    completed.vouched.add("outputs", loader.kept_outputs());
+    loader.count_outputs(&mut completed);
     clock.phase("complete");
 
     if old.is_behind(&loader, &bounds) {

@@ -76,7 +76,11 @@ pub async fn replay(
     let work = tokio::task::spawn_blocking(move || -> Result<_, ServiceError> {
         let now = Timestamp::from(Utc::now());
         let scratch = Scratch::open(&scratch, Beside::Mended(&database))?;
-        let completed = scratch.complete(&manifests, Purpose::Replay, now)?;
+        let purpose = match whole {
+            true => Purpose::Replay,
+            false => Purpose::ReplayPart,
+        };
+        let completed = scratch.complete(&manifests, purpose, now)?;
         let scope = scope(&completed, whole, now);
         let comparison = scratch.compare(&scope)?;
         let mended = scratch.mend(&scope, now)?;
@@ -85,7 +89,7 @@ pub async fn replay(
     let (mut completed, comparison, mended) = work
         .await
         .map_err(|error| ServiceError::Broken(error.to_string()))??;
-    completed.vouched.add("outputs", loader.kept_outputs());
+    loader.count_outputs(&mut completed);
     live.close();
     Ok(Replayed {
         from,

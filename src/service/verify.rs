@@ -64,7 +64,7 @@ pub async fn verify(
 ) -> Result<Verified, ServiceError> {
     let database = config.store.path.clone();
     let before = standings(&read_only(&database)?)?;
-    let mut loader = Loader::begin(config, None, "verify", stop, tell).await?;
+    let loader = Loader::begin(config, None, "verify", stop, tell).await?;
     let store = loader.open_beside(&database, &loader.starts())?;
     loader.load(store, loader.bounds(&before).await?.0).await?;
 
@@ -96,7 +96,7 @@ pub async fn verify(
             Ok((completed, comparison))
         })
         .await?;
-    completed.vouched.add("outputs", loader.kept_outputs());
+    loader.count_outputs(&mut completed);
     let mut wrong = wrong_streams;
     for (stream, standing) in &standings {
         let expected = (standing.position.0 + 1).saturating_sub(standing.first.0);

@@ -18,18 +18,6 @@ use crate::wire::result::Field;
 use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
 
-/// A counter that outlives the load.
-#[derive(Clone, Debug, Default)]
-pub struct KeptOutputs(Arc<AtomicU64>);
-
-impl KeptOutputs {
-    /// How many so far.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// Read from the database that is there, for a load beside it.
 #[derive(Debug)]
 pub struct Foreknowledge {
@@ -40,7 +28,7 @@ pub struct Foreknowledge {
     /// Stream, sequence and publish time of what an operator has given up, with its reason.
     discarded: BTreeMap<(StreamName, u64, String), String>,
     last_entry: i64,
-    kept_outputs: KeptOutputs,
+    kept_outputs: Arc<AtomicU64>,
 }
 
 impl Foreknowledge {
@@ -71,18 +59,25 @@ impl Foreknowledge {
             duplicates,
             discarded,
             last_entry,
-            kept_outputs: KeptOutputs::default(),
+            kept_outputs: Arc::default(),
         })
     }
 
     /// How many outputs were taken from the database, the object store having them no more.
     #[must_use]
-    pub fn kept_outputs(&self) -> KeptOutputs {
-        self.kept_outputs.clone()
+    pub fn carried_outputs(&self) -> u64 {
+        self.kept_outputs.load(Ordering::Relaxed)
+    }
+
+    /// Counts them in `counter`: a load takes place in several parts, and each ends with its store.
+    #[must_use]
+    pub fn counting_in(mut self, counter: &Arc<AtomicU64>) -> Self {
+        self.kept_outputs = counter.clone();
+        self
     }
 
     pub(in super::super) fn add_kept_outputs(&self, count: u64) {
-        self.kept_outputs.0.fetch_add(count, Ordering::Relaxed);
+        self.kept_outputs.fetch_add(count, Ordering::Relaxed);
     }
 
     /// The number of the last line in the database's `projector_results`: the load's lines follow it, so that those that

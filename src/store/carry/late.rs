@@ -56,7 +56,7 @@ impl Store {
     }
 
     fn kept_outputs(&self) -> u64 {
-        self.foreknown().map_or(0, |known| known.kept_outputs().count())
+        self.foreknown().map_or(0, super::Foreknowledge::carried_outputs)
     }
 
     /// Result, field and pointer of what is not there, in key order after `key`.

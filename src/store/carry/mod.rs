@@ -32,7 +32,7 @@ use crate::projection::manifests::Manifests;
 use crate::wire::time::Timestamp;
 
 pub use books::Brought;
-pub use known::{Foreknowledge, KeptOutputs};
+pub use known::Foreknowledge;
 
 /// What a scratch is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub enum Purpose {
     Rebuild,
     /// What differs in the database is mended by it.
     Replay,
+    /// It was loaded from a part of the streams, and what differs there is mended by it.
+    ReplayPart,
     /// What differs in the database is named.
     Verify,
 }
@@ -105,7 +107,7 @@ pub(super) fn complete(
     derived::settle_derived(conn, manifests, purpose, complete, &mut vouched)?;
     let carried = match purpose {
         Purpose::Rebuild => books::bring(conn, complete)?,
-        Purpose::Replay | Purpose::Verify => Brought::new(),
+        Purpose::Replay | Purpose::ReplayPart | Purpose::Verify => Brought::new(),
     };
     executions::settle_ledgers_and_executions(conn, purpose, complete, now, &mut vouched)?;
     if let Some(begun) = begun {

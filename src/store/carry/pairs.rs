@@ -39,8 +39,8 @@ CREATE TEMP TABLE carry_pairs (
     ours_from TEXT,                           -- what was published before is not as we derive it
     aside     TEXT,                           -- why it is not compared
     held      INTEGER NOT NULL DEFAULT 0,     -- the database waits for an output of a result that is not at hand
+    lacks     INTEGER NOT NULL DEFAULT 0,     -- the scratch has an output for it that the database has not
     deleted   INTEGER NOT NULL DEFAULT 0,     -- its job was deleted
-    lacks     INTEGER NOT NULL DEFAULT 0,     -- an output that its hints need is here and not in the database
     facts_new TEXT,                           -- recorded_at of the scratch's facts
     facts_old TEXT,                           -- recorded_at of the database's facts
     event_new TEXT,                           -- the scratch's first event
@@ -387,18 +387,20 @@ fn find_missing_outputs(conn: &Connection, manifests: &Manifests) -> Result<(), 
 }
 
 /// The backend's deletion of a job takes its facts and its history, and leaves the exploded rows (contract §6.1). A pair
-/// that the database could derive must show it: one that waits, or lacks an output, has none either.
+/// shows it that was derived under these hints and lacks no output: others may have nothing because of that.
 fn find_deleted_jobs(conn: &Connection, vouched: &mut Vouched) -> Result<(), StoreError> {
     let what = "find the jobs that were deleted";
     run(
         conn,
         what,
         "UPDATE temp.carry_pairs SET deleted = 1 WHERE job_id IN (
-             SELECT job_id FROM temp.carry_pairs GROUP BY job_id
-             HAVING count(facts_old) = 0 AND NOT max(event_old)
-                 AND max(known AND NOT lacks AND (facts_new IS NOT NULL OR event_new IS NOT NULL)
-                     AND EXISTS (SELECT 1 FROM old.projector_derivations pair WHERE pair.state = 'settled'
-                         AND pair.job_id = carry_pairs.job_id AND pair.pc_id = carry_pairs.pc_id)))",
+             SELECT pair.job_id FROM temp.carry_pairs pair
+             LEFT JOIN temp.carry_jobs job ON job.job_id = pair.job_id
+             LEFT JOIN old.projector_derivations was ON was.job_id = pair.job_id AND was.pc_id = pair.pc_id
+             GROUP BY pair.job_id
+             HAVING count(pair.facts_old) = 0 AND NOT max(pair.event_old)
+                 AND max((pair.facts_new IS NOT NULL OR pair.event_new IS NOT NULL) AND was.state IS 'settled'
+                     AND was.hints_hash IS job.hints_hash AND NOT pair.lacks))",
         [],
     )?;
     let jobs: u64 = conn

@@ -278,6 +278,14 @@ impl Change {
         match self.action {
             Action::Set(_) => {
                 let sql = format!("UPDATE {table} SET \"{column}\" = {value} WHERE rowid = {rowid}");
+                if !self.keys.contains(&column.as_str()) {
+                    let at = columns
+                        .iter()
+                        .position(|name| *name == format!("\"{column}\""))
+                        .unwrap();
+                    let was = shown(&row[at]);
+                    undo = format!("UPDATE {table} SET \"{column}\" = {was} WHERE rowid = {rowid}");
+                }
                 conn.execute(&sql, [])
                     .unwrap_or_else(|error| panic!("{sql}: {error}"));
             }

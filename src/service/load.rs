@@ -11,13 +11,13 @@ use super::equip::manifests_now;
 use super::pipeline::{self, Load, ServiceError, Watched, owner, store_options};
 use crate::config::Config;
 use crate::projection::manifests::Manifests;
-use crate::source::census::{Census, Shared, census, census_of_outputs, shared};
+use crate::source::census::{Census, Shared, Unsaid, census, census_of_outputs, shared};
 use crate::source::connect::{self, Connection};
-use crate::source::flow::{Bounds, Standing as ReaderStanding};
+use crate::source::flow::{Bounds, Refused, Standing as ReaderStanding};
 use crate::source::opening::{Desk, context};
 use crate::store::carry::{Completed, Foreknowledge};
 use crate::store::scratch;
-use crate::store::{Lock, Standing, Store, StoreOptions, Use, read_only, standings};
+use crate::store::{Lock, Standing, Store, StoreError, StoreOptions, Use, read_only, real_path, standings};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
 
@@ -65,9 +65,14 @@ pub(super) struct Loader<'a> {
     pub(super) stop: watch::Receiver<bool>,
     pub(super) tell: Tell<'a>,
     pub(super) forecast: Forecast,
-    scratch: PathBuf,
+    scratch: Leftovers,
     /// Outputs that were taken from the database, since the object store has them no more.
     kept_outputs: Arc<AtomicU64>,
+}
+
+/// What is taken away when the work ends, well or not.
+struct Leftovers {
+    scratch: PathBuf,
     /// Two of one purpose would take each other's scratch away.
     _alone: Lock,
 }
@@ -82,8 +87,12 @@ impl<'a> Loader<'a> {
         mut stop: watch::Receiver<bool>,
         tell: Tell<'a>,
     ) -> Result<Self, ServiceError> {
-        let scratch = scratch::path(&config.store.path, purpose);
+        let scratch = scratch::path(&real_path(&config.store.path), purpose);
         let alone = Lock::take(&scratch::path(&scratch, "loading"), &owner())?;
+        let scratch = Leftovers {
+            scratch,
+            _alone: alone,
+        };
         let begin = async {
             let connection = match connection {
                 Some(connection) => connection,
@@ -98,7 +107,7 @@ impl<'a> Loader<'a> {
             () = super::raised(&mut stop) => return Err(stopped()),
         };
         tell(Step::Forecast(forecast.clone()));
-        scratch::remove(&scratch)?;
+        scratch::remove(&scratch.scratch)?;
         Ok(Self {
             config,
             connection,
@@ -109,21 +118,20 @@ impl<'a> Loader<'a> {
             forecast,
             scratch,
             kept_outputs: Arc::default(),
-            _alone: alone,
         })
     }
 
     pub(super) fn scratch(&self) -> &Path {
-        &self.scratch
+        &self.scratch.scratch
     }
 
     /// Opens the scratch for one part of its load.
-    pub(super) fn open(&self, for_use: Use) -> Result<Store, ServiceError> {
+    pub(super) fn open(&self, for_use: Use) -> Result<Store, StoreError> {
         let options = StoreOptions {
             for_use,
             ..store_options(self.config)
         };
-        Ok(Store::open(&self.scratch, &options, &owner())?)
+        Store::open(self.scratch(), &options, &owner())
     }
 
     /// Opens it for a part that begins at `starts` and takes from the database what only that knows.
@@ -131,7 +139,7 @@ impl<'a> Loader<'a> {
         &self,
         database: &Path,
         starts: &BTreeMap<StreamName, StreamSeq>,
-    ) -> Result<Store, ServiceError> {
+    ) -> Result<Store, StoreError> {
         let mut store = self.open(Use::Load)?;
         store.set_foreknown(Foreknowledge::read(database, starts)?.counting_in(&self.kept_outputs));
         Ok(store)
@@ -161,7 +169,7 @@ impl<'a> Loader<'a> {
             return Err(stopped());
         }
         // What is made of it is made of exactly these messages.
-        for (stream, standing) in standings(&read_only(&self.scratch)?)? {
+        for (stream, standing) in standings(&read_only(self.scratch())?)? {
             let until = bounds.get(&stream).and_then(|bounds| bounds.until);
             if until.is_some_and(|until| standing.position != until && standing.first <= until) {
                 return Err(ServiceError::Broken(format!(
@@ -179,6 +187,17 @@ impl<'a> Loader<'a> {
         &self,
         standings: &Standings,
     ) -> Result<(BTreeMap<StreamName, Bounds>, Vec<String>), ServiceError> {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            bounds = self.ask_bounds(standings) => bounds,
+            () = super::raised(&mut stop) => Err(stopped()),
+        }
+    }
+
+    async fn ask_bounds(
+        &self,
+        standings: &Standings,
+    ) -> Result<(BTreeMap<StreamName, Bounds>, Vec<String>), ServiceError> {
         let (mut bounds, mut others) = (BTreeMap::new(), Vec::new());
         for (stream, standing) in standings {
             let desk = self.desk(*stream).await?;
@@ -186,9 +205,13 @@ impl<'a> Loader<'a> {
                 position: standing.position,
                 marks: standing.marks().copied().collect(),
             };
-            let shared = shared(&desk, &reader)
-                .await
-                .map_err(|error| ServiceError::Unavailable(error.to_string()))?;
+            let shared = shared(&desk, &reader).await.map_err(|unsaid| match unsaid {
+                Unsaid::Ask(error) => ServiceError::Unavailable(error.to_string()),
+                Unsaid::Refused(refusal) => ServiceError::Refused(Refused {
+                    stream: *stream,
+                    refusal,
+                }),
+            })?;
             let until = match shared {
                 Shared::All => standing.position,
                 Shared::Until(common) => common.min(standing.position),
@@ -232,7 +255,7 @@ impl<'a> Loader<'a> {
     }
 }
 
-impl Drop for Loader<'_> {
+impl Drop for Leftovers {
     fn drop(&mut self) {
         for leftover in [&self.scratch, &scratch::path(&self.scratch, "loading")] {
             if let Err(error) = scratch::remove(leftover) {

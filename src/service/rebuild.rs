@@ -1,26 +1,25 @@
 //! A database made anew from the streams, and from what only the old one knows (DESIGN §8.1).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use chrono::Utc;
 use tokio::sync::watch;
 
-use super::load::{Loader, Standings, Step, Tell, forecast};
+use super::load::{Forecast, Loader, Standings, Step, Tell, forecast};
 use super::pipeline::{ServiceError, owner};
 use crate::config::Config;
 use crate::source::connect::Connection;
 use crate::source::flow::Bounds;
 use crate::store::carry::{Completed, Purpose};
+use crate::store::output_book::missing_counts;
 use crate::store::scratch::{Beside, Scratch};
-use crate::store::swap::{kept_path, swap};
-use crate::store::{Lock, Use, read_only, standings};
+use crate::store::swap::{Replaced, kept_path, swap};
+use crate::store::{Found, Lock, StoreError, Use, found, read_only, real_path, standings};
 use crate::wire::kv::StreamName;
+use crate::wire::output::State;
 use crate::wire::time::Timestamp;
-
-/// A backlog of so many messages is loaded in bulk where there is no database yet.
-const BULK_FROM_MESSAGES: u64 = 50_000;
 
 /// How `rebuild` was called.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,6 +45,10 @@ pub struct Rebuilt {
     pub kept: Option<PathBuf>,
     /// Bytes of the new file.
     pub bytes: u64,
+    /// What the streams held at the beginning.
+    pub forecast: Forecast,
+    /// Outputs that nothing has, by state.
+    pub outputs: Vec<(State, u64)>,
 }
 
 /// Makes the database anew.
@@ -61,18 +64,19 @@ pub async fn rebuild(
     make_anew(config, None, options, stop, tell).await
 }
 
-/// A first database for a service that has none, where the streams are long enough that loading them in bulk pays: the
-/// service goes on from there. `None`: they are not.
+/// A database for a service that has read nothing yet, where the streams are long enough that loading them in bulk pays:
+/// the service goes on from there. `None`: they are not.
 ///
 /// # Errors
-/// See [`ServiceError`]; then there still is none.
+/// See [`ServiceError`]; then nothing has been read.
 pub(super) async fn initial(
     config: &Config,
     connection: &Connection,
     stop: watch::Receiver<bool>,
     tell: Tell<'_>,
 ) -> Result<Option<Rebuilt>, ServiceError> {
-    if forecast(config, connection).await?.messages() < BULK_FROM_MESSAGES {
+    let messages = forecast(config, connection).await?.messages();
+    if usize::try_from(messages).unwrap_or(usize::MAX) < config.store.bulk_from_messages {
         return Ok(None);
     }
     make_anew(
@@ -94,15 +98,17 @@ async fn make_anew(
     tell: Tell<'_>,
 ) -> Result<Rebuilt, ServiceError> {
     let _lock = Lock::take(&config.store.path, &owner())?;
-    let database = config.store.path.clone();
+    let database = real_path(&config.store.path);
     let mut clock = Clock::default();
-    let old = old(config, options)?;
+    let old = old(&database, options)?;
     let loader = Loader::begin(config, connection, "rebuild", stop, tell).await?;
     let (bounds, _) = loader.bounds(&old.standings).await?;
     clock.phase("look");
 
     let store = match &old.carried_from {
-        Some(old) => loader.open_beside(old, &loader.starts())?,
+        Some(old) => loader
+            .open_beside(old, &loader.starts())
+            .map_err(|error| way_out(&database, error))?,
         None => loader.open(Use::Load)?,
     };
     loader.load(store, bounds.clone()).await?;
@@ -111,6 +117,7 @@ async fn make_anew(
     tell(Step::Phase("completing from the old file"));
     let (scratch_path, manifests) = (loader.scratch().to_owned(), loader.manifests.clone());
     let (carried_from, completions_of) = (old.carried_from.clone(), old.completions_of.clone());
+    let of = database.clone();
     let mut completed = loader
         .blocking(move || {
             let beside = match &carried_from {
@@ -119,8 +126,10 @@ async fn make_anew(
                     completions_of: completions_of.as_deref(),
                 },
             };
-            let scratch = Scratch::open(&scratch_path, beside)?;
-            Ok(scratch.complete(&manifests, Purpose::Rebuild, Timestamp::from(Utc::now()))?)
+            let now = Timestamp::from(Utc::now());
+            let completed = Scratch::open(&scratch_path, beside)
+                .and_then(|scratch| scratch.complete(&manifests, Purpose::Rebuild, now));
+            Ok(completed.map_err(|error| way_out(&of, error))?)
         })
         .await?;
     loader.count_outputs(&mut completed);
@@ -134,7 +143,7 @@ async fn make_anew(
 
     tell(Step::Phase("building indexes"));
     let scratch_path = loader.scratch().to_owned();
-    let (standings, seconds) = loader
+    let (standings, outputs, seconds) = loader
         .blocking(move || {
             let mut clock = Clock::default();
             let scratch = Scratch::open(&scratch_path, Beside::Nothing { completions_of: None })?;
@@ -143,7 +152,8 @@ async fn make_anew(
             scratch.prove()?;
             clock.phase("check");
             scratch.seal()?;
-            Ok((standings(&read_only(&scratch_path)?)?, clock.seconds))
+            let made = read_only(&scratch_path)?;
+            Ok((standings(&made)?, missing_counts(&made)?, clock.seconds))
         })
         .await?;
     clock.seconds.extend(seconds);
@@ -151,17 +161,21 @@ async fn make_anew(
 
     tell(Step::Phase("putting the new file in place"));
     // Short, and no stop can come between its steps.
-    let kept = options
-        .keep_old
-        .then(|| kept_path(&database, Timestamp::from(Utc::now())));
-    swap(loader.scratch(), &database, kept.as_deref())?;
+    let keep = kept_path(&database, Timestamp::from(Utc::now()));
+    let replaced = match old.unreadable {
+        true => Replaced::Unreadable(&keep),
+        false => Replaced::Database(options.keep_old.then_some(&*keep)),
+    };
+    swap(loader.scratch(), &database, replaced)?;
     clock.phase("swap");
     Ok(Rebuilt {
         completed,
         standings,
         seconds: clock.seconds,
-        kept: kept.filter(|kept| kept.exists()),
+        kept: Some(keep).filter(|keep| keep.exists()),
         bytes: crate::store::file_bytes(&database),
+        forecast: loader.forecast.clone(),
+        outputs,
     })
 }
 
@@ -171,6 +185,8 @@ struct Old {
     carried_from: Option<PathBuf>,
     completions_of: Option<PathBuf>,
     standings: Standings,
+    /// Nothing can be taken from it, nor is.
+    unreadable: bool,
 }
 
 impl Old {
@@ -184,23 +200,46 @@ impl Old {
     }
 }
 
-fn old(config: &Config, options: RebuildOptions) -> Result<Old, ServiceError> {
-    let database = &config.store.path;
-    if !database.exists() || crate::store::file_bytes(database) == 0 {
-        return Ok(Old::default());
+fn old(database: &Path, options: RebuildOptions) -> Result<Old, ServiceError> {
+    match found(database)? {
+        Found::Nothing => return Ok(Old::default()),
+        Found::Database => {}
+        Found::Unreadable(_) if options.forget_completions => {
+            return Ok(Old {
+                unreadable: true,
+                ..Old::default()
+            });
+        }
+        Found::Unreadable(why) => return Err(damaged(database, &why).into()),
     }
     if options.no_carry_over {
         return Ok(Old {
-            completions_of: (!options.forget_completions).then(|| database.clone()),
+            completions_of: (!options.forget_completions).then(|| database.to_owned()),
             ..Old::default()
         });
     }
-    let conn = read_only(database)?;
+    let standings = read_only(database).and_then(|conn| standings(&conn));
     Ok(Old {
-        carried_from: Some(database.clone()),
-        completions_of: None,
-        standings: standings(&conn)?,
+        carried_from: Some(database.to_owned()),
+        standings: standings.map_err(|error| way_out(database, error))?,
+        ..Old::default()
     })
+}
+
+/// A damaged file must not be in the way of a new one.
+fn way_out(database: &Path, error: StoreError) -> StoreError {
+    match error.is_damage() {
+        true => damaged(database, &error.to_string()),
+        false => error,
+    }
+}
+
+fn damaged(database: &Path, why: &str) -> StoreError {
+    StoreError::Unusable(format!(
+        "{} is damaged: {why}; put back a backup, or let `rebuild --no-carry-over --forget-completions` make a new one \
+         that takes nothing from it and forgets with it which jobs have succeeded where",
+        database.display()
+    ))
 }
 
 /// Seconds, phase by phase.

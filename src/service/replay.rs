@@ -60,9 +60,9 @@ pub async fn replay(
     // Held for its lock, and for what its opening brings up to date.
     let live = Store::open(&database, &store_options(config), &owner())?;
     let standings = standings(&read_only(&database)?)?;
-    let loader = Loader::begin(config, None, "replay", stop, tell).await?;
+    let mut loader = Loader::begin(config, None, "replay", stop, tell).await?;
     let from = match &options.job {
-        None => load(config, &loader, options, &standings).await?,
+        None => load(config, &mut loader, options, &standings).await?,
         Some(job) => {
             tell(Step::Phase("deriving the job's tables anew"));
             derive(config, &loader, job).await?;
@@ -102,7 +102,7 @@ pub async fn replay(
 /// Loads from the streams. Returns where, if not from their start.
 async fn load(
     config: &Config,
-    loader: &Loader<'_>,
+    loader: &mut Loader<'_>,
     options: &ReplayOptions,
     standings: &Standings,
 ) -> Result<Option<StreamSeq>, ServiceError> {

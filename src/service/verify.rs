@@ -1,6 +1,8 @@
 //! Is the database what the streams say? A scratch is loaded beside it, up to exactly where the database stands at one
 //! moment, and compared with it (DESIGN §8.2). The service may go on meanwhile.
 
+mod sample;
+
 use tokio::sync::watch;
 
 use super::load::{Loader, Standings, Step, Tell};
@@ -11,6 +13,8 @@ use crate::store::compare::{Comparison, Scope};
 use crate::store::scratch::{Beside, Scratch};
 use crate::store::{read_only, standings};
 use crate::wire::time::Timestamp;
+
+pub use self::sample::sample;
 
 /// What was found.
 #[derive(Debug, Default)]

@@ -107,6 +107,15 @@ impl StoreError {
         }
     }
 
+    /// Whether a file cannot be read as the database that it should be.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Sqlite { source, .. } => super::open::is_damage(source),
+            _ => false,
+        }
+    }
+
     /// The exit code of a command that ends with this error (DESIGN §8): 2 when the operator must change
     /// something, 3 when the world outside must.
     #[must_use]

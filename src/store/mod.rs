@@ -34,7 +34,9 @@ use rusqlite::Connection;
 pub use error::{Class, StoreError};
 pub use group::{Committed, Gap, Group, Left, Lines};
 pub use lock::{Lock, Owner};
-pub use open::{FileIdentity, StoreOptions, Synchronous, Use, file_bytes, read_only, wal_path};
+pub use open::{
+    FileIdentity, Found, StoreOptions, Synchronous, Use, file_bytes, found, read_only, real_path, wal_path,
+};
 pub use position::{Advance, Counts, Standing};
 
 use crate::projection::manifests::Manifests;
@@ -145,6 +147,14 @@ impl Store {
             group.commit()?;
         }
         Ok(())
+    }
+
+    /// Whether the file is our own and no stream was ever read into it.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn is_new(&self) -> Result<bool, StoreError> {
+        Ok(!self.desk.adopted && position::read_all(&self.conn, "main")?.is_empty())
     }
 
     /// Whether the file is the backend's own, with other writers beside us.

@@ -203,23 +203,7 @@ fn log_ahead(conn: &Connection, path: &Path) -> Result<(), StoreError> {
 pub fn read_only(path: &Path) -> Result<Connection, StoreError> {
     let opening = || format!("open the database {}", path.display());
     FileIdentity::of(path).map_err(|source| cannot_open(path, source))?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let open = |conn: Result<Connection, rusqlite::Error>| -> Result<Connection, rusqlite::Error> {
-        let conn = conn?;
-        conn.busy_timeout(BUSY_TIMEOUT)?;
-        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
-        Ok(conn)
-    };
-    let conn = match open(Connection::open_with_flags(path, flags)) {
-        // A cleanly closed database in a folder that we may not write has no log to read and none can be made.
-        Err(rusqlite::Error::SqliteFailure(failure, _))
-            if failure.code == rusqlite::ErrorCode::CannotOpen && file_bytes(&wal_path(path)) == 0 =>
-        {
-            open(immutable(path))
-        }
-        other => other,
-    };
-    let conn = conn.map_err(|source| not_a_database(path, source))?;
+    let conn = reader(path).map_err(|source| not_a_database(path, source))?;
     match kind(&conn).map_err(StoreError::sqlite(opening()))? {
         Kind::Ours | Kind::Backend { ours: true } => {}
         Kind::Backend { ours: false } => {
@@ -239,6 +223,78 @@ pub fn read_only(path: &Path) -> Result<Connection, StoreError> {
     }
     migrate::check_not_newer(&conn)?;
     Ok(conn)
+}
+
+/// A connection that has read the schema.
+fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = |conn: Result<Connection, rusqlite::Error>| -> Result<Connection, rusqlite::Error> {
+        let conn = conn?;
+        conn.busy_timeout(BUSY_TIMEOUT)?;
+        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        Ok(conn)
+    };
+    match open(Connection::open_with_flags(path, flags)) {
+        // A cleanly closed database in a folder that we may not write has no log to read and none can be made.
+        Err(rusqlite::Error::SqliteFailure(failure, _))
+            if failure.code == rusqlite::ErrorCode::CannotOpen && file_bytes(&wal_path(path)) == 0 =>
+        {
+            open(immutable(path))
+        }
+        other => other,
+    }
+}
+
+/// The database's own path, where its path is a link to it: what takes its place must lie beside it, and the link stay.
+#[must_use]
+pub fn real_path(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// What lies where a new file is to be put.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// No file, or one without anything in it.
+    Nothing,
+    /// A database of ours.
+    Database,
+    /// A file that SQLite cannot read; why.
+    Unreadable(String),
+}
+
+/// Looks at what is to be replaced.
+///
+/// # Errors
+/// [`StoreError::Unusable`] for a database that is not ours to replace.
+pub fn found(path: &Path) -> Result<Found, StoreError> {
+    if file_bytes(path) == 0 {
+        return Ok(Found::Nothing);
+    }
+    let conn = match reader(path) {
+        Ok(conn) => conn,
+        Err(source) if is_damage(&source) => return Ok(Found::Unreadable(source.to_string())),
+        Err(source) => return Err(not_a_database(path, source)),
+    };
+    match kind(&conn) {
+        Ok(Kind::Empty) => Ok(Found::Nothing),
+        Ok(Kind::Ours) => migrate::check_not_newer(&conn).map(|()| Found::Database),
+        Ok(Kind::Backend { .. }) => Err(StoreError::Unusable(format!(
+            "{} is the backend's database, of which a new file would hold nothing but the projected tables: \
+             `results-projector replay` mends those where they are",
+            path.display()
+        ))),
+        Ok(other @ Kind::Foreign(_)) => Err(other.refusal(path)),
+        Err(source) if is_damage(&source) => Ok(Found::Unreadable(source.to_string())),
+        Err(source) => Err(not_a_database(path, source)),
+    }
+}
+
+/// Whether it is the file itself that cannot be read.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt)
+    )
 }
 
 /// A connection to a file that nobody else has open: it needs no log, and leaves none.

@@ -3,6 +3,8 @@
 //! ones, and no check of SQLite's finds that.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -53,31 +55,47 @@ pub fn release(database: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Puts `new` in the place of `database`, which is kept under the name `keep` when one is given. The caller holds the
-/// database's lock.
+/// What becomes of the file that is there.
+#[derive(Clone, Copy, Debug)]
+pub enum Replaced<'a> {
+    /// It goes, unless it is kept under this name.
+    Database(Option<&'a Path>),
+    /// SQLite cannot read it, so nobody has it open and its log cannot be ended: it is kept under this name, with its log.
+    Unreadable(&'a Path),
+}
+
+/// Puts `new` in the place of `database`. The caller holds the database's lock.
 ///
 /// # Errors
 /// As [`release`]; the system's. Whatever fails, the database is the old one or the new one, whole.
-pub fn swap(new: &Path, database: &Path, keep: Option<&Path>) -> Result<(), StoreError> {
+pub fn swap(new: &Path, database: &Path, replaced: Replaced<'_>) -> Result<(), StoreError> {
     fail::point("before-release");
-    if database.exists() {
+    let there = database.exists();
+    if let (true, Replaced::Database(_)) = (there, replaced) {
         release(database)?;
     }
-    // A log without its file, of a database that was lost: SQLite would play it back into the new one.
-    for leftover in [
-        wal_path(database),
-        path_with(database, "-shm"),
-        path_with(database, "-journal"),
-    ] {
-        if leftover.exists() {
-            fs::remove_file(&leftover).map_err(StoreError::io(format!("remove {}", leftover.display())))?;
-        }
-    }
     fail::point("before-sync");
+    if there {
+        take_after(new, database)?;
+    }
     sync(new)?;
-    if let Some(keep) = keep.filter(|_| database.exists()) {
+    if let (true, Replaced::Database(Some(keep)) | Replaced::Unreadable(keep)) = (there, replaced) {
         fs::hard_link(database, keep)
             .map_err(StoreError::io(format!("keep the old file as {}", keep.display())))?;
+    }
+    // Of a database that was lost, or that cannot be read: SQLite would play the log back into the new one.
+    for suffix in ["-wal", "-shm", "-journal"] {
+        let log = path_with(database, suffix);
+        let done = match replaced {
+            Replaced::Unreadable(keep) if suffix != "-shm" => fs::rename(&log, path_with(keep, suffix)),
+            _ => fs::remove_file(&log),
+        };
+        match done {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(StoreError::io(format!("take {} away", log.display()))(error));
+            }
+            _ => {}
+        }
     }
     fail::point("before-rename");
     fs::rename(new, database).map_err(StoreError::io(format!(
@@ -96,13 +114,31 @@ pub fn swap(new: &Path, database: &Path, keep: Option<&Path>) -> Result<(), Stor
         )))
 }
 
+/// The new file is for those whose the old one is: the service, when its operator rebuilds.
+fn take_after(new: &Path, old: &Path) -> Result<(), StoreError> {
+    let failed = || StoreError::io(format!("give {} the owner of the old file", new.display()));
+    let (old, made) = (
+        fs::metadata(old).map_err(failed())?,
+        fs::metadata(new).map_err(failed())?,
+    );
+    if (old.uid(), old.gid()) != (made.uid(), made.gid()) {
+        match chown(new, Some(old.uid()), Some(old.gid())) {
+            Err(error) if old.uid() == made.uid() => {
+                tracing::warn!(%error, gid = old.gid(), "the new file does not get the group of the old one");
+            }
+            done => done.map_err(failed())?,
+        }
+    }
+    fs::set_permissions(new, old.permissions()).map_err(failed())
+}
+
 fn path_with(database: &Path, suffix: &str) -> std::path::PathBuf {
     let mut path = database.as_os_str().to_owned();
     path.push(suffix);
     path.into()
 }
 
-/// Where the old file is kept: beside the database, its name with the time.
+/// Where the old file is kept: beside the database, its name with the time, and with a number when that is taken.
 #[must_use]
 pub fn kept_path(database: &Path, now: crate::wire::time::Timestamp) -> std::path::PathBuf {
     let time: String = now
@@ -111,5 +147,12 @@ pub fn kept_path(database: &Path, now: crate::wire::time::Timestamp) -> std::pat
         .take(19)
         .filter(char::is_ascii_alphanumeric)
         .collect();
-    path(database, &format!("old-{time}"))
+    let named = |number: u32| match number {
+        1 => path(database, &format!("old-{time}")),
+        number => path(database, &format!("old-{time}-{number}")),
+    };
+    (1..)
+        .map(named)
+        .find(|path| !path.exists())
+        .unwrap_or_else(|| named(1))
 }

@@ -26,6 +26,7 @@ mod outputs;
 mod proof;
 mod properties;
 mod reader;
+mod rebuild;
 mod recorded;
 mod scenarios;
 mod stage;

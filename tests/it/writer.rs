@@ -91,10 +91,10 @@ async fn a_lock_held_by_another_process_is_waited_out_and_nothing_becomes_a_dead
 }
 
 /// A small file system of its own, where the test may make one.
-struct SmallDisk(tempfile::TempDir);
+pub struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn mount(mebibytes: u32) -> Option<Self> {
+    pub fn mount(mebibytes: u32) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let size = format!("size={mebibytes}m");
         let mounted = Command::new("mount")
@@ -106,7 +106,7 @@ impl SmallDisk {
             .then(|| Self(folder))
     }
 
-    fn remount(&self, options: &str) {
+    pub fn remount(&self, options: &str) {
         let done = Command::new("mount")
             .args(["-o", &format!("remount,{options}")])
             .arg(self.0.path())
@@ -115,7 +115,7 @@ impl SmallDisk {
         assert!(done.success());
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 }

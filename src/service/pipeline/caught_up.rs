@@ -21,6 +21,8 @@ pub(super) async fn caught_up(
     if !asked_for {
         std::future::pending::<()>().await;
     }
+    let limit = super::super::unless_tested(SILENCE_LIMIT.as_secs(), "RESULTS_PROJECTOR_SILENCE_SECONDS");
+    let limit = Duration::from_secs(limit);
     let mut silent_since: Option<Instant> = None;
     loop {
         let positions = watched.writer.borrow().positions.clone();
@@ -51,7 +53,7 @@ pub(super) async fn caught_up(
         let since = *silent_since.get_or_insert_with(Instant::now);
         if !stuck {
             silent_since = None;
-        } else if missing || since.elapsed() > SILENCE_LIMIT {
+        } else if missing || since.elapsed() > limit {
             let writing = watched.writer.borrow().not_writing.clone();
             return Err(writing.unwrap_or(waiting));
         }

@@ -105,7 +105,8 @@ pub(super) fn gather(
     find_older(conn, basis)?;
     if basis.purpose != Purpose::Rebuild {
         find_not_ours(conn, basis)?;
-        set_aside(conn, manifests, basis, vouched)?;
+        find_missing_outputs(conn, manifests)?;
+        set_aside(conn, basis, vouched)?;
         find_deleted_jobs(conn, vouched)?;
     }
     choose(conn, basis)
@@ -283,14 +284,8 @@ fn find_not_ours(conn: &Connection, basis: &Basis) -> Result<(), StoreError> {
 }
 
 /// Pairs of which the two databases need not say the same.
-fn set_aside(
-    conn: &Connection,
-    manifests: &Manifests,
-    basis: &Basis,
-    vouched: &mut Vouched,
-) -> Result<(), StoreError> {
+fn set_aside(conn: &Connection, basis: &Basis, vouched: &mut Vouched) -> Result<(), StoreError> {
     let what = "find the pairs that are not compared";
-    find_missing_outputs(conn, manifests)?;
     if basis.adopted {
         run(
             conn,

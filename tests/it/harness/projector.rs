@@ -79,6 +79,12 @@ impl Projector {
         self.wait_exit(Duration::from_secs(8))
     }
 
+    /// As Ctrl-C does.
+    pub fn interrupt(mut self) -> ExitStatus {
+        self.signal(Signal::INT);
+        self.wait_exit(Duration::from_secs(8))
+    }
+
     pub fn pause(&self) {
         self.signal(Signal::STOP);
     }

@@ -11,8 +11,6 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use results_projector::store::{Owner, Store, StoreOptions};
-
 pub struct Server {
     child: Child,
     pub url: String,
@@ -120,16 +118,12 @@ impl Usage {
     }
 }
 
-/// Runs the product until it is caught up, message by message: a database is there already. Returns seconds, what it
-/// used, and its commit times in seconds.
+/// Runs the product until it is caught up, message by message. Returns seconds, what it used, and its commit times in
+/// seconds.
 pub fn drain(url: &str, db: &Path, env: &[(&str, &str)]) -> (f64, Usage, Vec<f64>) {
-    let me = Owner {
-        pid: 0,
-        started_at: String::new(),
-        host: String::new(),
-    };
-    Store::open(db, &StoreOptions::default(), &me).unwrap().close();
-    product(url, db, &["-v", "run", "--until-caught-up"], env)
+    let live = ("RESULTS_PROJECTOR_STORE_BULK_FROM", "1000000000");
+    let env: Vec<(&str, &str)> = env.iter().copied().chain([live]).collect();
+    product(url, db, &["-v", "run", "--until-caught-up"], &env)
 }
 
 /// Runs one command of the product; returns as [`drain`].

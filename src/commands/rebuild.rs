@@ -55,7 +55,37 @@ fn document(rebuilt: &Rebuilt) -> serde_json::Value {
     json!({
         "schema_version": JSON_VERSION, "streams": streams, "carried": rebuilt.completed.carried,
         "vouched": rebuilt.completed.vouched.counts, "seconds": seconds, "bytes": rebuilt.bytes, "kept": kept,
+        "gone": gone(rebuilt),
     })
+}
+
+/// What neither the streams nor the old file have.
+fn gone(rebuilt: &Rebuilt) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (stream, census) in &rebuilt.forecast.streams {
+        let first = rebuilt
+            .standings
+            .get(stream)
+            .map_or(0, |standing| standing.first.0);
+        // With an old file the stream's beginning is where that one began.
+        if census.first.0 > 1 && first == census.first.0 {
+            let since = census
+                .oldest
+                .map(|oldest| format!(", published {}", oldest.stored()));
+            lines.push(format!(
+                "gone: {} messages of {stream} from before its first one, {}{}",
+                census.first.0 - 1,
+                census.first,
+                since.unwrap_or_default()
+            ));
+        }
+    }
+    for (state, outputs) in rebuilt.outputs.iter().filter(|(_, outputs)| *outputs > 0) {
+        lines.push(format!(
+            "outputs {state}: {outputs}; their rows say so (`outputs list --state {state}`)"
+        ));
+    }
+    lines
 }
 
 fn say(config: &Config, rebuilt: &Rebuilt, out: &mut dyn Write) -> Result<(), std::io::Error> {
@@ -91,6 +121,9 @@ fn say(config: &Config, rebuilt: &Rebuilt, out: &mut dyn Write) -> Result<(), st
         .collect();
     if !vouched.is_empty() {
         writeln!(out, "taken from the old file: {}", vouched.join(", "))?;
+    }
+    for line in gone(rebuilt) {
+        writeln!(out, "{line}")?;
     }
     let seconds: Vec<String> = rebuilt
         .seconds

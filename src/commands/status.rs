@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::projection::manifests::Manifests;
 use crate::service::beside::WARNING;
 use crate::service::pipeline::STREAMS;
+use crate::source::census::census;
 use crate::source::{connect, manifests, opening};
 use crate::store::derive::{PairCounts, issues};
 use crate::store::report::{self, GapReport, StreamReport};
@@ -152,10 +153,10 @@ async fn ask(config: &Config, adopted: bool) -> Result<Outside, String> {
     let js = opening::context(connection.client, config.nats.js_domain.as_deref());
     let mut outside = Outside::default();
     for stream in STREAMS {
-        let end = opening::last_seq(&js, stream)
-            .await
-            .map_err(|error| error.to_string())?;
-        outside.ends.insert(stream.to_string(), end.map(|end| end.0));
+        let found = census(&js, stream).await.map_err(|error| error.to_string())?;
+        outside
+            .ends
+            .insert(stream.to_string(), found.map(|found| found.last.0));
     }
     // A login that may not read the bucket still sees how far the streams are.
     outside.manifests = manifests::snapshot(&js)

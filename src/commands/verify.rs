@@ -9,7 +9,7 @@ use super::progress::Progress;
 use super::{CommandError, JSON_VERSION, run, text};
 use crate::cli::VerifyArgs;
 use crate::config::Config;
-use crate::service::verify::{Verified, verify as prove};
+use crate::service::verify::{Verified, sample, verify as prove};
 use crate::store::compare::{Comparison, Difference, Kind};
 use crate::wire::time::Timestamp;
 
@@ -25,7 +25,10 @@ pub async fn verify(config: &Config, args: &VerifyArgs, out: &mut dyn Write) -> 
     let progress = Progress::new(args.json);
     let now = Timestamp::from(Utc::now());
     let tell = |step| progress.tell(step);
-    let verified = prove(config, now, stop, &tell).await;
+    let verified = match args.sample {
+        None => prove(config, now, stop, &tell).await,
+        Some(results) => sample(config, results, stop, &tell).await,
+    };
     progress.end();
     let verified = verified?;
     if args.json {

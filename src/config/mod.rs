@@ -35,6 +35,8 @@ pub struct Store {
     pub wal_bytes_max: u64,
     /// Free bytes on the disk below which nothing is written; 0: no reserve.
     pub disk_reserve_bytes: u64,
+    /// Messages from which on a database that has read nothing yet is loaded in bulk.
+    pub bulk_from_messages: usize,
 }
 
 /// `[nats]`
@@ -159,6 +161,7 @@ impl Config {
                 page_cache_bytes: layers.bytes("store.page_cache")?,
                 wal_bytes_max: layers.bytes("store.wal_limit")?,
                 disk_reserve_bytes: layers.bytes("store.disk_reserve")?,
+                bulk_from_messages: layers.count("store.bulk_from")?,
             },
             nats: Nats {
                 url: layers.text("nats.url").to_owned(),

@@ -66,6 +66,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         "256 MiB",
         "free space below which nothing is written; 0: none",
     ),
+    plain(
+        "store.bulk_from",
+        "50000",
+        "messages from which on a database that has read nothing yet is loaded in bulk",
+    ),
     Setting {
         key: "nats.url",
         env: Some("NATS_URL"),

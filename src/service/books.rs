@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::repair::Repairer;
 use super::resolve::{decode, follow};
 use super::work::{LetterOrder, LetterOutcome, LetterWork, Message, Work};
-use crate::source::opening::payload_at;
+use crate::source::census::message_at;
 use crate::store::dead_letters::{self, Place, Shown};
 use crate::store::{Lines, StoreError, output_book, read_only};
 use crate::wire::kv::StreamName;
@@ -215,12 +215,13 @@ impl Books {
 
     /// Beyond `dead_letters.max_bytes` only the stream holds a payload; its hash says whether it still does.
     async fn payload(&self, place: Place, sha256: &str) -> Result<Bytes, String> {
-        let payload = payload_at(&self.js, place.stream, place.seq)
+        let payload = message_at(&self.js, place.stream, place.seq)
             .await
             .map_err(|error| {
                 format!("its payload is not in the book, and the stream does not answer: {error}")
             })?
-            .ok_or("its payload is not in the book, and the stream does not hold the message any more")?;
+            .ok_or("its payload is not in the book, and the stream does not hold the message any more")?
+            .payload;
         if hex(&Sha256::digest(&payload)) == sha256 {
             Ok(payload)
         } else {

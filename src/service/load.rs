@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
@@ -14,8 +15,9 @@ use crate::source::census::{Census, Shared, Unsaid, census, census_of_outputs, s
 use crate::source::connect::{self, Connection};
 use crate::source::flow::{Bounds, Refused, Standing as ReaderStanding};
 use crate::source::opening::{Desk, context};
+use crate::store::carry::{Completed, Foreknowledge};
 use crate::store::scratch;
-use crate::store::{Lock, Standing, Store, StoreOptions, Use, read_only, real_path, standings};
+use crate::store::{Lock, Standing, Store, StoreError, StoreOptions, Use, read_only, real_path, standings};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
 
@@ -64,6 +66,8 @@ pub(super) struct Loader<'a> {
     pub(super) tell: Tell<'a>,
     pub(super) forecast: Forecast,
     scratch: Leftovers,
+    /// Outputs that were taken from the database, since the object store has them no more.
+    kept_outputs: Arc<AtomicU64>,
 }
 
 /// What is taken away when the work ends, well or not.
@@ -113,6 +117,7 @@ impl<'a> Loader<'a> {
             tell,
             forecast,
             scratch,
+            kept_outputs: Arc::default(),
         })
     }
 
@@ -121,12 +126,29 @@ impl<'a> Loader<'a> {
     }
 
     /// Opens the scratch for one part of its load.
-    pub(super) fn open(&self, for_use: Use) -> Result<Store, ServiceError> {
+    pub(super) fn open(&self, for_use: Use) -> Result<Store, StoreError> {
         let options = StoreOptions {
             for_use,
             ..store_options(self.config)
         };
-        Ok(Store::open(self.scratch(), &options, &owner())?)
+        Store::open(self.scratch(), &options, &owner())
+    }
+
+    /// Opens it for a part that begins at `starts` and takes from the database what only that knows.
+    pub(super) fn open_beside(
+        &self,
+        database: &Path,
+        starts: &BTreeMap<StreamName, StreamSeq>,
+    ) -> Result<Store, StoreError> {
+        let mut store = self.open(Use::Load)?;
+        store.set_foreknown(Foreknowledge::read(database, starts)?.counting_in(&self.kept_outputs));
+        Ok(store)
+    }
+
+    /// With the outputs that the load has taken from the database already.
+    pub(super) fn count_outputs(&self, completed: &mut Completed) {
+        let kept = self.kept_outputs.load(Ordering::Relaxed);
+        completed.vouched.add("outputs", kept);
     }
 
     /// Loads what lies within the bounds; the store is closed at the end.

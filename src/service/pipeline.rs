@@ -34,7 +34,7 @@ use crate::source::connect::{self, ConnectError, Connection};
 use crate::source::flow::{Bounds, Budget, Feedback, ReaderSettings, ReaderState, Refused, Wiring};
 use crate::source::opening::{Desk, Identity, create_output_store};
 use crate::source::reader::Reader;
-use crate::store::{Lock, Owner, Store, StoreError, StoreOptions, Synchronous, Use};
+use crate::store::{Owner, Store, StoreError, StoreOptions, Synchronous, Use};
 use crate::wire::kv::StreamName;
 use crate::wire::time::Timestamp;
 
@@ -125,21 +125,7 @@ pub async fn run(
     watching: impl FnOnce(Watched),
 ) -> Result<(), ServiceError> {
     let me = owner();
-    let mut connection = None;
-    if !config.store.path.exists() {
-        // A place that cannot be written to is told before the server is waited for.
-        drop(Lock::take(&config.store.path, &me)?);
-        connection = tokio::select! {
-            connected = connect(config, options) => Some(connected?),
-            () = super::raised(&mut stop) => return Ok(()),
-        };
-    }
-    if let Some(connection) = &connection
-        && !initial_load(config, connection, &stop).await?
-    {
-        return Ok(());
-    }
-    let store = Store::open(&config.store.path, &store_options(config), &me)?;
+    let mut store = Store::open(&config.store.path, &store_options(config), &me)?;
     let reconsidered = store.reconsider_too_large(config.outputs.max_bytes, Timestamp::from(Utc::now()))?;
     if reconsidered > 0 {
         info!(
@@ -147,16 +133,20 @@ pub async fn run(
             "the limit was raised: fetching outputs that were too large"
         );
     }
-    let connection = match connection {
-        Some(connection) => connection,
-        None => tokio::select! {
-            connected = connect(config, options) => connected?,
-            () = super::raised(&mut stop) => {
-                store.close();
-                return Ok(());
-            }
-        },
+    let connection = tokio::select! {
+        connection = connect(config, options) => connection?,
+        () = super::raised(&mut stop) => {
+            store.close();
+            return Ok(());
+        }
     };
+    if store.is_new()? {
+        store.close();
+        if !initial_load(config, &connection, &stop).await? {
+            return Ok(());
+        }
+        store = Store::open(&config.store.path, &store_options(config), &me)?;
+    }
     if options.create_missing
         && let Err(error) =
             create_output_store(connection.client.clone(), config.nats.js_domain.as_deref()).await
@@ -171,7 +161,7 @@ pub async fn run(
     pipeline.run(options, stop).await
 }
 
-/// Where there is no database yet and the streams are long, they are loaded in bulk. Returns false when stopped.
+/// Where nothing has been read yet and the streams are long, they are loaded in bulk. Returns false when stopped.
 async fn initial_load(
     config: &Config,
     connection: &Connection,
@@ -189,7 +179,7 @@ async fn initial_load(
     };
     match rebuild::initial(config, connection, stop.clone(), &tell).await {
         Ok(Some(made)) => {
-            info!(seconds = ?made.seconds, bytes = made.bytes, "there was no database: loaded in bulk")
+            info!(seconds = ?made.seconds, bytes = made.bytes, "nothing had been read yet: loaded in bulk")
         }
         Ok(None) => {}
         Err(_) if *stop.borrow() => return Ok(false),

@@ -7,20 +7,19 @@ use std::time::Instant;
 use chrono::Utc;
 use tokio::sync::watch;
 
-use super::load::{Loader, Standings, Step, Tell, forecast};
+use super::load::{Forecast, Loader, Standings, Step, Tell, forecast};
 use super::pipeline::{ServiceError, owner};
 use crate::config::Config;
 use crate::source::connect::Connection;
 use crate::source::flow::Bounds;
-use crate::store::carry::{Completed, Foreknowledge, Purpose};
+use crate::store::carry::{Completed, Purpose};
+use crate::store::output_book::missing_counts;
 use crate::store::scratch::{Beside, Scratch};
 use crate::store::swap::{Replaced, kept_path, swap};
 use crate::store::{Found, Lock, StoreError, Use, found, read_only, real_path, standings};
 use crate::wire::kv::StreamName;
+use crate::wire::output::State;
 use crate::wire::time::Timestamp;
-
-/// A backlog of so many messages is loaded in bulk where there is no database yet.
-const BULK_FROM_MESSAGES: u64 = 50_000;
 
 /// How `rebuild` was called.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,6 +45,10 @@ pub struct Rebuilt {
     pub kept: Option<PathBuf>,
     /// Bytes of the new file.
     pub bytes: u64,
+    /// What the streams held at the beginning.
+    pub forecast: Forecast,
+    /// Outputs that nothing has, by state.
+    pub outputs: Vec<(State, u64)>,
 }
 
 /// Makes the database anew.
@@ -61,19 +64,19 @@ pub async fn rebuild(
     make_anew(config, None, options, stop, tell).await
 }
 
-/// A first database for a service that has none, where the streams are long enough that loading them in bulk pays: the
-/// service goes on from there. `None`: they are not.
+/// A database for a service that has read nothing yet, where the streams are long enough that loading them in bulk pays:
+/// the service goes on from there. `None`: they are not.
 ///
 /// # Errors
-/// See [`ServiceError`]; then there still is none.
+/// See [`ServiceError`]; then nothing has been read.
 pub(super) async fn initial(
     config: &Config,
     connection: &Connection,
     stop: watch::Receiver<bool>,
     tell: Tell<'_>,
 ) -> Result<Option<Rebuilt>, ServiceError> {
-    let many = super::unless_tested(BULK_FROM_MESSAGES, "RESULTS_PROJECTOR_BULK_FROM");
-    if forecast(config, connection).await?.messages() < many {
+    let messages = forecast(config, connection).await?.messages();
+    if usize::try_from(messages).unwrap_or(usize::MAX) < config.store.bulk_from_messages {
         return Ok(None);
     }
     make_anew(
@@ -102,11 +105,12 @@ async fn make_anew(
     let (bounds, _) = loader.bounds(&old.standings).await?;
     clock.phase("look");
 
-    let mut store = loader.open(Use::Load)?;
-    if let Some(old) = &old.carried_from {
-        let known = Foreknowledge::read(old, &loader.starts());
-        store.set_foreknown(known.map_err(|error| way_out(&database, error))?);
-    }
+    let store = match &old.carried_from {
+        Some(old) => loader
+            .open_beside(old, &loader.starts())
+            .map_err(|error| way_out(&database, error))?,
+        None => loader.open(Use::Load)?,
+    };
     loader.load(store, bounds.clone()).await?;
     clock.phase("load");
 
@@ -114,7 +118,7 @@ async fn make_anew(
     let (scratch_path, manifests) = (loader.scratch().to_owned(), loader.manifests.clone());
     let (carried_from, completions_of) = (old.carried_from.clone(), old.completions_of.clone());
     let of = database.clone();
-    let completed = loader
+    let mut completed = loader
         .blocking(move || {
             let beside = match &carried_from {
                 Some(old) => Beside::Database(old),
@@ -128,6 +132,7 @@ async fn make_anew(
             Ok(completed.map_err(|error| way_out(&of, error))?)
         })
         .await?;
+    loader.count_outputs(&mut completed);
     clock.phase("complete");
 
     if old.is_behind(&loader, &bounds) {
@@ -138,7 +143,7 @@ async fn make_anew(
 
     tell(Step::Phase("building indexes"));
     let scratch_path = loader.scratch().to_owned();
-    let (standings, seconds) = loader
+    let (standings, outputs, seconds) = loader
         .blocking(move || {
             let mut clock = Clock::default();
             let scratch = Scratch::open(&scratch_path, Beside::Nothing { completions_of: None })?;
@@ -147,7 +152,8 @@ async fn make_anew(
             scratch.prove()?;
             clock.phase("check");
             scratch.seal()?;
-            Ok((standings(&read_only(&scratch_path)?)?, clock.seconds))
+            let made = read_only(&scratch_path)?;
+            Ok((standings(&made)?, missing_counts(&made)?, clock.seconds))
         })
         .await?;
     clock.seconds.extend(seconds);
@@ -168,6 +174,8 @@ async fn make_anew(
         seconds: clock.seconds,
         kept: Some(keep).filter(|keep| keep.exists()),
         bytes: crate::store::file_bytes(&database),
+        forecast: loader.forecast.clone(),
+        outputs,
     })
 }
 

@@ -10,7 +10,7 @@ use super::verify::scope;
 use crate::config::Config;
 use crate::source::census::first_since;
 use crate::source::flow::Bounds;
-use crate::store::carry::{Completed, Foreknowledge, Purpose};
+use crate::store::carry::{Completed, Purpose};
 use crate::store::compare::{Comparison, Mended};
 use crate::store::scratch::{Beside, Scratch};
 use crate::store::{Store, Use, read_only, standings};
@@ -60,9 +60,9 @@ pub async fn replay(
     // Held for its lock, and for what its opening brings up to date.
     let live = Store::open(&database, &store_options(config), &owner())?;
     let standings = standings(&read_only(&database)?)?;
-    let loader = Loader::begin(config, None, "replay", stop, tell).await?;
+    let mut loader = Loader::begin(config, None, "replay", stop, tell).await?;
     let from = match &options.job {
-        None => load(config, &loader, options, &standings).await?,
+        None => load(config, &mut loader, options, &standings).await?,
         Some(job) => {
             tell(Step::Phase("deriving the job's tables anew"));
             derive(config, &loader, job).await?;
@@ -76,15 +76,20 @@ pub async fn replay(
     let work = tokio::task::spawn_blocking(move || -> Result<_, ServiceError> {
         let now = Timestamp::from(Utc::now());
         let scratch = Scratch::open(&scratch, Beside::Mended(&database))?;
-        let completed = scratch.complete(&manifests, Purpose::Replay, now)?;
+        let purpose = match whole {
+            true => Purpose::Replay,
+            false => Purpose::ReplayPart,
+        };
+        let completed = scratch.complete(&manifests, purpose, now)?;
         let scope = scope(&completed, whole, now);
         let comparison = scratch.compare(&scope)?;
         let mended = scratch.mend(&scope, now)?;
         Ok((completed, comparison, mended))
     });
-    let (completed, comparison, mended) = work
+    let (mut completed, comparison, mended) = work
         .await
         .map_err(|error| ServiceError::Broken(error.to_string()))??;
+    loader.count_outputs(&mut completed);
     live.close();
     Ok(Replayed {
         from,
@@ -97,7 +102,7 @@ pub async fn replay(
 /// Loads from the streams. Returns where, if not from their start.
 async fn load(
     config: &Config,
-    loader: &Loader<'_>,
+    loader: &mut Loader<'_>,
     options: &ReplayOptions,
     standings: &Standings,
 ) -> Result<Option<StreamSeq>, ServiceError> {
@@ -114,12 +119,11 @@ async fn load(
         .entry(StreamName::Results)
         .or_insert(Bounds::default())
         .from = from;
-    let mut store = loader.open(Use::Load)?;
     let mut starts = loader.starts();
     if let (Some(from), Some(start)) = (from, starts.get_mut(&StreamName::Results)) {
         *start = from.max(*start);
     }
-    store.set_foreknown(Foreknowledge::read(&config.store.path, &starts)?);
+    let store = loader.open_beside(&config.store.path, &starts)?;
     loader.load(store, bounds).await?;
     let first = loader
         .forecast

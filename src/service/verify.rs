@@ -1,17 +1,21 @@
 //! Is the database what the streams say? A scratch is loaded beside it, up to exactly where the database stands at one
 //! moment, and compared with it (DESIGN §8.2). The service may go on meanwhile.
 
+mod sample;
+
 use chrono::TimeDelta;
 use tokio::sync::watch;
 
 use super::load::{Loader, Standings, Step, Tell};
 use super::pipeline::ServiceError;
 use crate::config::Config;
-use crate::store::carry::{Completed, Foreknowledge, Purpose};
+use crate::store::carry::{Completed, Purpose};
 use crate::store::compare::{Comparison, Scope};
 use crate::store::scratch::{Beside, Scratch};
-use crate::store::{Use, read_only, standings};
+use crate::store::{read_only, standings};
 use crate::wire::time::Timestamp;
+
+pub use self::sample::sample;
 
 /// The backend's cleanup deletes what is older (contract §6.1).
 const CLEANUP_DAYS: i64 = 90;
@@ -61,8 +65,7 @@ pub async fn verify(
     let database = config.store.path.clone();
     let before = standings(&read_only(&database)?)?;
     let loader = Loader::begin(config, None, "verify", stop, tell).await?;
-    let mut store = loader.open(Use::Load)?;
-    store.set_foreknown(Foreknowledge::read(&database, &loader.starts())?);
+    let store = loader.open_beside(&database, &loader.starts())?;
     loader.load(store, loader.bounds(&before).await?.0).await?;
 
     tell(Step::Phase("catching up with the database"));
@@ -71,13 +74,12 @@ pub async fn verify(
     let standings = scratch.snapshot()?;
     let (bounds, wrong_streams) = loader.bounds(&standings).await?;
     if standings != before {
-        let mut store = loader.open(Use::Load)?;
-        store.set_foreknown(Foreknowledge::read(&database, &loader.starts())?);
+        let store = loader.open_beside(&database, &loader.starts())?;
         loader.load(store, bounds).await?;
     }
     // The service may have got an output since the load met its pointer.
-    let (mut store, manifests) = (loader.open(Use::Load)?, loader.manifests.clone());
-    store.set_foreknown(Foreknowledge::read(&database, &loader.starts())?);
+    let mut store = loader.open_beside(&database, &loader.starts())?;
+    let manifests = loader.manifests.clone();
     loader
         .blocking(move || {
             store.take_late_outputs(&manifests, now)?;
@@ -87,13 +89,14 @@ pub async fn verify(
         .await?;
     tell(Step::Phase("comparing"));
     let manifests = loader.manifests.clone();
-    let (completed, comparison) = loader
+    let (mut completed, comparison) = loader
         .blocking(move || {
             let completed = scratch.complete(&manifests, Purpose::Verify, now)?;
             let comparison = scratch.compare(&scope(&completed, true, now))?;
             Ok((completed, comparison))
         })
         .await?;
+    loader.count_outputs(&mut completed);
     let mut wrong = wrong_streams;
     for (stream, standing) in &standings {
         let expected = (standing.position.0 + 1).saturating_sub(standing.first.0);

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use self::intake::{Intake, is_current, openings_of, take_apart};
+use self::letters::WATCHED_MESSAGES;
 use self::sharing::{Settling, Sharing};
 use super::work::{Cargo, Entry, Message, Unit, Work};
 use crate::projection::manifests::Manifests;
@@ -35,8 +36,6 @@ pub use state::{WriterLimits, WriterState, WriterStopped};
 const RETRY_PAUSES_MS: [u64; 6] = [20, 100, 500, 1_000, 2_000, 5_000];
 /// Quiet for so long, the log is copied into the database.
 const IDLE_AFTER: Duration = Duration::from_millis(250);
-/// Messages over which the share of dead letters is watched.
-const WATCHED_MESSAGES: usize = 1_000;
 
 /// One stream, as the writer sees it.
 #[derive(Debug)]
@@ -485,20 +484,6 @@ impl Writer {
         self.commits_since_checkpoint += 1;
         self.last_commit = Instant::now();
         self.bound_log(backlog);
-    }
-
-    fn watch_dead(&mut self, dead: &[bool]) {
-        for dead in dead {
-            if self.recent_dead.len() == WATCHED_MESSAGES {
-                self.recent_dead.pop_front();
-            }
-            self.recent_dead.push_back(*dead);
-        }
-    }
-
-    fn is_mostly_dead(&self) -> bool {
-        self.recent_dead.len() == WATCHED_MESSAGES
-            && self.recent_dead.iter().filter(|dead| **dead).count() > WATCHED_MESSAGES / 2
     }
 }
 

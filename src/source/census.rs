@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use async_nats::Subject;
 use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use async_nats::jetstream::{self, ErrorCode};
+use bytes::Bytes;
 
 use super::flow::Standing;
 use super::opening::{AskError, Desk};
@@ -61,6 +64,42 @@ async fn count(js: &jetstream::Context, name: &str) -> Result<Option<Census>, As
             }
             _ => Err(AskError::new(format!("ask for the stream {name}"), error)),
         },
+    }
+}
+
+/// A message as the stream holds it.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// As published.
+    pub subject: Subject,
+    /// When the server stored it.
+    pub published: Timestamp,
+    /// As published.
+    pub payload: Bytes,
+}
+
+/// One message, asked of the stream's leader; `None` when the stream does not hold it (any more).
+///
+/// # Errors
+/// When the leader does not answer.
+pub async fn message_at(
+    js: &jetstream::Context,
+    stream: StreamName,
+    seq: StreamSeq,
+) -> Result<Option<Held>, AskError> {
+    let what = || format!("ask for message {seq} of {stream}");
+    let handle = js
+        .get_stream_no_info(stream.as_str())
+        .await
+        .map_err(|error| AskError::new(what(), error))?;
+    match handle.get_raw_message(seq.0).await {
+        Ok(message) => Ok(Some(Held {
+            subject: message.subject,
+            published: Timestamp::from(message.time),
+            payload: message.payload,
+        })),
+        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(AskError::new(what(), error)),
     }
 }
 

@@ -439,22 +439,6 @@ pub async fn create_output_store(
     })
 }
 
-/// A stream's last sequence; `None` when there is no such stream.
-///
-/// # Errors
-/// When the leader does not answer.
-pub async fn last_seq(js: &jetstream::Context, stream: StreamName) -> Result<Option<StreamSeq>, AskError> {
-    match js.get_stream(stream.as_str()).await {
-        Ok(found) => Ok(Some(StreamSeq(found.cached_info().state.last_sequence))),
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                Ok(None)
-            }
-            _ => Err(AskError::new(format!("ask for the stream {stream}"), error)),
-        },
-    }
-}
-
 /// What there is to know of a bucket's stream; `None` when there is no such bucket.
 ///
 /// # Errors
@@ -471,27 +455,6 @@ pub(super) async fn bucket_info(
             }
             _ => Err(AskError::new(format!("ask for the bucket {bucket}"), error)),
         },
-    }
-}
-
-/// The payload of one message, asked of the stream's leader; `None` when the stream does not hold it (any more).
-///
-/// # Errors
-/// When the leader does not answer.
-pub async fn payload_at(
-    js: &jetstream::Context,
-    stream: StreamName,
-    seq: StreamSeq,
-) -> Result<Option<bytes::Bytes>, AskError> {
-    let what = || format!("ask for message {seq} of {stream}");
-    let handle = js
-        .get_stream_no_info(stream.as_str())
-        .await
-        .map_err(|error| AskError::new(what(), error))?;
-    match handle.get_raw_message(seq.0).await {
-        Ok(message) => Ok(Some(message.payload)),
-        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
-        Err(error) => Err(AskError::new(what(), error)),
     }
 }
 

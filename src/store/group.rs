@@ -1,5 +1,6 @@
 //! One transaction: rows, books and positions together, or nothing (I1).
 
+mod desk;
 mod first_pass;
 mod foreknown;
 mod other_streams;
@@ -10,12 +11,12 @@ use std::sync::Arc;
 
 use rusqlite::{CachedStatement, Connection, params};
 
+pub(super) use self::desk::{Desk, LetterRoom};
 use self::outputs::presence;
 pub use self::retry::Lines;
-use super::carry::Foreknowledge;
-use super::completions::{Ledger, TriggerWatch};
+use super::completions::Ledger;
 use super::dead_letters::{self, DeadLetter};
-use super::derive::{Deriver, DuePair, Evidence, OwnedPair, Pair, Shapes, issues};
+use super::derive::{Deriver, DuePair, Evidence, OwnedPair, Pair, issues};
 use super::executions::{self, Tally};
 use super::position::{self, Advance, Standing};
 use super::rows;
@@ -73,29 +74,6 @@ pub struct Gap {
     pub last: StreamSeq,
     /// How it was found.
     pub reason: String,
-}
-
-/// What a transaction needs of the store besides its connection.
-#[derive(Debug)]
-pub(super) struct Desk {
-    pub(super) triggers: TriggerWatch,
-    pub(super) letters: LetterRoom,
-    pub(super) shapes: Shapes,
-    /// The backend's own file.
-    pub(super) adopted: bool,
-    /// A scratch whose ledgers and counters are made of its rows afterwards.
-    pub(super) deferred: bool,
-    /// See [`adoption::first_pass`].
-    pub(super) first_pass: Option<StreamSeq>,
-    /// Of the database that is there, in a load beside it.
-    pub(super) foreknown: Option<Foreknowledge>,
-}
-
-/// How many payload bytes the dead-letter book may still take.
-#[derive(Debug)]
-pub(super) struct LetterRoom {
-    pub(super) bytes: u64,
-    pub(super) bytes_max: u64,
 }
 
 /// An open transaction on the writer's connection. Dropped without a commit, it leaves nothing.
@@ -504,7 +482,7 @@ impl<'s> Group<'s> {
         self.committed = true;
         let letters = &mut self.desk.letters;
         letters.bytes = (letters.bytes + self.letter_bytes_added).saturating_sub(self.letter_bytes_removed);
-        if let Some(known) = &mut self.desk.foreknown {
+        if let Some(known) = &self.desk.foreknown {
             known.add_kept_outputs(self.kept_outputs);
         }
         if self.first_pass_ends {

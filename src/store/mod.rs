@@ -149,6 +149,14 @@ impl Store {
         Ok(())
     }
 
+    /// Whether the file is our own and no stream was ever read into it.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn is_new(&self) -> Result<bool, StoreError> {
+        Ok(!self.desk.adopted && position::read_all(&self.conn, "main")?.is_empty())
+    }
+
     /// Whether the file is the backend's own, with other writers beside us.
     #[must_use]
     pub fn is_adopted(&self) -> bool {

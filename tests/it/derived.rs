@@ -21,13 +21,13 @@ use crate::harness::fleet::put_manifests;
 use crate::harness::projector::{catch_up, place, run, text};
 use crate::harness::*;
 
-const DISKS: &str = "inventory-disks";
-const SOFTWARE: &str = "inventory-software";
-const DEFENDER: &str = "check-defender";
-const KEV: &str = "feed-kev";
+pub const DISKS: &str = "inventory-disks";
+pub const SOFTWARE: &str = "inventory-software";
+pub const DEFENDER: &str = "check-defender";
+pub const KEV: &str = "feed-kev";
 
 /// A finished run with its stdout in the message.
-struct Run<'a> {
+pub struct Run<'a> {
     id: &'a str,
     pc_id: &'a str,
     job: &'a str,
@@ -37,7 +37,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(id: &'a str, pc_id: &'a str, job: &'a str, stdout: impl ToString) -> Self {
+    pub fn new(id: &'a str, pc_id: &'a str, job: &'a str, stdout: impl ToString) -> Self {
         Self {
             id,
             pc_id,
@@ -48,7 +48,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn failed(self, exit_code: i32, stderr: &str) -> Self {
+    pub fn failed(self, exit_code: i32, stderr: &str) -> Self {
         Self {
             exit_code,
             stdout: String::new(),
@@ -66,13 +66,13 @@ impl<'a> Run<'a> {
         (format!("results.q-{}", self.id), message)
     }
 
-    async fn send(&self, js: &jetstream::Context) {
+    pub async fn send(&self, js: &jetstream::Context) {
         let (subject, message) = self.message();
         send(js, &subject, &message).await;
     }
 
     /// The message with its output behind a pointer, and the object.
-    fn pointing(&self) -> ((String, Value), (String, String)) {
+    pub fn pointing(&self) -> ((String, Value), (String, String)) {
         let (subject, mut message) = self.message();
         let field = if self.exit_code == 0 { "stdout" } else { "stderr" };
         let name = format!("q-{}/{}/{field}", self.id, self.pc_id);
@@ -83,14 +83,14 @@ impl<'a> Run<'a> {
     }
 
     /// Sends it with its output behind a pointer, and stores no object: that is returned.
-    async fn send_pointer(&self, js: &jetstream::Context) -> (String, String) {
+    pub async fn send_pointer(&self, js: &jetstream::Context) -> (String, String) {
         let ((subject, message), object) = self.pointing();
         send(js, &subject, &message).await;
         object
     }
 }
 
-async fn send(js: &jetstream::Context, subject: &str, message: &Value) {
+pub async fn send(js: &jetstream::Context, subject: &str, message: &Value) {
     let payload = Bytes::from(message.to_string());
     js.publish(subject.to_owned(), payload)
         .await
@@ -99,13 +99,13 @@ async fn send(js: &jetstream::Context, subject: &str, message: &Value) {
         .unwrap();
 }
 
-async fn put_object(js: &jetstream::Context, (name, text): &(String, String)) {
+pub async fn put_object(js: &jetstream::Context, (name, text): &(String, String)) {
     let store = js.get_object_store("result_output").await.unwrap();
     store.put(name.as_str(), &mut text.as_bytes()).await.unwrap();
 }
 
 /// What a scan of disks prints: so many, each so full.
-fn disks(count: usize, free_gb: f64) -> Value {
+pub fn disks(count: usize, free_gb: f64) -> Value {
     let disks: Vec<Value> = (0..count)
         .map(|number| {
             json!({"device": format!("D{number}:"), "model": "NVMe", "size_gb": 512, "free_gb": free_gb, "health": "Healthy"})
@@ -114,7 +114,7 @@ fn disks(count: usize, free_gb: f64) -> Value {
     json!({"hostname": "h", "disk_count": count, "disks": disks})
 }
 
-fn apps(versions: &[(&str, &str)]) -> Value {
+pub fn apps(versions: &[(&str, &str)]) -> Value {
     let apps: Vec<Value> = versions
         .iter()
         .map(|(name, version)| json!({"name": name, "source": "machine", "version": version, "size_kb": 12}))
@@ -122,7 +122,7 @@ fn apps(versions: &[(&str, &str)]) -> Value {
     json!({"os_version": "10", "apps": apps})
 }
 
-fn manifest(id: &str) -> Value {
+pub fn manifest(id: &str) -> Value {
     fleet::manifests()
         .into_iter()
         .find(|(known, _)| *known == id)
@@ -130,18 +130,18 @@ fn manifest(id: &str) -> Value {
         .1
 }
 
-async fn put_manifest(js: &jetstream::Context, id: &str, manifest: &Value) {
+pub async fn put_manifest(js: &jetstream::Context, id: &str, manifest: &Value) {
     let jobs = js.get_key_value("jobs").await.unwrap();
     jobs.put(id, manifest.to_string().into()).await.unwrap();
 }
 
-fn status(db: &Path, url: &str) -> Value {
+pub fn status(db: &Path, url: &str) -> Value {
     let output = run(db, url, &["status", "--json"]);
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)))
 }
 
 /// A query's rows, each as one text.
-fn rows(db: &Path, sql: &str) -> Vec<String> {
+pub fn rows(db: &Path, sql: &str) -> Vec<String> {
     let conn = dump::open(db);
     let mut select = conn.prepare(sql).unwrap();
     let columns = select.column_count();
@@ -174,7 +174,7 @@ fn history(db: &Path, pc_id: &str) -> Vec<String> {
     )
 }
 
-const ISSUES: &str = "SELECT job_id, pc_id, part, code, stream_seq, result_id, reason FROM projector_issues ORDER BY 1, 2, 3, 4";
+pub const ISSUES: &str = "SELECT job_id, pc_id, part, code, stream_seq, result_id, reason FROM projector_issues ORDER BY 1, 2, 3, 4";
 
 /// All that is derived, and what is reported beside it, is that of a run to which nothing happened.
 fn assert_undisturbed(db: &Path, url: &str) {
@@ -186,7 +186,7 @@ fn assert_undisturbed(db: &Path, url: &str) {
 }
 
 /// A file with rows of `executions`, as the backend has made them.
-fn with_executions(db: &Path, exec_ids: &BTreeSet<String>) {
+pub fn with_executions(db: &Path, exec_ids: &BTreeSet<String>) {
     let me = Owner {
         pid: std::process::id(),
         started_at: String::new(),

@@ -23,6 +23,7 @@ mod derived;
 mod fleet;
 mod hostile;
 mod outputs;
+mod proof;
 mod properties;
 mod reader;
 mod rebuild;

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::super::work::{LetterOrder, LetterOutcome, LetterWork, Message, Unit};
+use super::Writer;
 use super::attempt::Course;
 use crate::store::{Class, Group, StoreError};
 use crate::wire::kv::StreamName;
+
+/// Messages over which the share of dead letters is watched.
+pub(super) const WATCHED_MESSAGES: usize = 1_000;
 
 impl LetterWork {
     /// It turned out that it cannot be projected.
@@ -81,5 +85,21 @@ pub(super) fn note_outcomes(group: &mut [Unit], outcomes: Vec<(usize, LetterOutc
         if let Some(Unit::Letter(work)) = group.get_mut(index) {
             work.outcome = outcome;
         }
+    }
+}
+
+impl Writer {
+    pub(super) fn watch_dead(&mut self, dead: &[bool]) {
+        for dead in dead {
+            if self.recent_dead.len() == WATCHED_MESSAGES {
+                self.recent_dead.pop_front();
+            }
+            self.recent_dead.push_back(*dead);
+        }
+    }
+
+    pub(super) fn is_mostly_dead(&self) -> bool {
+        self.recent_dead.len() == WATCHED_MESSAGES
+            && self.recent_dead.iter().filter(|dead| **dead).count() > WATCHED_MESSAGES / 2
     }
 }

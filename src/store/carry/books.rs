@@ -105,8 +105,14 @@ fn bring_rows(conn: &Connection, complete: bool) -> Result<usize, rusqlite::Erro
     )
 }
 
-/// Lines of messages that are gone, as long as their row is there.
+/// Lines of messages that are gone, as long as their row is there, or a copy of the message: that is a duplicate, and
+/// nothing else will tell once retention has taken the row.
 fn bring_lines(conn: &Connection) -> Result<usize, rusqlite::Error> {
+    conn.execute_batch(
+        "DROP TABLE IF EXISTS temp.copied;
+         CREATE TEMP TABLE copied (result_id TEXT PRIMARY KEY) WITHOUT ROWID;
+         INSERT OR IGNORE INTO temp.copied SELECT result_id FROM main.projector_results WHERE NOT counts",
+    )?;
     conn.execute(
         "INSERT INTO main.projector_results (entry, incarnation, stream_seq, published_ns, result_id, pc_id, job_id,
              counts, evidence)
@@ -114,6 +120,7 @@ fn bring_lines(conn: &Connection) -> Result<usize, rusqlite::Error> {
              line.job_id, line.counts, line.evidence
          FROM temp.not_at_hand AS missing CROSS JOIN old.projector_results AS line ON line.entry = missing.entry
          WHERE EXISTS (SELECT 1 FROM main.execution_results AS row WHERE row.result_id = line.result_id)
+             OR line.result_id IN (SELECT result_id FROM temp.copied)
          ORDER BY missing.entry",
         [],
     )

@@ -148,7 +148,7 @@ impl Kind {
         let told = match (basis.strict, basis.purpose) {
             (true, _) => named,
             (false, Purpose::Verify) => "coalesce(kept.whole, 0)".to_owned(),
-            (false, Purpose::Rebuild | Purpose::Replay) => "false".to_owned(),
+            (false, Purpose::Rebuild | Purpose::Replay | Purpose::ReplayPart) => "false".to_owned(),
         };
         format!("(coalesce(kept.old, 0) OR NOT ({told}))")
     }

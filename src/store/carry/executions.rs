@@ -41,7 +41,7 @@ pub(super) fn settle_ledgers_and_executions(
     vouched.add("executions", all.saturating_sub(counted));
     match purpose {
         Purpose::Rebuild => remember(conn, counts.keys(), now),
-        Purpose::Replay | Purpose::Verify => Ok(()),
+        Purpose::Replay | Purpose::ReplayPart | Purpose::Verify => Ok(()),
     }
 }
 
@@ -211,9 +211,15 @@ fn recount(
             [],
         )?;
     }
-    // What the service has not settled yet is no difference.
-    let unsettled = match basis.purpose {
+    let others = match basis.purpose {
+        // What the service has not settled yet is no difference.
         Purpose::Verify => "AND execution.exec_id NOT IN (SELECT exec_id FROM old.projector_unsettled)",
+        // Nothing is said of those with results outside.
+        Purpose::ReplayPart => {
+            "AND execution.exec_id NOT IN (SELECT exec_id FROM old.execution_results was WHERE exec_id IS NOT NULL
+                 AND (result_id IN (SELECT result_id FROM temp.carried_results)
+                     OR NOT EXISTS (SELECT 1 FROM main.execution_results row WHERE row.result_id = was.result_id)))"
+        }
         Purpose::Rebuild | Purpose::Replay => "",
     };
     let counted = run(
@@ -229,7 +235,7 @@ fn recount(
                    FROM main.executions execution
                    LEFT JOIN temp.carry_counts counts ON counts.exec_id = execution.exec_id
                    -- An hour for the clocks: the backend's wrote one time, the server's the other.
-                   WHERE (?1 IS NULL OR julianday(execution.initiated_at) >= julianday(?1) + 1.0 / 24) {unsettled}) rows
+                   WHERE (?1 IS NULL OR julianday(execution.initiated_at) >= julianday(?1) + 1.0 / 24) {others}) rows
              WHERE rows.exec_id = executions.exec_id"
         ),
         params![from],

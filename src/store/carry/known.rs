@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytestring::ByteString;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -26,7 +28,7 @@ pub struct Foreknowledge {
     /// Stream, sequence and publish time of what an operator has given up, with its reason.
     discarded: BTreeMap<(StreamName, u64, String), String>,
     last_entry: i64,
-    kept_outputs: u64,
+    kept_outputs: Arc<AtomicU64>,
 }
 
 impl Foreknowledge {
@@ -57,18 +59,25 @@ impl Foreknowledge {
             duplicates,
             discarded,
             last_entry,
-            kept_outputs: 0,
+            kept_outputs: Arc::default(),
         })
     }
 
     /// How many outputs were taken from the database, the object store having them no more.
     #[must_use]
     pub fn carried_outputs(&self) -> u64 {
-        self.kept_outputs
+        self.kept_outputs.load(Ordering::Relaxed)
     }
 
-    pub(in super::super) fn add_kept_outputs(&mut self, count: u64) {
-        self.kept_outputs += count;
+    /// Counts them in `counter`: a load takes place in several parts, and each ends with its store.
+    #[must_use]
+    pub fn counting_in(mut self, counter: &Arc<AtomicU64>) -> Self {
+        self.kept_outputs = counter.clone();
+        self
+    }
+
+    pub(in super::super) fn add_kept_outputs(&self, count: u64) {
+        self.kept_outputs.fetch_add(count, Ordering::Relaxed);
     }
 
     /// The number of the last line in the database's `projector_results`: the load's lines follow it, so that those that

@@ -41,6 +41,8 @@ pub enum Purpose {
     Rebuild,
     /// What differs in the database is mended by it.
     Replay,
+    /// It was loaded from a part of the streams, and what differs there is mended by it.
+    ReplayPart,
     /// What differs in the database is named.
     Verify,
 }
@@ -105,7 +107,7 @@ pub(super) fn complete(
     derived::settle_derived(conn, manifests, purpose, complete, &mut vouched)?;
     let carried = match purpose {
         Purpose::Rebuild => books::bring(conn, complete)?,
-        Purpose::Replay | Purpose::Verify => Brought::new(),
+        Purpose::Replay | Purpose::ReplayPart | Purpose::Verify => Brought::new(),
     };
     executions::settle_ledgers_and_executions(conn, purpose, complete, now, &mut vouched)?;
     if let Some(begun) = begun {

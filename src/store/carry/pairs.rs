@@ -39,6 +39,7 @@ CREATE TEMP TABLE carry_pairs (
     ours_from TEXT,                           -- what was published before is not as we derive it
     aside     TEXT,                           -- why it is not compared
     held      INTEGER NOT NULL DEFAULT 0,     -- the database waits for an output of a result that is not at hand
+    lacks     INTEGER NOT NULL DEFAULT 0,     -- the scratch has an output for it that the database has not
     deleted   INTEGER NOT NULL DEFAULT 0,     -- its job was deleted
     facts_new TEXT,                           -- recorded_at of the scratch's facts
     facts_old TEXT,                           -- recorded_at of the database's facts
@@ -104,7 +105,8 @@ pub(super) fn gather(
     find_older(conn, basis)?;
     if basis.purpose != Purpose::Rebuild {
         find_not_ours(conn, basis)?;
-        set_aside(conn, manifests, basis, vouched)?;
+        find_missing_outputs(conn, manifests)?;
+        set_aside(conn, basis, vouched)?;
         find_deleted_jobs(conn, vouched)?;
     }
     choose(conn, basis)
@@ -282,12 +284,7 @@ fn find_not_ours(conn: &Connection, basis: &Basis) -> Result<(), StoreError> {
 }
 
 /// Pairs of which the two databases need not say the same.
-fn set_aside(
-    conn: &Connection,
-    manifests: &Manifests,
-    basis: &Basis,
-    vouched: &mut Vouched,
-) -> Result<(), StoreError> {
+fn set_aside(conn: &Connection, basis: &Basis, vouched: &mut Vouched) -> Result<(), StoreError> {
     let what = "find the pairs that are not compared";
     if basis.adopted {
         run(
@@ -319,7 +316,12 @@ fn set_aside(
                  AND pair.job_id = carry_pairs.job_id AND pair.pc_id = carry_pairs.pc_id",
             [],
         )?;
-        set_aside_missing_outputs(conn, manifests)?;
+        run(
+            conn,
+            what,
+            "UPDATE temp.carry_pairs SET aside = 'outputs missing' WHERE aside IS NULL AND lacks",
+            [],
+        )?;
     }
     // Where the scratch waits, it does not say what the pair's rows should be.
     run(
@@ -345,7 +347,7 @@ fn set_aside(
 }
 
 /// An output that hints need, which was fetched for the scratch and is missing in the database.
-fn set_aside_missing_outputs(conn: &Connection, manifests: &Manifests) -> Result<(), StoreError> {
+fn find_missing_outputs(conn: &Connection, manifests: &Manifests) -> Result<(), StoreError> {
     let what = "find the outputs that the database does not have";
     let found = || -> Result<Vec<(String, String)>, rusqlite::Error> {
         let mut select = conn.prepare(
@@ -377,24 +379,28 @@ fn set_aside_missing_outputs(conn: &Connection, manifests: &Manifests) -> Result
         run(
             conn,
             what,
-            "UPDATE temp.carry_pairs SET aside = 'outputs missing'
-             WHERE aside IS NULL AND job_id = ?1 AND pc_id = ?2",
+            "UPDATE temp.carry_pairs SET lacks = 1 WHERE job_id = ?1 AND pc_id = ?2",
             [job_id, pc_id],
         )?;
     }
     Ok(())
 }
 
-/// The backend's deletion of a job takes its facts and its history, and leaves the exploded rows (contract §6.1).
+/// The backend's deletion of a job takes its facts and its history, and leaves the exploded rows (contract §6.1). A pair
+/// shows it that was derived under these hints and lacks no output: others may have nothing because of that.
 fn find_deleted_jobs(conn: &Connection, vouched: &mut Vouched) -> Result<(), StoreError> {
     let what = "find the jobs that were deleted";
     run(
         conn,
         what,
         "UPDATE temp.carry_pairs SET deleted = 1 WHERE job_id IN (
-             SELECT job_id FROM temp.carry_pairs GROUP BY job_id
-             HAVING max(known) AND count(facts_old) = 0 AND NOT max(event_old)
-                 AND (count(facts_new) > 0 OR count(event_new) > 0))",
+             SELECT pair.job_id FROM temp.carry_pairs pair
+             LEFT JOIN temp.carry_jobs job ON job.job_id = pair.job_id
+             LEFT JOIN old.projector_derivations was ON was.job_id = pair.job_id AND was.pc_id = pair.pc_id
+             GROUP BY pair.job_id
+             HAVING count(pair.facts_old) = 0 AND NOT max(pair.event_old)
+                 AND max((pair.facts_new IS NOT NULL OR pair.event_new IS NOT NULL) AND was.state IS 'settled'
+                     AND was.hints_hash IS job.hints_hash AND NOT pair.lacks))",
         [],
     )?;
     let jobs: u64 = conn

@@ -25,6 +25,7 @@ pub(super) fn settle_rows(
         // In this order: a row's own start is looked at before anything of it is changed.
         vouched.add("deadlines", take_deadlines(conn)?);
         vouched.add("starts", take_starts(conn)?);
+        drop_deleted(conn)?;
         find_results(conn, adopted)?;
         vouched.add("results", take_results(conn)?);
         Ok(())
@@ -96,6 +97,19 @@ fn take_starts(conn: &Connection) -> Result<u64, rusqlite::Error> {
         [],
     )?;
     Ok(count(taken))
+}
+
+/// A run whose result is gone, and whose row the database has no more: it is not in flight, it was deleted.
+fn drop_deleted(conn: &Connection) -> Result<(), rusqlite::Error> {
+    conn.execute(
+        "DELETE FROM main.execution_results WHERE result_id IN (
+             SELECT line.result_id FROM temp.not_at_hand AS line
+             WHERE line.counts
+                 AND NOT EXISTS (SELECT 1 FROM old.execution_results AS o WHERE o.result_id = line.result_id))
+             AND finished_at IS NULL",
+        [],
+    )?;
+    Ok(())
 }
 
 /// `temp.carried_results`: results whose own part no message at hand tells, or not the one that counts.

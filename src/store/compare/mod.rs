@@ -8,6 +8,7 @@ mod cells;
 mod keyed;
 mod lists;
 mod mend;
+pub mod sampled;
 mod schema;
 mod tables;
 

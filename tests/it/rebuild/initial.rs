@@ -7,8 +7,9 @@ use crate::harness::fleet::Dice;
 use crate::harness::projector::run_with;
 
 /// In builds for tests, so many messages are many.
-const BULK: [(&str, &str); 1] = [("RESULTS_PROJECTOR_BULK_FROM", "100")];
-const LOADED: &str = "there was no database: loaded in bulk";
+const BULK: [(&str, &str); 1] = [("RESULTS_PROJECTOR_STORE_BULK_FROM", "100")];
+const LOADED: &str = "nothing had been read yet: loaded in bulk";
+const READ: &str = "SELECT count(*) FROM projector_position";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn catching_up_without_a_database_loads_in_bulk_and_is_an_undisturbed_run() {
@@ -50,7 +51,7 @@ async fn what_is_published_while_it_loads_and_afterwards_is_all_there() {
     wait_until("it waits for the server", PATIENCE, || {
         projector.stderr().contains("waiting for the server")
     });
-    assert!(!database.db.exists());
+    assert_eq!(one(&database.db, READ), 0);
     fleet.server.start_again();
     fleet.js = fleet.server.jetstream().await;
     let mut part = 500;
@@ -110,18 +111,15 @@ async fn killed_or_stopped_in_the_first_load_it_begins_again() {
         if number == 0 {
             // Within the promised five seconds, as any service.
             assert!(projector.terminate().success());
-            let lock = database.beside(".lock");
-            let left: Vec<PathBuf> = fs::read_dir(database._folder.path())
-                .unwrap()
-                .map(|entry| entry.unwrap().path())
-                .filter(|path| *path != lock)
-                .collect();
-            assert_eq!(left, Vec::<PathBuf>::new());
+            database.remove_empty_log();
+            database.assert_alone(&[]);
+            assert_eq!(one(&database.db, READ), 0);
             continue;
         }
         std::thread::sleep(Duration::from_millis(dice.below(600)));
         projector.kill();
-        if database.db.exists() {
+        // Nothing of it, or all.
+        if one(&database.db, READ) > 0 {
             check_i3(&database.db);
             database.assert_sound();
             assert!(one(&database.db, "SELECT count(*) FROM execution_results") > 0);

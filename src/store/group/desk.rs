@@ -1,0 +1,29 @@
+//! What a transaction needs of the store besides its connection.
+
+use super::super::carry::Foreknowledge;
+use super::super::completions::TriggerWatch;
+use super::super::derive::Shapes;
+use crate::wire::sequence::StreamSeq;
+
+/// See the module's words.
+#[derive(Debug)]
+pub(in super::super) struct Desk {
+    pub(in super::super) triggers: TriggerWatch,
+    pub(in super::super) letters: LetterRoom,
+    pub(in super::super) shapes: Shapes,
+    /// The backend's own file.
+    pub(in super::super) adopted: bool,
+    /// A scratch whose ledgers and counters are made of its rows afterwards.
+    pub(in super::super) deferred: bool,
+    /// See [`adoption::first_pass`](super::super::adoption::first_pass).
+    pub(in super::super) first_pass: Option<StreamSeq>,
+    /// Of the database that is there, in a load beside it.
+    pub(in super::super) foreknown: Option<Foreknowledge>,
+}
+
+/// How many payload bytes the dead-letter book may still take.
+#[derive(Debug)]
+pub(in super::super) struct LetterRoom {
+    pub(in super::super) bytes: u64,
+    pub(in super::super) bytes_max: u64,
+}

@@ -158,6 +158,34 @@ async fn a_log_whose_database_was_lost_is_not_played_into_the_new_one() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_who_reads_the_empty_database_does_not_keep_the_service_from_its_work() {
+    let fleet = Fleet::new(95, &Profile::everything(150)).await;
+    fleet.say(0, 1_000).await;
+    let database = Database::nowhere();
+    let waiting = Projector::start(&database.db, "nats://127.0.0.1:1");
+    wait_until("it waits for the server", PATIENCE, || {
+        waiting.stderr().contains("waiting for the server")
+    });
+    assert!(waiting.terminate().success());
+    let reader = Connection::open(&database.db).unwrap();
+    let read: i64 = reader.query_row(READ, [], |row| row.get(0)).unwrap();
+    assert_eq!(read, 0);
+    let output = run_with(&database.db, &fleet.url(), &["run", "--until-caught-up"], &BULK);
+    assert!(output.status.success(), "{}", text(&output));
+    let said = text(&output);
+    assert!(
+        said.contains("is open in another process") && said.contains("message by message"),
+        "{said}"
+    );
+    // It is the same file still.
+    let read: i64 = reader.query_row(READ, [], |row| row.get(0)).unwrap();
+    assert_eq!(read, 3);
+    drop(reader);
+    database.remove_empty_log();
+    assert_rebuilt(&database, &fleet.read(), &[]);
+}
+
 #[test]
 fn a_folder_that_is_not_there_is_refused_at_once() {
     let (folder, _) = place();

@@ -3,22 +3,18 @@
 
 mod sample;
 
-use chrono::TimeDelta;
 use tokio::sync::watch;
 
 use super::load::{Loader, Standings, Step, Tell};
 use super::pipeline::ServiceError;
 use crate::config::Config;
-use crate::store::carry::{Completed, Purpose};
+use crate::store::carry::{Completed, Purpose, cleanup_before};
 use crate::store::compare::{Comparison, Scope};
 use crate::store::scratch::{Beside, Scratch};
 use crate::store::{read_only, standings};
 use crate::wire::time::Timestamp;
 
 pub use self::sample::sample;
-
-/// The backend's cleanup deletes what is older (contract §6.1).
-const CLEANUP_DAYS: i64 = 90;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -46,9 +42,7 @@ pub(super) fn scope(completed: &Completed, whole: bool, now: Timestamp) -> Scope
     Scope {
         complete: completed.vouched.complete,
         whole,
-        cleanup_before: now
-            .checked_add(TimeDelta::days(-CLEANUP_DAYS))
-            .map(|before| before.stored()),
+        cleanup_before: cleanup_before(now),
     }
 }
 

@@ -133,6 +133,22 @@ fn exec_ids(planned: &[Planned]) -> BTreeSet<String> {
     planned.iter().filter_map(named).collect()
 }
 
+/// Every so many runs that have started never end.
+fn with_runs_in_flight(planned: Vec<Planned>, every: usize) -> Vec<Planned> {
+    let started: BTreeSet<String> = planned
+        .iter()
+        .filter_map(|planned| planned.started_id.clone())
+        .collect();
+    let ended = planned.iter().filter_map(|planned| planned.result_id.as_ref());
+    let endless: BTreeSet<String> = ended
+        .filter(|id| started.contains(*id))
+        .step_by(every)
+        .cloned()
+        .collect();
+    let stays = |planned: &Planned| !planned.result_id.as_ref().is_some_and(|id| endless.contains(id));
+    planned.into_iter().filter(stays).collect()
+}
+
 fn profiles() -> Vec<(&'static str, Profile)> {
     let results = scale(250, 3_000);
     let small = Profile {

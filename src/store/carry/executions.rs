@@ -9,14 +9,14 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::super::StoreError;
 use super::super::completions::Ledger;
 use super::pairs::{Basis, list_backend_lines};
-use super::{Purpose, Vouched, ledgers, run};
+use super::{Purpose, Vouched, cleanup_before, ledgers, run};
 use crate::projection::result::Completion;
 use crate::wire::time::Timestamp;
 
 const COLUMNS: &str = "exec_id, job_id, version, initiated_by, initiated_at, target_count, success_count, failure_count, status";
 
 /// Makes ledgers and executions in the scratch. The rows are settled by then and, for a rebuild, those that only the
-/// database has were brought. `now` goes into `_wall` columns only.
+/// database has were brought. `now` goes into `_wall` columns, and tells what the backend's cleanup may have deleted.
 ///
 /// # Errors
 /// SQLite's.
@@ -37,7 +37,7 @@ pub(super) fn settle_ledgers_and_executions(
         &format!("INSERT INTO main.executions ({COLUMNS}) SELECT {COLUMNS} FROM old.executions"),
         [],
     )?;
-    let counted = recount(conn, &basis, &counts, counted_from(conn, &basis)?)?;
+    let counted = recount(conn, &basis, &counts, counted_from(conn, &basis)?, now)?;
     vouched.add("executions", all.saturating_sub(counted));
     match purpose {
         Purpose::Rebuild => remember(conn, counts.keys(), now),
@@ -179,6 +179,7 @@ fn recount(
     basis: &Basis,
     counts: &Counts,
     from: Option<String>,
+    now: Timestamp,
 ) -> Result<u64, StoreError> {
     let what = "count executions";
     run(
@@ -222,6 +223,11 @@ fn recount(
         }
         Purpose::Rebuild | Purpose::Replay => "",
     };
+    // A run that never ended may have been reaped, and its row cleaned up since: it stays counted.
+    let cleaned = match basis.purpose {
+        Purpose::Rebuild => None,
+        Purpose::Replay | Purpose::ReplayPart | Purpose::Verify => cleanup_before(now),
+    };
     let counted = run(
         conn,
         what,
@@ -235,10 +241,14 @@ fn recount(
                    FROM main.executions execution
                    LEFT JOIN temp.carry_counts counts ON counts.exec_id = execution.exec_id
                    -- An hour for the clocks: the backend's wrote one time, the server's the other.
-                   WHERE (?1 IS NULL OR julianday(execution.initiated_at) >= julianday(?1) + 1.0 / 24) {others}) rows
+                   WHERE (?1 IS NULL OR julianday(execution.initiated_at) >= julianday(?1) + 1.0 / 24) {others}
+                       AND (?2 IS NULL OR execution.exec_id NOT IN (SELECT exec_id FROM main.execution_results row
+                           WHERE finished_at IS NULL AND exec_id IS NOT NULL AND recorded_at < ?2
+                               AND NOT EXISTS (SELECT 1 FROM old.execution_results was
+                                   WHERE was.result_id = row.result_id)))) rows
              WHERE rows.exec_id = executions.exec_id"
         ),
-        params![from],
+        params![from, cleaned],
     )?;
     run(conn, what, "DROP TABLE temp.carry_counts", [])?;
     Ok(counted)

@@ -68,6 +68,10 @@ pub fn dump(db: &Path) -> Vec<String> {
     let fixed = TABLES.map(|(table, order)| (table.to_owned(), order.to_owned()));
     for (table, order) in fixed.into_iter().chain(exploded(&conn)) {
         let mut columns = texts(&conn, "SELECT name FROM pragma_table_info(?1)", &table);
+        if columns.is_empty() {
+            // A backend may not have the ledgers yet.
+            continue;
+        }
         columns.retain(|column| table != "inventory_history" || column != "id");
         columns.sort();
         let list = columns

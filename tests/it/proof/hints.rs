@@ -3,6 +3,8 @@
 use super::*;
 use crate::derived::{DISKS, manifest, put_manifest};
 
+const BITLOCKER: &str = "check-bitlocker";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_hints_have_changed_is_counted_and_derived_anew_on_request() {
     let server = NatsServer::start();
@@ -73,4 +75,36 @@ async fn a_job_whose_hints_have_changed_is_counted_and_derived_anew_on_request()
     assert_replay_changes_nothing(&db, &url, &[]);
     asked(&db, &url, &["rebuild"], 0);
     assert_equal(&dump(&db), &now, "rebuilt without the manifest");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_gains_an_inventory_is_not_taken_for_one_that_was_deleted() {
+    let server = NatsServer::start();
+    let (js, url) = (server.fleet().await, server.url());
+    put_manifests(&js).await.unwrap();
+    let profile = Profile {
+        results: 20,
+        pcs: 5,
+        checks: 4,
+        ..Profile::default()
+    };
+    publish(&js, &plan(541, &profile)).await.unwrap();
+    let (_folder, db) = place();
+    let (_other, whole) = place();
+    catch_up(&db, &url);
+    catch_up(&whole, &url);
+    let mut changed = manifest(BITLOCKER);
+    changed["inventory"] =
+        json!({"display": [{"field": "volumes", "label": "Volumes"}], "history_scalars": ["volumes"]});
+    put_manifest(&js, BITLOCKER, &changed).await;
+    let said = assert_proved(&db, &url);
+    assert_eq!(said["not_compared"], json!({"older hints": 5}), "{said:#}");
+    let (_folder, anew) = place();
+    catch_up(&anew, &url);
+    assert!(one(&anew, "SELECT count(*) FROM inventory_history") > 0);
+    for (db, args) in [(&db, &["replay", "--job", BITLOCKER][..]), (&whole, &["replay"])] {
+        asked(db, &url, args, 0);
+        assert_equal(&dump(db), &dump(&anew), &format!("{args:?}"));
+        assert_eq!(assert_proved(db, &url)["not_compared"], json!({}));
+    }
 }

@@ -211,8 +211,12 @@ async fn a_replay_needs_the_database_for_itself_and_leaves_what_was_given_up() {
     check_i3(&db);
 
     let service = Projector::start(&db, &url);
-    wait_until("it holds the lock", PATIENCE, || {
-        run(&db, &url, &["replay"]).status.code() == Some(2)
+    plain(&js, "one-more", "e", 0).await;
+    wait_until("it is at work", PATIENCE, || {
+        one(
+            &db,
+            "SELECT count(*) FROM execution_results WHERE result_id = 'one-more'",
+        ) == 1
     });
     let refused = run(&db, &url, &["replay"]);
     let pid = service.pid().to_string();

@@ -12,10 +12,10 @@ fn offered(db: &Path) -> PathBuf {
 }
 
 /// Journal modes apart: the file as anybody reads it.
-fn everything(db: &Path, ledgers: bool) -> (Vec<Vec<Cell>>, Vec<Vec<Cell>>, Vec<Vec<Cell>>) {
+fn everything(db: &Path, ledgers: bool) -> [Vec<Vec<Cell>>; 3] {
     let conn = backend::connect(db);
     let executions = rows(&conn, "SELECT * FROM executions ORDER BY exec_id");
-    (read_model(db, ledgers), others_rows(&conn), executions)
+    [read_model(db, ledgers), others_rows(&conn), executions]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,7 +53,7 @@ async fn the_backends_file_is_refilled_in_a_copy_that_its_operator_puts_in_place
         drop(conn);
 
         let before = everything(&db, ledgers != Ledgers::Absent);
-        assert!(before.0.len() > 500 && before.2.len() > 1);
+        assert!(before[0].len() > 500 && before[2].len() > 1);
         let output = run(&db, &server.url(), &["rebuild"]);
         assert!(output.status.success(), "{}", text(&output));
         assert!(text(&output).contains("rebuild --swap"), "{}", text(&output));
@@ -86,9 +86,7 @@ async fn the_backends_file_is_refilled_in_a_copy_that_its_operator_puts_in_place
         assert!(!offered(&db).exists());
         assert!(text(&output).contains("is kept as"), "{}", text(&output));
         let after = everything(&db, ledgers != Ledgers::Absent);
-        assert_eq!(after.0, before.0, "{ledgers:?}");
-        assert_eq!(after.1, before.1, "{ledgers:?}");
-        assert_eq!(after.2, before.2, "{ledgers:?}");
+        assert_eq!(after, before, "{ledgers:?}");
         let conn = backend::connect(&db);
         assert_eq!(schema(&conn), before_schema, "{ledgers:?}");
         let sound: String = conn

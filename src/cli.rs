@@ -97,7 +97,8 @@ Exit codes: 0 stopped or caught up; 2 database in use, somebody else's consumer,
     ///
     /// Loads a side file from the first message of every stream, carries over what no message holds any more (rows older
     /// than the stream, outputs that expired, completions), proves it, and puts it in the old file's place by one rename.
-    /// Until then the old file is as it was, whatever happens. The service must be stopped.
+    /// Until then the old file is as it was, whatever happens. The service must be stopped. The backend's own file is
+    /// refilled in a copy, with the backend stopped too, and --swap puts the copy in its place.
     #[command(after_help = "Examples:
   results-projector rebuild --db /var/lib/results-projector/results.db
   results-projector rebuild --keep-old
@@ -262,6 +263,9 @@ pub struct RebuildArgs {
     /// Keep the old file beside the new one, its name with the time
     #[arg(long)]
     pub keep_old: bool,
+    /// Put the copy of the backend's own file that an earlier rebuild has left in that file's place
+    #[arg(long, conflicts_with_all = ["no_carry_over", "json"])]
+    pub swap: bool,
     /// One JSON document, no progress
     #[arg(long)]
     pub json: bool,

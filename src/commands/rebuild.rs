@@ -8,13 +8,25 @@ use super::progress::Progress;
 use super::{CommandError, JSON_VERSION, run, text};
 use crate::cli::RebuildArgs;
 use crate::config::Config;
-use crate::service::rebuild::{RebuildOptions, Rebuilt, rebuild as make_anew};
+use crate::service::rebuild::{RebuildOptions, Rebuilt, put_in_place, rebuild as make_anew};
 
 /// Rebuilds, and says what it took.
 ///
 /// # Errors
 /// See [`crate::service::pipeline::ServiceError`]; then the database is as it was.
 pub async fn rebuild(config: &Config, args: &RebuildArgs, out: &mut dyn Write) -> Result<(), CommandError> {
+    if args.swap {
+        let kept = put_in_place(config, args.keep_old)?;
+        writeln!(
+            out,
+            "{} is new: start the backend now, then `results-projector run`",
+            config.store.path.display()
+        )?;
+        if let Some(kept) = kept {
+            writeln!(out, "the old file is kept as {}", kept.display())?;
+        }
+        return Ok(());
+    }
     let stop = run::stop_signal()?;
     let progress = Progress::new(args.json);
     let options = RebuildOptions {
@@ -55,7 +67,7 @@ fn document(rebuilt: &Rebuilt) -> serde_json::Value {
     json!({
         "schema_version": JSON_VERSION, "streams": streams, "carried": rebuilt.completed.carried,
         "vouched": rebuilt.completed.vouched.counts, "seconds": seconds, "bytes": rebuilt.bytes, "kept": kept,
-        "gone": gone(rebuilt),
+        "gone": gone(rebuilt), "offered": rebuilt.offered.as_ref().map(|offered| offered.display().to_string()),
     })
 }
 
@@ -89,10 +101,11 @@ fn gone(rebuilt: &Rebuilt) -> Vec<String> {
 }
 
 fn say(config: &Config, rebuilt: &Rebuilt, out: &mut dyn Write) -> Result<(), std::io::Error> {
+    let made = rebuilt.offered.as_ref().unwrap_or(&config.store.path);
     writeln!(
         out,
         "{} is new: {}, checked",
-        config.store.path.display(),
+        made.display(),
         text::size(rebuilt.bytes)
     )?;
     for (stream, standing) in &rebuilt.standings {
@@ -131,6 +144,15 @@ fn say(config: &Config, rebuilt: &Rebuilt, out: &mut dyn Write) -> Result<(), st
         .map(|(phase, seconds)| format!("{phase} {seconds:.1}"))
         .collect();
     writeln!(out, "seconds: {}", seconds.join(", "))?;
+    if rebuilt.offered.is_some() {
+        let database = config.store.path.display();
+        writeln!(
+            out,
+            "{database} is the backend's own file, and as it was. With the backend still stopped, put the new one in its \
+             place:\n  results-projector --db {database} rebuild --swap\nand start the backend. If {database} is \
+             written before that, this is refused: then rebuild again."
+        )?;
+    }
     if let Some(kept) = &rebuilt.kept {
         writeln!(out, "the old file is kept as {}", kept.display())?;
     }

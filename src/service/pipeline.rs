@@ -183,8 +183,8 @@ async fn initial_load(
         }
         Ok(None) => {}
         Err(_) if *stop.borrow() => return Ok(false),
-        Err(error @ ServiceError::Store(_)) => return Err(error),
-        // What stands in the way of a load the service waits out.
+        // What stands in the way of a load (a reader that has the file open, say) need not be in the service's, which waits
+        // it out, or tells it once more.
         Err(error) => {
             warn!(%error, "the streams could not be loaded in bulk; reading them message by message")
         }

@@ -16,7 +16,7 @@ use crate::store::carry::{Completed, Purpose};
 use crate::store::output_book::missing_counts;
 use crate::store::scratch::{Beside, Scratch};
 use crate::store::swap::{Replaced, kept_path, swap};
-use crate::store::{Found, Lock, StoreError, Use, found, read_only, real_path, standings};
+use crate::store::{Found, Lock, StoreError, Use, found, read_only, real_path, refill, standings};
 use crate::wire::kv::StreamName;
 use crate::wire::output::State;
 use crate::wire::time::Timestamp;
@@ -49,6 +49,8 @@ pub struct Rebuilt {
     pub forecast: Forecast,
     /// Outputs that nothing has, by state.
     pub outputs: Vec<(State, u64)>,
+    /// A copy of the backend's file that waits for its operator.
+    pub offered: Option<PathBuf>,
 }
 
 /// Makes the database anew.
@@ -104,6 +106,14 @@ async fn make_anew(
     let loader = Loader::begin(config, connection, "rebuild", stop, tell).await?;
     let (bounds, _) = loader.bounds(&old.standings).await?;
     clock.phase("look");
+    if old.adopted {
+        tell(Step::Phase("copying the backend's file"));
+        let (database, scratch) = (database.clone(), loader.scratch().to_owned());
+        loader
+            .blocking(move || Ok(refill::copy(&database, &scratch)?))
+            .await?;
+        clock.phase("copy");
+    }
 
     let store = match &old.carried_from {
         Some(old) => loader
@@ -143,10 +153,15 @@ async fn make_anew(
 
     tell(Step::Phase("building indexes"));
     let scratch_path = loader.scratch().to_owned();
+    let like = old.adopted.then(|| database.clone());
     let (standings, outputs, seconds) = loader
         .blocking(move || {
             let mut clock = Clock::default();
-            let scratch = Scratch::open(&scratch_path, Beside::Nothing { completions_of: None })?;
+            let beside = match &like {
+                Some(like) => Beside::Database(like),
+                None => Beside::Nothing { completions_of: None },
+            };
+            let scratch = Scratch::open(&scratch_path, beside)?;
             scratch.build_indexes()?;
             clock.phase("indexes");
             scratch.prove()?;
@@ -159,6 +174,19 @@ async fn make_anew(
     clock.seconds.extend(seconds);
     clock.since = Instant::now();
 
+    if old.adopted {
+        let offered = refill::offer(loader.scratch(), &database)?;
+        return Ok(Rebuilt {
+            completed,
+            standings,
+            seconds: clock.seconds,
+            bytes: crate::store::file_bytes(&offered),
+            forecast: loader.forecast.clone(),
+            outputs,
+            offered: Some(offered),
+            kept: None,
+        });
+    }
     tell(Step::Phase("putting the new file in place"));
     // Short, and no stop can come between its steps.
     let keep = kept_path(&database, Timestamp::from(Utc::now()));
@@ -176,7 +204,20 @@ async fn make_anew(
         bytes: crate::store::file_bytes(&database),
         forecast: loader.forecast.clone(),
         outputs,
+        offered: None,
     })
+}
+
+/// Puts the copy of the backend's file that an earlier rebuild has left in its place. Returns where the old one is kept.
+///
+/// # Errors
+/// [`StoreError::Unusable`] when none is there, or the file was written since; a lock that is held.
+pub fn put_in_place(config: &Config, keep_old: bool) -> Result<Option<PathBuf>, StoreError> {
+    let _lock = Lock::take(&config.store.path, &owner())?;
+    let database = real_path(&config.store.path);
+    let keep = keep_old.then(|| kept_path(&database, Timestamp::from(Utc::now())));
+    refill::take(&database, keep.as_deref())?;
+    Ok(keep)
 }
 
 /// The file that is there.
@@ -187,6 +228,8 @@ struct Old {
     standings: Standings,
     /// Nothing can be taken from it, nor is.
     unreadable: bool,
+    /// It is the backend's.
+    adopted: bool,
 }
 
 impl Old {
@@ -204,6 +247,21 @@ fn old(database: &Path, options: RebuildOptions) -> Result<Old, ServiceError> {
     match found(database)? {
         Found::Nothing => return Ok(Old::default()),
         Found::Database => {}
+        Found::Adopted if options.no_carry_over => {
+            return Err(StoreError::Unusable(format!(
+                "{} is the backend's own file: what it knows is kept, so --no-carry-over is not for it",
+                database.display()
+            ))
+            .into());
+        }
+        Found::Adopted => {
+            return Ok(Old {
+                carried_from: Some(database.to_owned()),
+                standings: standings(&read_only(database)?)?,
+                adopted: true,
+                ..Old::default()
+            });
+        }
         Found::Unreadable(_) if options.forget_completions => {
             return Ok(Old {
                 unreadable: true,

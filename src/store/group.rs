@@ -139,7 +139,11 @@ impl<'s> Group<'s> {
     ) -> Result<Self, StoreError> {
         begin_immediate(conn).map_err(StoreError::sqlite("begin a transaction"))?;
         let mut begun = || -> Result<_, StoreError> {
-            let ledger = (desk.triggers.look(conn)? && !desk.deferred).then(Ledger::default);
+            let ours = match desk.scratch_ledgers {
+                Some(ours) => ours,
+                None => desk.triggers.look(conn)?,
+            };
+            let ledger = ours.then(Ledger::default);
             let prepare =
                 |statement: Result<_, _>| statement.map_err(StoreError::sqlite("prepare to write results"));
             Ok((

@@ -20,6 +20,7 @@ mod migrate;
 mod open;
 pub mod output_book;
 pub mod position;
+pub mod refill;
 pub mod report;
 mod rows;
 pub mod scratch;
@@ -53,6 +54,7 @@ pub fn standings(conn: &Connection) -> Result<std::collections::BTreeMap<StreamN
 
 /// What transactions on a new connection need.
 fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreError> {
+    let live = options.for_use == Use::Live;
     Ok(group::Desk {
         triggers: completions::TriggerWatch::default(),
         letters: group::LetterRoom {
@@ -60,9 +62,10 @@ fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreE
             bytes_max: options.dead_letter_bytes_max,
         },
         shapes: derive::Shapes::default(),
-        adopted: open::is_adopted(conn)?,
+        adopted: live && open::is_adopted(conn)?,
+        scratch_ledgers: (!live).then_some(options.for_use == Use::LoadOn && report::has_ledgers(conn)?),
         deferred: options.for_use == Use::Load,
-        first_pass: adoption::first_pass(conn)?,
+        first_pass: if live { adoption::first_pass(conn)? } else { None },
         foreknown: None,
     })
 }

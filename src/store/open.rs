@@ -173,8 +173,20 @@ pub(super) fn connection(path: &Path, options: &StoreOptions) -> Result<Connecti
         "cache_size",
         &-i64::try_from(options.page_cache_bytes / 1024).unwrap_or(i64::MAX),
     )?;
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)
-        .map_err(StoreError::sqlite("switch triggers on"))?;
+    // A scratch holds what has happened already: nobody's trigger is to fire for it again.
+    for (switch, on) in [
+        (
+            DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER,
+            options.for_use == Use::Live,
+        ),
+        (
+            DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY,
+            options.for_use == Use::Live,
+        ),
+    ] {
+        conn.set_db_config(switch, on)
+            .map_err(StoreError::sqlite("switch triggers and foreign keys"))?;
+    }
     conn.set_prepared_statement_cache_capacity(256);
     derive::prepare_affinity(&conn).map_err(StoreError::sqlite(opening()))?;
     Ok(conn)
@@ -206,13 +218,6 @@ pub fn read_only(path: &Path) -> Result<Connection, StoreError> {
     let conn = reader(path).map_err(|source| not_a_database(path, source))?;
     match kind(&conn).map_err(StoreError::sqlite(opening()))? {
         Kind::Ours | Kind::Backend { ours: true } => {}
-        Kind::Backend { ours: false } => {
-            return Err(StoreError::Unusable(format!(
-                "{} is the backend's database, and nothing has been projected into it yet; `results-projector run` \
-                 adopts it",
-                path.display()
-            )));
-        }
         Kind::Empty => {
             return Err(StoreError::Unusable(format!(
                 "{} is empty: nothing has been projected yet; `results-projector run` fills it",
@@ -258,6 +263,8 @@ pub enum Found {
     Nothing,
     /// A database of ours.
     Database,
+    /// The backend's, adopted.
+    Adopted,
     /// A file that SQLite cannot read; why.
     Unreadable(String),
 }
@@ -278,11 +285,8 @@ pub fn found(path: &Path) -> Result<Found, StoreError> {
     match kind(&conn) {
         Ok(Kind::Empty) => Ok(Found::Nothing),
         Ok(Kind::Ours) => migrate::check_not_newer(&conn).map(|()| Found::Database),
-        Ok(Kind::Backend { .. }) => Err(StoreError::Unusable(format!(
-            "{} is the backend's database, of which a new file would hold nothing but the projected tables: \
-             `results-projector replay` mends those where they are",
-            path.display()
-        ))),
+        Ok(Kind::Backend { ours: true }) => migrate::check_not_newer(&conn).map(|()| Found::Adopted),
+        Ok(other @ Kind::Backend { ours: false }) => Err(other.refusal(path)),
         Ok(other @ Kind::Foreign(_)) => Err(other.refusal(path)),
         Err(source) if is_damage(&source) => Ok(Found::Unreadable(source.to_string())),
         Err(source) => Err(not_a_database(path, source)),
@@ -336,6 +340,10 @@ impl Kind {
             Self::Foreign(table) => format!(
                 "{path} is a database of something else (it has a table {table:?} and no projector_meta): name \
                  another file with --db"
+            ),
+            Self::Backend { ours: false } => format!(
+                "{path} is the backend's database, and nothing has been projected into it yet; `results-projector run` \
+                 adopts it"
             ),
             Self::Empty | Self::Ours | Self::Backend { .. } => format!("{path} is a database of ours"),
         })

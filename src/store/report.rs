@@ -264,6 +264,15 @@ pub(super) fn is_written(table: &str) -> bool {
         .any(|name| name.eq_ignore_ascii_case(table))
 }
 
+/// Every table of a fixed name that we fill: the read model and the books, what is known of the file itself apart.
+pub(super) fn projected_tables() -> impl Iterator<Item = &'static str> {
+    READ_MODEL
+        .iter()
+        .chain(LEDGERS)
+        .chain(BOOKS)
+        .map(|(name, _)| *name)
+}
+
 /// Whether a table of a fixed name belongs to the read model.
 pub(super) fn is_read_model(table: &str) -> bool {
     let tables = READ_MODEL.iter().chain(LEDGERS);
@@ -291,17 +300,20 @@ pub(super) fn check_read_model(conn: &Connection, adopted: bool) -> Result<(), S
         "somebody changed the schema: put back a backup, or start with a new file, which the stream fills"
     };
     check_tables(conn, READ_MODEL, way_out)?;
-    let ledgers = |conn: &Connection| -> Result<bool, rusqlite::Error> {
-        conn.query_row(
-            "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'job_completions')",
-            [],
-            |row| row.get(0),
-        )
-    };
-    if !adopted || ledgers(conn).map_err(StoreError::sqlite("look at the tables"))? {
+    if !adopted || has_ledgers(conn)? {
         check_tables(conn, LEDGERS, way_out)?;
     }
     Ok(())
+}
+
+/// Whether the file has the completion ledgers: the backend's may be too old for them.
+pub(super) fn has_ledgers(conn: &Connection) -> Result<bool, StoreError> {
+    conn.query_row(
+        "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'job_completions')",
+        [],
+        |row| row.get(0),
+    )
+    .map_err(StoreError::sqlite("look at the tables"))
 }
 
 fn check_tables(conn: &Connection, tables: &[(&str, &[&str])], way_out: &str) -> Result<(), StoreError> {

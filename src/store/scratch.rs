@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::carry::{self, Completed, Purpose};
 use super::compare::{self, Comparison, Mended, Scope};
+use super::open::is_adopted;
 use super::position::{self, Standing};
 use super::{StoreError, migrate, report};
 use crate::projection::manifests::Manifests;
@@ -98,12 +99,17 @@ pub(super) fn strip(conn: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Builds the secondary indexes of a file of our own.
+/// Builds the secondary indexes: those of our schema, or in a copy of the backend's file those that it has.
 fn build_indexes(conn: &Connection) -> Result<(), StoreError> {
-    let mut like = Connection::open_in_memory().map_err(StoreError::sqlite("read the schema"))?;
-    migrate::run(&mut like, true)?;
+    let all = if is_adopted(conn)? {
+        indexes(conn, "old")?
+    } else {
+        let mut like = Connection::open_in_memory().map_err(StoreError::sqlite("read the schema"))?;
+        migrate::run(&mut like, true)?;
+        indexes(&like, "main")?
+    };
     let there: Vec<String> = indexes(conn, "main")?.into_iter().map(|(name, _)| name).collect();
-    for (name, sql) in indexes(&like, "main")? {
+    for (name, sql) in all {
         if !there.contains(&name) {
             conn.execute_batch(&sql)
                 .map_err(StoreError::sqlite(format_args!("build the index {name}")))?;

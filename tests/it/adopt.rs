@@ -1,6 +1,7 @@
 //! The backend's own file: recognised or refused, mended in the first pass, never altered (contract §6.8, §7.2).
 
 mod beside;
+mod rebuild;
 
 use std::path::Path;
 

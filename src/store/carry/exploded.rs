@@ -35,6 +35,12 @@ pub(super) fn settle(conn: &Connection, basis: &Basis, vouched: &mut Vouched) ->
     Ok(())
 }
 
+/// The names of a database's exploded tables.
+pub(in super::super) fn names(conn: &Connection) -> Result<Vec<String>, StoreError> {
+    let tables = exploded(conn, "main").map_err(StoreError::sqlite("look at the exploded tables"))?;
+    Ok(tables.into_iter().map(|(name, _)| name).collect())
+}
+
 /// The exploded tables of one database by name, and how each was made.
 fn exploded(conn: &Connection, schema: &str) -> Result<Vec<(String, String)>, rusqlite::Error> {
     let mut tables: Vec<(String, String)> = conn

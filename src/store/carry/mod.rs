@@ -33,6 +33,7 @@ use crate::projection::manifests::Manifests;
 use crate::wire::time::Timestamp;
 
 pub use books::Brought;
+pub(super) use exploded::names as exploded_tables;
 pub use known::Foreknowledge;
 
 /// The backend's cleanup deletes rows that are older (contract §6.1).

@@ -13,6 +13,8 @@ pub(in super::super) struct Desk {
     pub(in super::super) shapes: Shapes,
     /// The backend's own file.
     pub(in super::super) adopted: bool,
+    /// In a scratch, where no trigger fires: whether the ledgers are written with each group.
+    pub(in super::super) scratch_ledgers: Option<bool>,
     /// A scratch whose ledgers and counters are made of its rows afterwards.
     pub(in super::super) deferred: bool,
     /// See [`adoption::first_pass`](super::super::adoption::first_pass).

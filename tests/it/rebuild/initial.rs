@@ -8,7 +8,8 @@ use crate::harness::projector::run_with;
 
 /// In builds for tests, so many messages are many.
 const BULK: [(&str, &str); 1] = [("RESULTS_PROJECTOR_STORE_BULK_FROM", "100")];
-const LOADED: &str = "there was no database: loaded in bulk";
+const LOADED: &str = "nothing had been read yet: loaded in bulk";
+const READ: &str = "SELECT count(*) FROM projector_position";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn catching_up_without_a_database_loads_in_bulk_and_is_an_undisturbed_run() {
@@ -50,7 +51,7 @@ async fn what_is_published_while_it_loads_and_afterwards_is_all_there() {
     wait_until("it waits for the server", PATIENCE, || {
         projector.stderr().contains("waiting for the server")
     });
-    assert!(!database.db.exists());
+    assert_eq!(one(&database.db, READ), 0);
     fleet.server.start_again();
     fleet.js = fleet.server.jetstream().await;
     let mut part = 500;
@@ -110,18 +111,15 @@ async fn killed_or_stopped_in_the_first_load_it_begins_again() {
         if number == 0 {
             // Within the promised five seconds, as any service.
             assert!(projector.terminate().success());
-            let lock = database.beside(".lock");
-            let left: Vec<PathBuf> = fs::read_dir(database._folder.path())
-                .unwrap()
-                .map(|entry| entry.unwrap().path())
-                .filter(|path| *path != lock)
-                .collect();
-            assert_eq!(left, Vec::<PathBuf>::new());
+            database.remove_empty_log();
+            database.assert_alone(&[]);
+            assert_eq!(one(&database.db, READ), 0);
             continue;
         }
         std::thread::sleep(Duration::from_millis(dice.below(600)));
         projector.kill();
-        if database.db.exists() {
+        // Nothing of it, or all.
+        if one(&database.db, READ) > 0 {
             check_i3(&database.db);
             database.assert_sound();
             assert!(one(&database.db, "SELECT count(*) FROM execution_results") > 0);
@@ -158,6 +156,34 @@ async fn a_log_whose_database_was_lost_is_not_played_into_the_new_one() {
             assert_rebuilt(&database, &undisturbed, &[]);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_who_reads_the_empty_database_does_not_keep_the_service_from_its_work() {
+    let fleet = Fleet::new(95, &Profile::everything(150)).await;
+    fleet.say(0, 1_000).await;
+    let database = Database::nowhere();
+    let waiting = Projector::start(&database.db, "nats://127.0.0.1:1");
+    wait_until("it waits for the server", PATIENCE, || {
+        waiting.stderr().contains("waiting for the server")
+    });
+    assert!(waiting.terminate().success());
+    let reader = Connection::open(&database.db).unwrap();
+    let read: i64 = reader.query_row(READ, [], |row| row.get(0)).unwrap();
+    assert_eq!(read, 0);
+    let output = run_with(&database.db, &fleet.url(), &["run", "--until-caught-up"], &BULK);
+    assert!(output.status.success(), "{}", text(&output));
+    let said = text(&output);
+    assert!(
+        said.contains("is open in another process") && said.contains("message by message"),
+        "{said}"
+    );
+    // It is the same file still.
+    let read: i64 = reader.query_row(READ, [], |row| row.get(0)).unwrap();
+    assert_eq!(read, 3);
+    drop(reader);
+    database.remove_empty_log();
+    assert_rebuilt(&database, &fleet.read(), &[]);
 }
 
 #[test]

@@ -106,6 +106,42 @@ async fn a_kill_at_any_moment_leaves_the_old_database_or_the_new_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_at_any_moment_leaves_nothing_beside_the_old_database_or_the_new_one() {
+    let world = World::new(88, scale(500, 2_000)).await;
+    let database = world.old.copy();
+    let started = Instant::now();
+    world.rebuild_and_check(&database, &[]);
+    let length = started.elapsed();
+    let mut dice = Dice::new(88);
+    let stops = scale(6, 50);
+    for number in 0..stops {
+        database.put_back(&world.old);
+        let mut rebuilding = Projector::start_with(&database.db, &world.fleet.url(), &["rebuild"], &[]);
+        let at = (number * 1_000 + dice.below(1_000)) * length.as_micros() as u64 / stops / 1_000;
+        // Before it listens for signals there is nothing to stop.
+        wait_until("it begins", PATIENCE, || {
+            database.beside(".rebuild.loading.lock").exists() || !rebuilding.is_running()
+        });
+        std::thread::sleep(Duration::from_micros(at));
+        if !rebuilding.is_running() {
+            continue;
+        }
+        let status = rebuilding.terminate();
+        let is_new = {
+            let copy = database.copy();
+            world.check(&copy, &format!("stopped after {at} of {length:?} µs"))
+        };
+        assert_eq!(status.code(), Some(if is_new { 0 } else { 3 }));
+        let left: Vec<String> = fs::read_dir(database._folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.contains("rebuild"))
+            .collect();
+        assert_eq!(left, Vec::<String>::new());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_kill_between_any_two_steps_of_the_swap_leaves_the_old_database_or_the_new_one() {
     let world = World::new(86, 200).await;
     for (point, is_new) in [

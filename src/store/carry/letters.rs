@@ -55,12 +55,13 @@ impl Letters {
                 *letters.more.entry((letter.stream, letter.life)).or_default() -= 1;
                 continue;
             }
-            letters.brought += letter.take(conn)?;
+            let taken = letter.take(conn)?;
+            letters.brought += if letter.here { 0 } else { taken };
         }
         Ok(letters)
     }
 
-    /// How many were brought.
+    /// How many were brought that the streams hold no more.
     pub(super) fn brought(&self) -> usize {
         self.brought
     }

@@ -15,6 +15,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::StoreError;
+use super::names::quoted;
 use super::output_book::hex;
 use crate::projection::spec::is_taken;
 
@@ -118,10 +119,6 @@ pub fn write(conn: &Connection, only: &[String], out: &mut dyn Write) -> Result<
     conn.execute_batch("COMMIT")
         .map_err(StoreError::sqlite("end reading"))?;
     Ok(())
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Those of the contract that are there (a backend's file may lack the ledgers), then the exploded ones by name.

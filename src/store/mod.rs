@@ -17,6 +17,7 @@ pub mod fail;
 mod group;
 mod lock;
 mod migrate;
+mod names;
 mod open;
 pub mod output_book;
 pub mod position;

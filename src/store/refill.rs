@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
+use super::names::quoted;
 use super::open::{file_bytes, wal_path};
 use super::scratch::{self, settings};
 use super::swap::{Replaced, release, swap};
@@ -80,7 +81,7 @@ pub fn copy(database: &Path, scratch: &Path) -> Result<(), StoreError> {
             .optional()
             .map_err(what())?;
         if let Some(name) = there {
-            conn.execute(&format!("DELETE FROM \"{}\"", name.replace('"', "\"\"")), [])
+            conn.execute(&format!("DELETE FROM {}", quoted(&name)), [])
                 .map_err(what())?;
         }
     }

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::carry::{self, Completed, Purpose};
 use super::compare::{self, Comparison, Mended, Scope};
+use super::names::quoted;
 use super::open::is_adopted;
 use super::position::{self, Standing};
 use super::{StoreError, migrate, report};
@@ -93,7 +94,7 @@ fn indexes(conn: &Connection, schema: &str) -> Result<Vec<(String, String)>, Sto
 /// Takes the secondary indexes away: they are built once the rows are there.
 pub(super) fn strip(conn: &Connection) -> Result<(), StoreError> {
     for (name, _) in indexes(conn, "main")? {
-        conn.execute_batch(&format!("DROP INDEX \"{}\"", name.replace('"', "\"\"")))
+        conn.execute_batch(&format!("DROP INDEX {}", quoted(&name)))
             .map_err(StoreError::sqlite(format_args!("leave out the index {name}")))?;
     }
     Ok(())

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension};
 
 use super::super::StoreError;
-use super::super::derive::quoted;
+use super::super::names::quoted;
 use super::derived::for_each_kind;
 use super::pairs::Basis;
 use super::{Vouched, run};

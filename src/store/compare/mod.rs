@@ -21,6 +21,7 @@ pub use self::cells::Shown;
 use self::lists::List;
 use self::tables::{Fixed, Place, Task};
 use super::StoreError;
+use super::names::quoted;
 pub use mend::{Mended, mend};
 
 /// So many differences are kept with their values; all are counted.
@@ -223,11 +224,6 @@ fn compare_list(
         Ok(())
     })?;
     Ok(())
-}
-
-/// A name as SQL takes it literally.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Columns as a list, each behind `prefix`.

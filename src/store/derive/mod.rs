@@ -30,7 +30,7 @@ pub(super) use evidence::{Evidence, Pair, Presence};
 pub(super) use explode::prepare_affinity;
 pub(super) use pairs::waiting_pairs;
 pub use pairs::{DuePair, PairCounts, due_pairs, pair_counts};
-pub(super) use shape::{Shapes, quoted};
+pub(super) use shape::Shapes;
 
 /// Waiting results of one pair that are applied in one transaction; the rest follows in the next.
 const RELEASED_MAX: usize = 64;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, OptionalExtension};
 
+use super::super::names::quoted;
 use super::super::{Class, StoreError};
 use crate::projection::explode::{Column, ExplodeSpec, free_rowid};
 use crate::projection::spec::{BUILT_IN, index_name};
@@ -103,11 +104,6 @@ fn schema_version(conn: &Connection) -> Result<i64, StoreError> {
     conn.prepare_cached("PRAGMA schema_version")
         .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
         .map_err(StoreError::sqlite("read the schema's version"))
-}
-
-/// A name as SQL takes it literally.
-pub(in super::super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn statements(spec: &ExplodeSpec) -> Statements {

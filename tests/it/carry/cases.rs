@@ -402,7 +402,10 @@ fn what_was_discarded_is_not_projected_again_and_the_counts_follow_what_was() {
         ["Integer(2) Text(\"discarded\") Text(\"why\")"]
     );
     let (_, brought) = carried(&both.scratch(), &both.old(), Purpose::Rebuild);
-    assert!(!brought.contains_key("projector_dead_letters"), "the scratch met it too");
+    assert!(
+        !brought.contains_key("projector_dead_letters"),
+        "the scratch met it too"
+    );
     assert_eq!(column(&both.scratch(), "stdout"), ["r1: x", "r3: x"]);
     let counts = "SELECT projected, dead FROM projector_position";
     assert_eq!(texts(&both.scratch(), counts), ["Integer(2) Integer(1)"]);

@@ -32,6 +32,9 @@ pub enum Step {
     Phase(&'static str),
 }
 
+/// The purpose of a load that reads all there is; the others follow the database.
+pub(super) const REBUILD: &str = "rebuild";
+
 /// Told of each step.
 pub type Tell<'a> = &'a (dyn Fn(Step) + Send + Sync);
 
@@ -199,6 +202,12 @@ impl<'a> Loader<'a> {
         standings: &Standings,
     ) -> Result<(BTreeMap<StreamName, Bounds>, Vec<String>), ServiceError> {
         let (mut bounds, mut others) = (BTreeMap::new(), Vec::new());
+        if self.purpose != REBUILD {
+            // Of a stream that the database has not read, it says nothing either.
+            let until = Some(StreamSeq(0));
+            let streams = self.forecast.streams.keys();
+            bounds.extend(streams.map(|stream| (*stream, Bounds { from: None, until })));
+        }
         for (stream, standing) in standings {
             let desk = self.desk(*stream).await?;
             let reader = ReaderStanding {

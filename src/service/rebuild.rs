@@ -7,14 +7,14 @@ use std::time::Instant;
 use chrono::Utc;
 use tokio::sync::watch;
 
-use super::load::{Forecast, Loader, Standings, Step, Tell, forecast};
+use super::load::{Forecast, Loader, REBUILD, Standings, Step, Tell, forecast};
 use super::pipeline::{ServiceError, owner};
 use crate::config::Config;
 use crate::source::connect::Connection;
 use crate::source::flow::Bounds;
 use crate::store::carry::{Completed, Purpose};
 use crate::store::output_book::missing_counts;
-use crate::store::scratch::{Beside, Scratch};
+use crate::store::scratch::{Beside, Scratch, sync};
 use crate::store::swap::{Replaced, kept_path, swap};
 use crate::store::{Found, Lock, StoreError, Use, found, read_only, real_path, refill, standings};
 use crate::wire::kv::StreamName;
@@ -103,7 +103,7 @@ async fn make_anew(
     let database = real_path(&config.store.path);
     let mut clock = Clock::default();
     let old = old(&database, options)?;
-    let loader = Loader::begin(config, connection, "rebuild", stop, tell).await?;
+    let loader = Loader::begin(config, connection, REBUILD, stop, tell).await?;
     let (bounds, _) = loader.bounds(&old.standings).await?;
     clock.phase("look");
     if old.adopted {
@@ -167,6 +167,8 @@ async fn make_anew(
             scratch.prove()?;
             clock.phase("check");
             scratch.seal()?;
+            // All of it, so that little is left to do when it takes its place.
+            sync(&scratch_path)?;
             let made = read_only(&scratch_path)?;
             Ok((standings(&made)?, missing_counts(&made)?, clock.seconds))
         })

@@ -53,12 +53,11 @@ pub async fn replay(
     tell: Tell<'_>,
 ) -> Result<Replayed, ServiceError> {
     let database = config.store.path.clone();
-    if !database.exists() {
-        // Making one is what `run` and `rebuild` are for.
-        read_only(&database)?;
-    }
+    // Making one, or adopting one, is what `run` is for.
+    drop(read_only(&database)?);
     // Held for its lock, and for what its opening brings up to date.
     let live = Store::open(&database, &store_options(config), &owner())?;
+    live.check_first_pass()?;
     let standings = standings(&read_only(&database)?)?;
     let mut loader = Loader::begin(config, None, "replay", stop, tell).await?;
     let from = match &options.job {

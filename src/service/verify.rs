@@ -57,12 +57,19 @@ pub async fn verify(
     tell: Tell<'_>,
 ) -> Result<Verified, ServiceError> {
     let database = config.store.path.clone();
-    let before = standings(&read_only(&database)?)?;
+    let mut before = standings(&read_only(&database)?)?;
     let loader = Loader::begin(config, None, "verify", stop, tell).await?;
     let store = loader.open_beside(&database, &loader.starts())?;
     loader.load(store, loader.bounds(&before).await?.0).await?;
 
     tell(Step::Phase("catching up with the database"));
+    // Most of what has come meanwhile, so that the database is held at one moment for as short as may be.
+    let now_there = standings(&read_only(&database)?)?;
+    if now_there != before {
+        let store = loader.open_beside(&database, &loader.starts())?;
+        loader.load(store, loader.bounds(&now_there).await?.0).await?;
+        before = now_there;
+    }
     // From here on the database is read as it is at this moment.
     let scratch = Scratch::open(loader.scratch(), Beside::Database(&database))?;
     let standings = scratch.snapshot()?;

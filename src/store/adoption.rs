@@ -1,6 +1,8 @@
 //! The first pass over an adopted file (contract §7.2): rows that the backend's own projector has written stand, but an
 //! empty text whose message has a pointer is filled, up to each stream's last sequence at adoption.
 
+use std::path::Path;
+
 use rusqlite::{Connection, params};
 
 use super::{StoreError, migrate};
@@ -14,6 +16,17 @@ pub(super) fn first_pass(conn: &Connection) -> Result<Option<StreamSeq>, StoreEr
     Ok(migrate::meta(conn, LAST_KEY)?
         .and_then(|text| text.parse().ok())
         .map(StreamSeq))
+}
+
+/// Refuses a file whose first pass is not over.
+pub(super) fn check_over(conn: &Connection, path: &Path) -> Result<(), StoreError> {
+    match first_pass(conn)? {
+        None => Ok(()),
+        Some(_) => Err(StoreError::Unusable(format!(
+            "the first pass over {} is not over: let `results-projector run --until-caught-up` end it first",
+            path.display()
+        ))),
+    }
 }
 
 /// Begins the first pass: up to `last`.

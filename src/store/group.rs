@@ -119,9 +119,11 @@ impl Drop for Group<'_> {
         if !self.committed {
             // Tables that were made in this transaction are gone with it.
             self.desk.shapes.clear();
+            self.desk.shares_transaction = false;
         }
         // SQLite may have rolled back by itself; after a commit there is nothing to roll back.
-        if !self.tx.is_autocommit()
+        if !self.committed
+            && !self.tx.is_autocommit()
             && let Err(error) = self.tx.execute_batch("ROLLBACK")
         {
             tracing::warn!(%error, "a transaction was not rolled back");
@@ -137,7 +139,9 @@ impl<'s> Group<'s> {
         manifests: Arc<Manifests>,
         now_wall: Timestamp,
     ) -> Result<Self, StoreError> {
-        begin_immediate(conn).map_err(StoreError::sqlite("begin a transaction"))?;
+        if conn.is_autocommit() {
+            begin_immediate(conn).map_err(StoreError::sqlite("begin a transaction"))?;
+        }
         let mut begun = || -> Result<_, StoreError> {
             let ours = match desk.scratch_ledgers {
                 Some(ours) => ours,
@@ -479,10 +483,12 @@ impl<'s> Group<'s> {
         if let Some(tally) = &mut self.tally {
             self.left.unsettled = tally.write(self.tx, self.now_wall)?;
         }
-        self.tx
-            .prepare_cached("COMMIT")
-            .and_then(|mut commit| commit.execute([]))
-            .map_err(StoreError::sqlite("commit"))?;
+        if !self.desk.shares_transaction {
+            self.tx
+                .prepare_cached("COMMIT")
+                .and_then(|mut commit| commit.execute([]))
+                .map_err(StoreError::sqlite("commit"))?;
+        }
         self.committed = true;
         let letters = &mut self.desk.letters;
         letters.bytes = (letters.bytes + self.letter_bytes_added).saturating_sub(self.letter_bytes_removed);

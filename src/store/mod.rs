@@ -66,6 +66,7 @@ fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreE
         adopted: live && open::is_adopted(conn)?,
         scratch_ledgers: (!live).then_some(options.for_use == Use::LoadOn && report::has_ledgers(conn)?),
         deferred: options.for_use == Use::Load,
+        shares_transaction: options.for_use == Use::Load,
         first_pass: if live { adoption::first_pass(conn)? } else { None },
         foreknown: None,
     })
@@ -159,6 +160,14 @@ impl Store {
     /// SQLite's.
     pub fn is_new(&self) -> Result<bool, StoreError> {
         Ok(!self.desk.adopted && position::read_all(&self.conn, "main")?.is_empty())
+    }
+
+    /// Refuses a file whose first pass (contract §7.2) is not over: what it will still meet must not be derived without it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] while it goes on.
+    pub fn check_first_pass(&self) -> Result<(), StoreError> {
+        adoption::check_over(&self.conn, &self.path)
     }
 
     /// Whether the file is the backend's own, with other writers beside us.
@@ -317,8 +326,27 @@ impl Store {
         Ok(busy == 0 && log == copied)
     }
 
+    /// Ends the transaction that the groups of a load share, so that others can read the scratch; `for_good`: from now on
+    /// each has its own.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn end_shared_transaction(&mut self, for_good: bool) -> Result<(), StoreError> {
+        self.desk.shares_transaction &= !for_good;
+        match self.conn.is_autocommit() {
+            true => Ok(()),
+            false => self
+                .conn
+                .execute_batch("COMMIT")
+                .map_err(StoreError::sqlite("commit what was loaded")),
+        }
+    }
+
     /// Copies the log into the database and closes it.
-    pub fn close(self) {
+    pub fn close(mut self) {
+        if let Err(error) = self.end_shared_transaction(true) {
+            tracing::warn!(database = %self.path.display(), %error, "the end of a load was not committed");
+        }
         let Self { conn, path, .. } = self;
         if let Err((_, error)) = conn.close() {
             tracing::warn!(database = %path.display(), %error, "the database was not closed cleanly; nothing committed is lost");

@@ -63,12 +63,7 @@ pub fn copy(database: &Path, scratch: &Path) -> Result<(), StoreError> {
     let conn = open(scratch)?;
     settings(&conn)?;
     let what = || StoreError::sqlite("empty the copy's projected tables");
-    if adoption::first_pass(&conn)?.is_some() {
-        return Err(StoreError::Unusable(format!(
-            "the first pass over {} is not over: let `results-projector run --until-caught-up` end it first",
-            database.display()
-        )));
-    }
+    adoption::check_over(&conn, database)?;
     let mut tables: Vec<String> = report::projected_tables().map(str::to_owned).collect();
     tables.extend(carry::exploded_tables(&conn)?);
     for table in tables {

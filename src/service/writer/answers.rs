@@ -46,8 +46,12 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn owed(&self, ask: &OwedQuestion) -> Vec<Owed> {
+    pub(super) fn owed(&mut self, ask: &OwedQuestion) -> Vec<Owed> {
         const OWED_MAX: usize = 256;
+        // The end of a load: what is derived anew after this is read beside the writer.
+        if let Err(error) = self.store.end_shared_transaction(true) {
+            warn!(%error, "what was loaded could not be committed; the load will find that out");
+        }
         let owed = match ask {
             OwedQuestion::Due => self.store.owed(now(), OWED_MAX),
             OwedQuestion::PendingAfter(key) => self.store.pending_after(key.as_ref(), OWED_MAX),

@@ -53,6 +53,10 @@ impl Writer {
 
     /// Nothing to do for a moment: copy the log while nobody waits for us.
     pub(super) fn idle(&mut self) {
+        // Who reads the scratch now must see what was loaded.
+        if let Err(error) = self.store.end_shared_transaction(false) {
+            warn!(%error, "what was loaded could not be committed; the load will find that out");
+        }
         if self.commits_since_checkpoint == 0 {
             return;
         }

@@ -69,7 +69,7 @@ fn find_unlike(conn: &Connection, events_whole: bool) -> Result<(), rusqlite::Er
                  AND NOT EXISTS (SELECT 1 FROM temp.manifest_times AS manifest
                      WHERE manifest.job_id = s.job_id AND manifest.changed <= s.recorded_at) AS deadline
          FROM main.execution_results AS s JOIN old.execution_results AS o ON o.result_id = s.result_id
-         WHERE start OR earlier OR ended OR deadline",
+         WHERE EXISTS (SELECT 1 FROM old.execution_results) AND (start OR earlier OR ended OR deadline)",
         [events_whole],
     )?;
     Ok(())

@@ -17,6 +17,9 @@ pub(in super::super) struct Desk {
     pub(in super::super) scratch_ledgers: Option<bool>,
     /// A scratch whose ledgers and counters are made of its rows afterwards.
     pub(in super::super) deferred: bool,
+    /// In a scratch: groups share one transaction, which ends when the load does; no longer once one has failed, since that
+    /// takes back all of them.
+    pub(in super::super) shares_transaction: bool,
     /// See [`adoption::first_pass`](super::super::adoption::first_pass).
     pub(in super::super) first_pass: Option<StreamSeq>,
     /// Of the database that is there, in a load beside it.

@@ -19,8 +19,8 @@ pub(super) fn prepare(conn: &Connection) -> Result<(), StoreError> {
                  PRIMARY KEY (stream_seq, published_ns)) WITHOUT ROWID;
              INSERT OR IGNORE INTO temp.at_hand
                  SELECT stream_seq, published_ns, entry FROM main.projector_results
-                 -- Nothing is asked of a database that has no lines.
-                 WHERE EXISTS (SELECT 1 FROM old.projector_results) ORDER BY entry;
+                 -- Of a database that has read nothing, nothing is asked.
+                 WHERE EXISTS (SELECT 1 FROM old.projector_position) ORDER BY entry;
              CREATE TEMP TABLE not_at_hand (entry INTEGER PRIMARY KEY, result_id TEXT, job_id TEXT, pc_id TEXT,
                  published TEXT, counts INTEGER, evidence INTEGER)",
         )?;

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, stderr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -179,11 +179,20 @@ async fn follow(watched: Watched, forecast: &Forecast, bars: &MultiProgress, ter
     }
 }
 
+/// A style that knows `{rate}`: whole messages a second. `None`: the template is wrong, and a plain bar is shown.
+pub(super) fn counting(template: &str) -> Option<ProgressStyle> {
+    let style = ProgressStyle::with_template(template).ok()?;
+    Some(
+        style.with_key("rate", |state: &ProgressState, to: &mut dyn std::fmt::Write| {
+            // A display that cannot be written to has nothing to tell.
+            let _shown = write!(to, "{:.0}/s", state.per_sec());
+        }),
+    )
+}
+
 fn stream_bar(bars: &MultiProgress, stream: StreamName) -> ProgressBar {
     let bar = bars.add(ProgressBar::new(0));
-    if let Ok(style) = ProgressStyle::with_template(
-        "{prefix:9} {bar:32} {human_pos}/{human_len}  {per_sec}  {eta} left  {msg}",
-    ) {
+    if let Some(style) = counting("{prefix:9} {bar:32} {human_pos}/{human_len}  {rate}  {eta} left  {msg}") {
         bar.set_style(style);
     }
     bar.set_prefix(stream.to_string());

@@ -3,12 +3,13 @@
 use std::io::{IsTerminal, Write, stderr};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::CommandError;
+use super::progress::counting;
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::service::pipeline::{self, RunOptions, ServiceError, Watched};
@@ -102,14 +103,8 @@ async fn progress(watched: Watched) {
             ProgressDrawTarget::hidden()
         },
     );
-    let template = "{bar:32} {human_pos}/{human_len} messages  {rate}  {msg}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(
-            style.with_key("rate", |state: &ProgressState, to: &mut dyn std::fmt::Write| {
-                // A display that cannot be written to has nothing to tell.
-                let _shown = write!(to, "{:.0}/s", state.per_sec());
-            }),
-        );
+    if let Some(style) = counting("{bar:32} {human_pos}/{human_len} messages  {rate}  {msg}") {
+        bar.set_style(style);
     }
     let mut last_line = tokio::time::Instant::now();
     let mut writer = watched.writer.clone();

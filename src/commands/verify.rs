@@ -6,7 +6,7 @@ use chrono::Utc;
 use serde_json::json;
 
 use super::progress::Progress;
-use super::{CommandError, JSON_VERSION, run, text};
+use super::{CommandError, JSON_VERSION, run, text, told};
 use crate::cli::VerifyArgs;
 use crate::config::Config;
 use crate::service::verify::{Verified, sample, verify as prove};
@@ -31,12 +31,11 @@ pub async fn verify(config: &Config, args: &VerifyArgs, out: &mut dyn Write) -> 
     };
     progress.end();
     let verified = verified?;
-    if args.json {
-        text::json(out, &document(&verified))?;
-    } else {
-        say(&verified, out)?;
-    }
-    Ok(verified.is_good())
+    let telling = match args.json {
+        true => text::json(out, &document(&verified)),
+        false => say(&verified, out).map_err(CommandError::from),
+    };
+    told(telling, verified.is_good())
 }
 
 fn document(verified: &Verified) -> serde_json::Value {

@@ -117,7 +117,8 @@ stopped: the old file is as it was")]
   results-projector replay --since 2026-06-01T00:00:00Z --json
   results-projector replay --job disk-inventory
 
-Exit codes: 0 done; 2 the database is in use; 3 no server, no disk, or stopped: nothing was changed")]
+Exit codes: 0 done; 2 the database is in use, or the job of --job has no hints; 3 no server, no disk, or stopped: nothing
+was changed")]
     Replay(ReplayArgs),
     /// Prove the database right against the streams, or name what differs
     ///

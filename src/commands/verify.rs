@@ -116,6 +116,11 @@ fn say(verified: &Verified, out: &mut dyn Write) -> Result<(), std::io::Error> {
     counts("not compared", &verified.completed.vouched.not_compared, out)?;
     match (verified.is_good(), verified.comparison.found()) {
         (true, _) => writeln!(out, "good: the database says what the streams say"),
+        (false, 0) => writeln!(
+            out,
+            "bad: no row differs, so there is nothing for `replay` to mend; let `results-projector run` read on, and if what \
+             is called wrong above stays, run `results-projector rebuild`"
+        ),
         (false, found) => writeln!(
             out,
             "bad: {found} rows differ; stop the service and run `results-projector replay`, which mends them"

@@ -83,9 +83,12 @@ pub enum ServiceError {
     /// The writer cannot go on.
     #[error(transparent)]
     Writer(#[from] WriterStopped),
-    /// `--until-caught-up` cannot be.
-    #[error("cannot catch up: {0}")]
+    /// The server, or time, does not allow it.
+    #[error("{0}")]
     Unavailable(String),
+    /// What was asked for means nothing here.
+    #[error("{0}")]
+    Usage(String),
     /// A bug.
     #[error("{0}")]
     Broken(String),
@@ -98,7 +101,7 @@ impl ServiceError {
         match self {
             Self::Store(error) => error.exit_code(),
             Self::Connect(error) => error.exit_code(),
-            Self::Refused(_) => 2,
+            Self::Refused(_) | Self::Usage(_) => 2,
             Self::Writer(stopped) => stopped.exit_code,
             Self::Unavailable(_) | Self::Broken(_) => 3,
         }
@@ -414,7 +417,9 @@ impl Pipeline {
                         outcome = Err(ServiceError::Broken(format!("a stage broke: {error}")));
                     }
                 }
-                reached = caught_up => outcome = reached.map_err(ServiceError::Unavailable),
+                reached = caught_up => {
+                    outcome = reached.map_err(|why| ServiceError::Unavailable(format!("cannot catch up: {why}")));
+                }
             }
         }
         self.shutdown.send_replace(true);

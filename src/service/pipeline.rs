@@ -288,7 +288,6 @@ impl Pipeline {
             Some(load) => watch::channel(load.manifests.clone()).1,
         };
         let bounds = load.as_ref().map(|load| load.bounds.clone()).unwrap_or_default();
-        let purpose = load.as_ref().map(|load| load.purpose);
         let budget = Budget::new(config.source.in_flight_bytes);
         let fetcher = fetcher(config, &connection).await.map_err(broken)?;
         let objects = ObjectBudget::new(config.outputs.in_flight_bytes);
@@ -304,6 +303,9 @@ impl Pipeline {
                 store.path().display()
             ),
         };
+        // Loads of several databases, or copies of one, may go on at one server at once.
+        let nonce: String = identity.nonce.chars().take(8).collect();
+        let temporary = load.as_ref().map(|load| format!("{}_{nonce}", load.purpose));
         let (mut lanes, mut states) = (BTreeMap::new(), BTreeMap::new());
         for stream in STREAMS {
             let (items, items_rx) = tokio_mpsc::unbounded_channel();
@@ -317,7 +319,7 @@ impl Pipeline {
                 config.nats.js_domain.as_deref(),
                 stream,
                 identity.clone(),
-                parts::pull_options(config, &budget, purpose),
+                parts::pull_options(config, &budget, temporary.as_deref()),
             )
             .await
             .map_err(|error| broken(error.to_string()))?;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
+use super::open::meeting_path;
 
 /// Who holds a database, as written into the lock file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,10 +28,10 @@ pub struct Lock {
     _file: File,
 }
 
-/// The lock file of a database: its path with `.lock` appended.
+/// The lock file of a database: its path with `.lock` appended; one for all links to it.
 #[must_use]
 fn lock_path(database: &Path) -> PathBuf {
-    let mut path = database.as_os_str().to_owned();
+    let mut path = meeting_path(database).into_os_string();
     path.push(".lock");
     PathBuf::from(path)
 }
@@ -100,6 +101,36 @@ impl Lock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn owner() -> Owner {
+        Owner {
+            pid: 4711,
+            started_at: "2026-06-01T00:00:00+00:00".into(),
+            host: "alpha".into(),
+        }
+    }
+
+    #[test]
+    fn a_link_and_its_target_share_one_lock_also_before_the_file_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (
+            folder.path().join("data/results.db"),
+            folder.path().join("link.db"),
+        );
+        std::fs::create_dir(folder.path().join("data")).unwrap();
+        std::os::unix::fs::symlink("data/results.db", &link).unwrap();
+        for made in [false, true] {
+            if made {
+                std::fs::write(&real, b"").unwrap();
+            }
+            let held = Lock::take(&link, &owner()).unwrap();
+            assert!(matches!(Lock::take(&real, &owner()), Err(StoreError::Locked(_))));
+            drop(held);
+            let _held = Lock::take(&real, &owner()).unwrap();
+            assert!(matches!(Lock::take(&link, &owner()), Err(StoreError::Locked(_))));
+        }
+        assert!(!folder.path().join("link.db.lock").exists());
+    }
 
     #[test]
     fn a_second_owner_is_refused_with_the_first_ones_pid_and_start_time() {

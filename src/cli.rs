@@ -180,7 +180,8 @@ Exit codes: 0 done; 2 FILE is there already, or no usable database; 3 no space, 
   results-projector dump | sha256sum
   results-projector dump --table execution_results --table feeds --out results.jsonl
 
-Exit codes: 0 written; 2 no such table, or no usable database; 3 it cannot be read or written")]
+Exit codes: 0 written; 2 no such table, FILE.part is there already, or no usable database; 3 it cannot be read or
+written")]
     Dump {
         /// Only this table; may be repeated
         #[arg(long, value_name = "NAME")]

@@ -27,7 +27,7 @@ pub async fn verify(config: &Config, args: &VerifyArgs, out: &mut dyn Write) -> 
     let tell = |step| progress.tell(step);
     let verified = match args.sample {
         None => prove(config, now, stop, &tell).await,
-        Some(results) => sample(config, results, stop, &tell).await,
+        Some(results) => sample(config, results, now, stop, &tell).await,
     };
     progress.end();
     let verified = verified?;

@@ -117,7 +117,8 @@ stopped: the old file is as it was")]
   results-projector replay --since 2026-06-01T00:00:00Z --json
   results-projector replay --job disk-inventory
 
-Exit codes: 0 done; 2 the database is in use; 3 no server, no disk, or stopped: nothing was changed")]
+Exit codes: 0 done; 2 the database is in use, or the job of --job has no hints; 3 no server, no disk, or stopped: nothing
+was changed")]
     Replay(ReplayArgs),
     /// Prove the database right against the streams, or name what differs
     ///
@@ -179,7 +180,8 @@ Exit codes: 0 done; 2 FILE is there already, or no usable database; 3 no space, 
   results-projector dump | sha256sum
   results-projector dump --table execution_results --table feeds --out results.jsonl
 
-Exit codes: 0 written; 2 no such table, or no usable database; 3 it cannot be read or written")]
+Exit codes: 0 written; 2 no such table, FILE.part is there already, or no usable database; 3 it cannot be read or
+written")]
     Dump {
         /// Only this table; may be repeated
         #[arg(long, value_name = "NAME")]

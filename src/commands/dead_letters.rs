@@ -6,7 +6,7 @@ use std::io::Write;
 use serde_json::json;
 
 use super::asking::Hands;
-use super::{CommandError, JSON_VERSION, text};
+use super::{CommandError, JSON_VERSION, text, told};
 use crate::cli::LetterArgs;
 use crate::config::Config;
 use crate::service::books::{LetterKey, LetterLine, REQUEST_MAX, Request};
@@ -88,8 +88,8 @@ pub fn show(
     let of = stream(of)?;
     let Some(shown) = dead_letters::show(&read_only(&config.store.path)?, of, StreamSeq(seq), incarnation)?
     else {
-        writeln!(out, "no dead letter {of} {seq}")?;
-        return Ok(false);
+        let telling = writeln!(out, "no dead letter {of} {seq}");
+        return told(telling.map_err(CommandError::from), false);
     };
     let payload = shown.payload.as_deref().map(String::from_utf8_lossy);
     if as_json {
@@ -187,8 +187,8 @@ pub async fn retry(config: &Config, which: &LetterArgs, out: &mut dyn Write) -> 
     } else {
         ask(config, &places, Request::RetryLetters).await?
     };
-    print(&lines, which.json, out)?;
-    Ok(lines.iter().all(|line| line.outcome == "projected"))
+    let good = lines.iter().all(|line| line.outcome == "projected");
+    told(print(&lines, which.json, out), good)
 }
 
 /// Gives dead letters up. Returns whether all of them were there.
@@ -222,8 +222,8 @@ pub async fn discard(
         };
         places.iter().zip(there).map(line).collect()
     };
-    print(&lines, which.json, out)?;
-    Ok(lines.iter().all(|line| line.outcome == "discarded"))
+    let good = lines.iter().all(|line| line.outcome == "discarded");
+    told(print(&lines, which.json, out), good)
 }
 
 async fn ask(

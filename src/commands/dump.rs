@@ -1,7 +1,7 @@
 //! `dump`.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -38,28 +38,36 @@ pub fn dump(
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
     let part = PathBuf::from(part);
-    let written = || -> Result<(), CommandError> {
-        let mut to = BufWriter::new(create(&part)?);
+    let file = create(&part)?;
+    let written = move |part: &Path| -> Result<(), CommandError> {
+        let mut to = BufWriter::new(file);
         dump::write(&conn, tables, &mut to)?;
         to.into_inner()
             .map_err(io::IntoInnerError::into_error)?
             .sync_all()?;
-        fs::rename(&part, path)?;
+        fs::rename(part, path)?;
         Ok(())
     };
-    written().inspect_err(|_| {
+    written(&part).inspect_err(|_| {
         // The first error is the one to tell.
         let _removed = fs::remove_file(&part);
     })
 }
 
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+/// The part is its writer's alone: two dumps would write into each other's.
+fn create(part: &Path) -> Result<File, CommandError> {
+    let opened = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o640)
-        .open(path)
+        .open(part);
+    opened.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => CommandError::Usage(format!(
+            "{} is there already: another dump writes it, or one was killed; wait, or remove it and try again",
+            part.display()
+        )),
+        _ => error.into(),
+    })
 }
 
 fn is_database(path: &Path) -> bool {
@@ -67,4 +75,27 @@ fn is_database(path: &Path) -> bool {
     File::open(path)
         .and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut begins))
         .is_ok_and(|_| begins == MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_part_has_one_writer_and_is_not_for_everybody() {
+        let folder = tempfile::tempdir().unwrap();
+        let part = folder.path().join("dump.part");
+        create(&part).unwrap().write_all(b"half").unwrap();
+        let mode = fs::metadata(&part).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777 & !0o640, 0);
+        let refused = create(&part).unwrap_err();
+        assert_eq!(refused.exit_code(), 2);
+        assert!(
+            refused.to_string().contains("dump.part is there already"),
+            "{refused}"
+        );
+        assert_eq!(fs::read(&part).unwrap(), b"half");
+    }
 }

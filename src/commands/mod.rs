@@ -77,5 +77,35 @@ impl From<DumpError> for CommandError {
     }
 }
 
+/// An answer once it is told: a reader who leaves early changes nothing about it, nor about its exit code.
+fn told(telling: Result<(), CommandError>, good: bool) -> Result<bool, CommandError> {
+    match telling {
+        Err(CommandError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(good),
+        other => other.map(|()| good),
+    }
+}
+
 /// The version of every `--json` document's shape.
 const JSON_VERSION: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn a_reader_who_leaves_early_does_not_change_the_answer() {
+        let failed = |kind| Err(CommandError::Output(Error::from(kind)));
+        for good in [false, true] {
+            assert_eq!(told(failed(ErrorKind::BrokenPipe), good).unwrap(), good);
+            assert_eq!(told(Ok(()), good).unwrap(), good);
+            assert_eq!(
+                told(failed(ErrorKind::StorageFull), good)
+                    .unwrap_err()
+                    .exit_code(),
+                3
+            );
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::io::Write;
 use serde_json::json;
 
 use super::asking::Hands;
-use super::{CommandError, JSON_VERSION, text};
+use super::{CommandError, JSON_VERSION, text, told};
 use crate::cli::{OutputArgs, StateArg};
 use crate::config::Config;
 use crate::service::books::{OutputKey, OutputLine, REQUEST_MAX, Request};
@@ -121,8 +121,8 @@ pub async fn retry(config: &Config, which: &OutputArgs, out: &mut dyn Write) -> 
         let finished = hands.finish().await;
         outcome.and(finished)?;
     }
-    print(&lines, config, which.json, out)?;
-    Ok(lines.iter().all(|line| line.state == State::Fetched.as_str()))
+    let good = lines.iter().all(|line| line.state == State::Fetched.as_str());
+    told(print(&lines, config, which.json, out), good)
 }
 
 fn print(

@@ -40,7 +40,7 @@ pub async fn rebuild(config: &Config, args: &RebuildArgs, out: &mut dyn Write) -
     if args.json {
         return text::json(out, &document(&rebuilt));
     }
-    say(config, &rebuilt, out)?;
+    say(config, &rebuilt, args.keep_old, out)?;
     Ok(())
 }
 
@@ -100,7 +100,12 @@ fn gone(rebuilt: &Rebuilt) -> Vec<String> {
     lines
 }
 
-fn say(config: &Config, rebuilt: &Rebuilt, out: &mut dyn Write) -> Result<(), std::io::Error> {
+fn say(
+    config: &Config,
+    rebuilt: &Rebuilt,
+    keep_old: bool,
+    out: &mut dyn Write,
+) -> Result<(), std::io::Error> {
     let made = rebuilt.offered.as_ref().unwrap_or(&config.store.path);
     writeln!(
         out,
@@ -148,10 +153,12 @@ fn say(config: &Config, rebuilt: &Rebuilt, out: &mut dyn Write) -> Result<(), st
     writeln!(out, "seconds: {}", seconds.join(", "))?;
     if rebuilt.offered.is_some() {
         let database = config.store.path.display();
+        // Only then is there an old file to keep.
+        let keep_old = if keep_old { " --keep-old" } else { "" };
         writeln!(
             out,
             "{database} is the backend's own file, and as it was. With the backend still stopped, put the new one in its \
-             place:\n  results-projector --db {database} rebuild --swap\nand start the backend. If {database} is \
+             place:\n  results-projector --db {database} rebuild --swap{keep_old}\nand start the backend. If {database} is \
              written before that, this is refused: then rebuild again."
         )?;
     }

@@ -6,7 +6,7 @@ use chrono::Utc;
 use serde_json::json;
 
 use super::progress::Progress;
-use super::{CommandError, JSON_VERSION, run, text};
+use super::{CommandError, JSON_VERSION, run, text, told};
 use crate::cli::VerifyArgs;
 use crate::config::Config;
 use crate::service::verify::{Verified, sample, verify as prove};
@@ -27,16 +27,15 @@ pub async fn verify(config: &Config, args: &VerifyArgs, out: &mut dyn Write) -> 
     let tell = |step| progress.tell(step);
     let verified = match args.sample {
         None => prove(config, now, stop, &tell).await,
-        Some(results) => sample(config, results, stop, &tell).await,
+        Some(results) => sample(config, results, now, stop, &tell).await,
     };
     progress.end();
     let verified = verified?;
-    if args.json {
-        text::json(out, &document(&verified))?;
-    } else {
-        say(&verified, out)?;
-    }
-    Ok(verified.is_good())
+    let telling = match args.json {
+        true => text::json(out, &document(&verified)),
+        false => say(&verified, out).map_err(CommandError::from),
+    };
+    told(telling, verified.is_good())
 }
 
 fn document(verified: &Verified) -> serde_json::Value {
@@ -117,6 +116,11 @@ fn say(verified: &Verified, out: &mut dyn Write) -> Result<(), std::io::Error> {
     counts("not compared", &verified.completed.vouched.not_compared, out)?;
     match (verified.is_good(), verified.comparison.found()) {
         (true, _) => writeln!(out, "good: the database says what the streams say"),
+        (false, 0) => writeln!(
+            out,
+            "bad: no row differs, so there is nothing for `replay` to mend; let `results-projector run` read on, and if what \
+             is called wrong above stays, run `results-projector rebuild`"
+        ),
         (false, found) => writeln!(
             out,
             "bad: {found} rows differ; stop the service and run `results-projector replay`, which mends them"

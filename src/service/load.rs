@@ -266,6 +266,8 @@ impl<'a> Loader<'a> {
 
 impl Drop for Leftovers {
     fn drop(&mut self) {
+        // The lock's file goes last, and while it is held: who has opened it by then finds another at its path, and takes
+        // that one.
         for leftover in [&self.scratch, &scratch::path(&self.scratch, "loading")] {
             if let Err(error) = scratch::remove(leftover) {
                 tracing::warn!(%error, "a scratch is left over; the next one takes it away");

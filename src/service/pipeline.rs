@@ -83,9 +83,12 @@ pub enum ServiceError {
     /// The writer cannot go on.
     #[error(transparent)]
     Writer(#[from] WriterStopped),
-    /// `--until-caught-up` cannot be.
-    #[error("cannot catch up: {0}")]
+    /// The server, or time, does not allow it.
+    #[error("{0}")]
     Unavailable(String),
+    /// What was asked for means nothing here.
+    #[error("{0}")]
+    Usage(String),
     /// A bug.
     #[error("{0}")]
     Broken(String),
@@ -98,7 +101,7 @@ impl ServiceError {
         match self {
             Self::Store(error) => error.exit_code(),
             Self::Connect(error) => error.exit_code(),
-            Self::Refused(_) => 2,
+            Self::Refused(_) | Self::Usage(_) => 2,
             Self::Writer(stopped) => stopped.exit_code,
             Self::Unavailable(_) | Self::Broken(_) => 3,
         }
@@ -285,7 +288,6 @@ impl Pipeline {
             Some(load) => watch::channel(load.manifests.clone()).1,
         };
         let bounds = load.as_ref().map(|load| load.bounds.clone()).unwrap_or_default();
-        let purpose = load.as_ref().map(|load| load.purpose);
         let budget = Budget::new(config.source.in_flight_bytes);
         let fetcher = fetcher(config, &connection).await.map_err(broken)?;
         let objects = ObjectBudget::new(config.outputs.in_flight_bytes);
@@ -301,6 +303,9 @@ impl Pipeline {
                 store.path().display()
             ),
         };
+        // Loads of several databases, or copies of one, may go on at one server at once.
+        let nonce: String = identity.nonce.chars().take(8).collect();
+        let temporary = load.as_ref().map(|load| format!("{}_{nonce}", load.purpose));
         let (mut lanes, mut states) = (BTreeMap::new(), BTreeMap::new());
         for stream in STREAMS {
             let (items, items_rx) = tokio_mpsc::unbounded_channel();
@@ -314,7 +319,7 @@ impl Pipeline {
                 config.nats.js_domain.as_deref(),
                 stream,
                 identity.clone(),
-                parts::pull_options(config, &budget, purpose),
+                parts::pull_options(config, &budget, temporary.as_deref()),
             )
             .await
             .map_err(|error| broken(error.to_string()))?;
@@ -414,7 +419,9 @@ impl Pipeline {
                         outcome = Err(ServiceError::Broken(format!("a stage broke: {error}")));
                     }
                 }
-                reached = caught_up => outcome = reached.map_err(ServiceError::Unavailable),
+                reached = caught_up => {
+                    outcome = reached.map_err(|why| ServiceError::Unavailable(format!("cannot catch up: {why}")));
+                }
             }
         }
         self.shutdown.send_replace(true);

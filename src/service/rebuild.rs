@@ -7,11 +7,13 @@ use std::time::Instant;
 use chrono::Utc;
 use tokio::sync::watch;
 
-use super::load::{Forecast, Loader, REBUILD, Standings, Step, Tell, forecast};
+use super::load::{Forecast, Loader, REBUILD, Standings, Step, Tell};
 use super::pipeline::{ServiceError, owner};
 use crate::config::Config;
+use crate::source::census::census;
 use crate::source::connect::Connection;
 use crate::source::flow::Bounds;
+use crate::source::opening::context;
 use crate::store::carry::{Completed, Purpose};
 use crate::store::output_book::missing_counts;
 use crate::store::scratch::{Beside, Scratch, sync};
@@ -77,7 +79,16 @@ pub(super) async fn initial(
     stop: watch::Receiver<bool>,
     tell: Tell<'_>,
 ) -> Result<Option<Rebuilt>, ServiceError> {
-    let messages = forecast(config, connection).await?.messages();
+    let js = context(connection.client.clone(), config.nats.js_domain.as_deref());
+    let mut messages = 0;
+    for stream in StreamName::ALL {
+        let census = census(&js, stream)
+            .await
+            .map_err(|error| ServiceError::Unavailable(error.to_string()))?;
+        // The service waits for a stream that is not there yet: nothing to load in bulk, and nothing to warn of.
+        let Some(census) = census else { return Ok(None) };
+        messages += census.messages;
+    }
     if usize::try_from(messages).unwrap_or(usize::MAX) < config.store.bulk_from_messages {
         return Ok(None);
     }

@@ -135,7 +135,7 @@ async fn load(
 /// Derives one job's tables in the scratch, from the results that the database holds.
 async fn derive(config: &Config, loader: &Loader<'_>, job: &str) -> Result<(), ServiceError> {
     if loader.manifests.hints(job).is_none() {
-        return Err(ServiceError::Unavailable(format!(
+        return Err(ServiceError::Usage(format!(
             "the bucket jobs holds no manifest of {job:?} with hints, so there is nothing to derive; what was derived \
              before stays"
         )));

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::books::{Answer, Books, Request};
-use crate::store::FileIdentity;
+use crate::store::{FileIdentity, meeting_path};
 
 /// What the kernel takes as a socket's path, its closing zero not counted.
 const PATH_BYTES_MAX: usize = 107;
@@ -60,10 +60,10 @@ pub enum SocketError {
     },
 }
 
-/// The socket of a database: its path with `.sock` appended.
+/// The socket of a database: its path with `.sock` appended; one for all links to it.
 #[must_use]
 pub fn socket_path(database: &Path) -> PathBuf {
-    beside(database, ".sock")
+    beside(&meeting_path(database), ".sock")
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -291,6 +291,20 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         drop(socket);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_link_to_the_database_finds_its_socket() {
+        let folder = tempfile::tempdir().unwrap();
+        let (database, link) = (folder.path().join("results.db"), folder.path().join("link.db"));
+        fs::write(&database, b"").unwrap();
+        std::os::unix::fs::symlink(&database, &link).unwrap();
+        for (one, other) in [(&database, &link), (&link, &database)] {
+            let socket = Socket::listen(one).unwrap();
+            assert!(is_served(other).await.unwrap());
+            drop(socket);
+            assert!(!is_served(other).await.unwrap());
+        }
     }
 
     #[tokio::test]

@@ -82,6 +82,8 @@ pub struct Writer {
     commits_since_checkpoint: u32,
     checkpoint_step: u64,
     small_groups: u32,
+    /// When a reader last kept the log from being cut.
+    not_cut: Option<Instant>,
     last_commit: Instant,
 }
 
@@ -134,6 +136,7 @@ impl Writer {
             commits_since_checkpoint: 0,
             checkpoint_step: 0,
             small_groups: 0,
+            not_cut: None,
             last_commit: Instant::now(),
         }
     }

@@ -295,7 +295,7 @@ impl Reader {
             let mut outcome = self.apply(&mut session, happening).await;
             // What has arrived already needs no look at everything else in between.
             for _ in 0..DRAIN_MAX {
-                if outcome.is_err() || session.held.is_some() {
+                if outcome.is_err() || session.held.is_some() || self.is_over(&session) {
                     break;
                 }
                 match session.messages.next().now_or_never() {
@@ -316,6 +316,7 @@ impl Reader {
 
     /// What happened next. Nothing is acted on here.
     async fn select(&mut self, session: &mut Session) -> Happening {
+        let over = self.is_over(session);
         let Session {
             messages,
             held,
@@ -343,7 +344,7 @@ impl Reader {
                 (Some(held), Some(permit)) => Happening::Permitted(held, permit),
                 _ => Happening::Shutdown,
             },
-            next = messages.next(), if held.is_none() => match next {
+            next = messages.next(), if held.is_none() && !over => match next {
                 Some(Ok(message)) => Happening::Delivered(message),
                 Some(Err(error)) => Happening::Failed(error.to_string()),
                 None => Happening::Failed("the client's iterator ended".to_owned()),

@@ -150,8 +150,8 @@ impl fmt::Display for Refusal {
             ),
             Self::InUse(owner) => write!(
                 f,
-                "its consumer is in use by {owner}; stop that process, or start with --take-over-consumers, or give \
-                 this one a source.consumer_prefix of its own"
+                "its consumer is in use by {owner}; stop that process, or give this one a source.consumer_prefix of \
+                 its own; the service can also take it over (`run --take-over-consumers`)"
             ),
             Self::TakenOver(owner) => write!(
                 f,

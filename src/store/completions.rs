@@ -51,31 +51,39 @@ impl Ledger {
 
     /// Writes what the triggers would have written.
     pub(super) fn write(&mut self, conn: &Connection) -> Result<(), StoreError> {
-        let write = || -> Result<(), rusqlite::Error> {
-            let mut job = conn.prepare_cached(
-                "INSERT INTO job_completions (job_id, pc_id, last_success_at) VALUES (?1, ?2, ?3)
+        self.write_jobs(conn)
+            .and_then(|()| self.write_versions(conn))
+            .map_err(StoreError::sqlite("write the completion ledgers"))
+    }
+
+    /// As [`Self::write`], only `job_completions`.
+    pub(super) fn write_jobs(&mut self, conn: &Connection) -> Result<(), rusqlite::Error> {
+        let mut job = conn.prepare_cached(
+            "INSERT INTO job_completions (job_id, pc_id, last_success_at) VALUES (?1, ?2, ?3)
                  ON CONFLICT (job_id, pc_id) DO UPDATE SET last_success_at = excluded.last_success_at
                  WHERE excluded.last_success_at > last_success_at",
-            )?;
-            for (job_id, pcs) in &self.jobs {
-                for (pc_id, at) in pcs {
-                    job.execute(params![job_id, pc_id, at])?;
-                }
+        )?;
+        for (job_id, pcs) in &self.jobs {
+            for (pc_id, at) in pcs {
+                job.execute(params![job_id, pc_id, at])?;
             }
-            let mut version = conn.prepare_cached(
+        }
+        self.jobs.clear();
+        Ok(())
+    }
+
+    /// As [`Self::write`], only `job_version_completions`.
+    pub(super) fn write_versions(&mut self, conn: &Connection) -> Result<(), rusqlite::Error> {
+        let mut version = conn.prepare_cached(
                 "INSERT INTO job_version_completions (job_id, version, pc_id, last_success_at) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT (job_id, version, pc_id) DO UPDATE SET last_success_at = excluded.last_success_at
                  WHERE excluded.last_success_at > last_success_at",
             )?;
-            for ((job_id, version_text), pcs) in &self.versions {
-                for (pc_id, at) in pcs {
-                    version.execute(params![job_id, version_text, pc_id, at])?;
-                }
+        for ((job_id, version_text), pcs) in &self.versions {
+            for (pc_id, at) in pcs {
+                version.execute(params![job_id, version_text, pc_id, at])?;
             }
-            Ok(())
-        };
-        write().map_err(StoreError::sqlite("write the completion ledgers"))?;
-        self.jobs.clear();
+        }
         self.versions.clear();
         Ok(())
     }

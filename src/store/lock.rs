@@ -2,13 +2,14 @@
 //! process ends, however it ends.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
+use super::open::meeting_path;
 
 /// Who holds a database, as written into the lock file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,10 +28,10 @@ pub struct Lock {
     _file: File,
 }
 
-/// The lock file of a database: its path with `.lock` appended.
+/// The lock file of a database: its path with `.lock` appended; one for all links to it.
 #[must_use]
 fn lock_path(database: &Path) -> PathBuf {
-    let mut path = database.as_os_str().to_owned();
+    let mut path = meeting_path(database).into_os_string();
     path.push(".lock");
     PathBuf::from(path)
 }
@@ -53,41 +54,45 @@ impl Lock {
             )));
         }
         let path = lock_path(database);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o640)
-            .open(&path)
-            .map_err(|source| super::open::cannot_open(database, source))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                let owner = file
-                    .read_to_string(&mut text)
-                    .ok()
-                    .and_then(|_| serde_json::from_str::<Owner>(&text).ok());
-                let who = match owner {
-                    Some(owner) => format!(
-                        "process {} on {}, running since {}",
-                        owner.pid, owner.host, owner.started_at
-                    ),
-                    None => "another process".to_owned(),
-                };
-                return Err(StoreError::Locked(format!(
-                    "{} is in use by {who}: one process writes a database; stop that one first",
-                    database.display()
-                )));
+        let mut file = loop {
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o640)
+                .open(&path)
+                .map_err(|source| super::open::cannot_open(database, source))?;
+            match file.try_lock() {
+                // One who held it may have removed it since it was opened, and others meet at a new one.
+                Ok(()) if is_at(&file, &path)? => break file,
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let mut text = String::new();
+                    let owner = file
+                        .read_to_string(&mut text)
+                        .ok()
+                        .and_then(|_| serde_json::from_str::<Owner>(&text).ok());
+                    let who = match owner {
+                        Some(owner) => format!(
+                            "process {} on {}, running since {}",
+                            owner.pid, owner.host, owner.started_at
+                        ),
+                        None => "another process".to_owned(),
+                    };
+                    return Err(StoreError::Locked(format!(
+                        "{} is in use by {who}: one process writes a database; stop that one first",
+                        database.display()
+                    )));
+                }
+                Err(TryLockError::Error(source)) => {
+                    return Err(StoreError::Io {
+                        what: format!("lock {}", path.display()),
+                        source,
+                    });
+                }
             }
-            Err(TryLockError::Error(source)) => {
-                return Err(StoreError::Io {
-                    what: format!("lock {}", path.display()),
-                    source,
-                });
-            }
-        }
+        };
         let text = serde_json::to_string(me).unwrap_or_default();
         file.set_len(0)
             .and_then(|()| file.rewind())
@@ -97,9 +102,77 @@ impl Lock {
     }
 }
 
+/// Whether a path names the file that is open.
+fn is_at(file: &File, path: &Path) -> Result<bool, StoreError> {
+    let looking = || StoreError::io(format!("look at {}", path.display()));
+    let open = file.metadata().map_err(looking())?;
+    match std::fs::metadata(path) {
+        Ok(named) => Ok((open.dev(), open.ino()) == (named.dev(), named.ino())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(looking()(error)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
+
+    fn owner() -> Owner {
+        Owner {
+            pid: 4711,
+            started_at: "2026-06-01T00:00:00+00:00".into(),
+            host: "alpha".into(),
+        }
+    }
+
+    #[test]
+    fn a_link_and_its_target_share_one_lock_also_before_the_file_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (
+            folder.path().join("data/results.db"),
+            folder.path().join("link.db"),
+        );
+        std::fs::create_dir(folder.path().join("data")).unwrap();
+        std::os::unix::fs::symlink("data/results.db", &link).unwrap();
+        for made in [false, true] {
+            if made {
+                std::fs::write(&real, b"").unwrap();
+            }
+            let held = Lock::take(&link, &owner()).unwrap();
+            assert!(matches!(Lock::take(&real, &owner()), Err(StoreError::Locked(_))));
+            drop(held);
+            let _held = Lock::take(&real, &owner()).unwrap();
+            assert!(matches!(Lock::take(&link, &owner()), Err(StoreError::Locked(_))));
+        }
+        assert!(!folder.path().join("link.db.lock").exists());
+    }
+
+    /// As the users of scratches do: the file goes while it is held. Nobody may then hold what nobody else would find.
+    #[test]
+    fn a_lock_file_that_goes_with_its_holder_never_lets_two_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("results.db");
+        let (inside, taken) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while taken.load(Ordering::SeqCst) < 2_000 {
+                        let Ok(held) = Lock::take(&database, &owner()) else {
+                            continue;
+                        };
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        taken.fetch_add(1, Ordering::SeqCst);
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        std::fs::remove_file(lock_path(&database)).unwrap();
+                        drop(held);
+                    }
+                });
+            }
+        });
+        assert!(!lock_path(&database).exists());
+    }
 
     #[test]
     fn a_second_owner_is_refused_with_the_first_ones_pid_and_start_time() {

@@ -37,7 +37,8 @@ pub use error::{Class, StoreError};
 pub use group::{Committed, Gap, Group, Left, Lines};
 pub use lock::{Lock, Owner};
 pub use open::{
-    FileIdentity, Found, StoreOptions, Synchronous, Use, file_bytes, found, read_only, real_path, wal_path,
+    FileIdentity, Found, StoreOptions, Synchronous, Use, file_bytes, found, meeting_path, read_only,
+    real_path, wal_path,
 };
 pub use position::{Advance, Counts, Standing};
 

@@ -253,7 +253,32 @@ fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
 /// The database's own path, where its path is a link to it: what takes its place must lie beside it, and the link stay.
 #[must_use]
 pub fn real_path(path: &Path) -> PathBuf {
-    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+    let mut at = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        if let Ok(real) = fs::canonicalize(&at) {
+            return real;
+        }
+        // The file that a link names may still have to be made.
+        match fs::read_link(&at) {
+            Ok(to) => at = at.parent().map_or(to.clone(), |folder| folder.join(&to)),
+            Err(_) => return at,
+        }
+    }
+    at
+}
+
+/// Links that lead to links: the kernel follows no more either.
+const LINKS_MAX: usize = 40;
+
+/// The database's path where it is no link, else its target's. What lies beside the file whatever it is called by, so
+/// that all who write it meet there. A path as it was given may be the shorter one, and folders need no following.
+#[must_use]
+pub fn meeting_path(path: &Path) -> PathBuf {
+    if path.is_symlink() {
+        real_path(path)
+    } else {
+        path.to_owned()
+    }
 }
 
 /// What lies where a new file is to be put.

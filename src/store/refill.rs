@@ -109,6 +109,8 @@ pub fn offer(scratch: &Path, database: &Path) -> Result<PathBuf, StoreError> {
     check(scratch, database)?;
     scratch::sync(scratch)?;
     let offered = offered_path(database);
+    // Somebody may have looked into the earlier one: its log would be taken for the new one's.
+    scratch::remove(&offered)?;
     fs::rename(scratch, &offered).map_err(StoreError::io(format!("name the copy {}", offered.display())))?;
     Ok(offered)
 }

@@ -81,7 +81,7 @@ pub(super) async fn manifests(
     Ok(in_force)
 }
 
-/// `temporary`: what the consumers are for, when not for the service itself.
+/// `temporary`: a part of the consumers' names that says what they are for, when not for the service itself.
 pub(super) fn pull_options(config: &Config, budget: &Budget, temporary: Option<&str>) -> PullOptions {
     let source = &config.source;
     // Twice what can be in flight here, or the server falls silent before a group is full.
@@ -89,7 +89,7 @@ pub(super) fn pull_options(config: &Config, budget: &Budget, temporary: Option<&
     PullOptions {
         consumer_prefix: match temporary {
             None => source.consumer_prefix.clone(),
-            Some(purpose) => format!("{}_{purpose}", source.consumer_prefix),
+            Some(temporary) => format!("{}_{temporary}", source.consumer_prefix),
         },
         temporary: temporary.is_some(),
         ack_wait: source.ack_wait,

@@ -17,32 +17,35 @@ use crate::source::census::message_at;
 use crate::source::connect;
 use crate::source::fetch::Fetcher;
 use crate::source::opening::context;
+use crate::store::carry::cleanup_before;
 use crate::store::compare::sampled::{self, Checked, Line};
 use crate::store::{read_only, standings};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
+use crate::wire::time::Timestamp;
 
 /// Messages asked for at once.
 const CONCURRENCY: usize = 8;
 
-/// Looks at so many results.
+/// Looks at so many results. `now`: wall clock, for what the backend's cleanup may have deleted.
 ///
 /// # Errors
 /// See [`ServiceError`].
 pub async fn sample(
     config: &Config,
     results: usize,
+    now: Timestamp,
     mut stop: watch::Receiver<bool>,
     tell: Tell<'_>,
 ) -> Result<Verified, ServiceError> {
     tell(Step::Phase("looking at a sample"));
     tokio::select! {
-        verified = look(config, results) => verified,
+        verified = look(config, results, now) => verified,
         () = super::super::raised(&mut stop) => Err(stopped()),
     }
 }
 
-async fn look(config: &Config, results: usize) -> Result<Verified, ServiceError> {
+async fn look(config: &Config, results: usize, now: Timestamp) -> Result<Verified, ServiceError> {
     let conn = read_only(&config.store.path)?;
     let connection = connect::once(&config.nats).await?;
     let js = context(connection.client.clone(), config.nats.js_domain.as_deref());
@@ -52,6 +55,7 @@ async fn look(config: &Config, results: usize) -> Result<Verified, ServiceError>
         standings: standings(&conn)?,
         ..Verified::default()
     };
+    let cleanup_before = cleanup_before(now);
     let comparison = &mut verified.comparison;
     let counted = comparison
         .counted
@@ -67,7 +71,8 @@ async fn look(config: &Config, results: usize) -> Result<Verified, ServiceError>
             continue;
         };
         counted.compared += 1;
-        match sampled::check(&conn, &line, &message)? {
+        match sampled::check(&conn, &line, &message, cleanup_before.as_deref())? {
+            Checked::CleanedUp => counted.cleaned_up += 1,
             Checked::Same => {}
             Checked::Missing(difference) => {
                 counted.missing += 1;

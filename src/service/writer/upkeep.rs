@@ -1,6 +1,6 @@
 //! What the writer does for the file between groups: the log kept short, the disk kept from running full.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
@@ -18,6 +18,8 @@ const BACKLOG_WAL_BYTES: u64 = 400 << 20;
 /// On a file that others write too the log is copied when it holds so much: half of SQLite's own measure (1000 pages of
 /// the backend's 4 KB), past which their commits would do it for us.
 const SHARED_WAL_BYTES: u64 = 2 << 20;
+/// A reader that keeps the log from being cut often stays for long: an attempt at every group would wait for it each time.
+const CUT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// So many small groups in a row mean that the stream is caught up.
 const CAUGHT_UP_GROUPS: u32 = 16;
@@ -46,7 +48,8 @@ impl Writer {
                 warn!(%error, "the size of checkpoints was not set");
             }
         }
-        if self.store.wal_bytes() >= self.limits.wal_bytes_max {
+        let kept = self.not_cut.is_some_and(|at| at.elapsed() < CUT_AGAIN_AFTER);
+        if self.store.wal_bytes() >= self.limits.wal_bytes_max && !kept {
             self.checkpoint(true);
         }
     }
@@ -69,8 +72,12 @@ impl Writer {
     fn checkpoint(&mut self, truncate: bool) {
         self.commits_since_checkpoint = 0;
         // A full disk fails here too; the commits stay in the log, which the next start reads.
-        if let Err(error) = self.store.checkpoint(truncate) {
+        let copied = self.store.checkpoint(truncate).unwrap_or_else(|error| {
             warn!(%error, "the log could not be copied into the database");
+            false
+        });
+        if truncate {
+            self.not_cut = (!copied).then(Instant::now);
         }
     }
 

@@ -5,8 +5,18 @@ use super::super::reconcile::Refusal;
 use super::{End, Reader, Session};
 
 impl Reader {
+    /// Whether everything up to the bound is handed on: what comes after it is asked for no more, and what the server says
+    /// of it is no reason to open anew while other streams are still read.
+    pub(super) fn is_over(&self, session: &Session) -> bool {
+        let until = self.settings.bounds.until;
+        session.held.is_none() && until.is_some_and(|until| session.order.last() >= until)
+    }
+
     /// Silence has many causes, and only some of them are a quiet stream (DESIGN §3).
     pub(super) async fn check(&mut self, session: &mut Session) -> Result<(), End> {
+        if self.is_over(session) {
+            return Ok(());
+        }
         let accepted = std::mem::take(&mut session.accepted);
         let Ok(Some(durable)) = self.desk.durable_info().await else {
             // Gone, or no answer: the iterator's heartbeats and the next opening tell which.

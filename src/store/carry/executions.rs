@@ -7,7 +7,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::StoreError;
-use super::super::completions::Ledger;
+use super::ledgers::Making;
 use super::pairs::{Basis, list_backend_lines};
 use super::{Purpose, Vouched, cleanup_before, ledgers, run};
 use crate::projection::result::Completion;
@@ -27,8 +27,8 @@ pub(super) fn settle_ledgers_and_executions(
     now: Timestamp,
     vouched: &mut Vouched,
 ) -> Result<(), StoreError> {
-    let (mut ledger, counts) = read_rows(conn)?;
-    ledgers::settle(conn, &mut ledger, purpose, complete, vouched)?;
+    let counts = read_rows(conn)?;
+    ledgers::settle(conn, purpose, complete, vouched)?;
     let basis = Basis::of(conn, purpose, complete)?;
     let what = "carry executions";
     let all = run(
@@ -69,9 +69,10 @@ fn remember<'a>(
 /// Successes and failures by execution.
 type Counts = BTreeMap<String, (i64, i64)>;
 
-/// What the scratch's rows say to ledgers and counters: in one scan, since what is read here lies behind the outputs.
-fn read_rows(conn: &Connection) -> Result<(Ledger, Counts), StoreError> {
-    let (mut ledger, mut counts) = (Ledger::default(), Counts::new());
+/// What the scratch's rows say to ledgers and counters: in one scan, since what is read here lies behind the outputs. The
+/// ledgers are written meanwhile.
+fn read_rows(conn: &Connection) -> Result<Counts, StoreError> {
+    let (mut ledgers, mut counts) = (Making::new(conn)?, Counts::new());
     let mut read = || -> Result<(), rusqlite::Error> {
         let mut scan = conn.prepare(
             "SELECT exec_id, pc_id, exit_code, finished_at, job_id, version FROM main.execution_results",
@@ -107,13 +108,13 @@ fn read_rows(conn: &Connection) -> Result<(Ledger, Counts), StoreError> {
                     pc_id,
                     version: text(5)?,
                 };
-                ledger.note(&completion, finished_at);
+                ledgers.note(&completion, finished_at)?;
             }
         }
-        Ok(())
+        ledgers.write()
     };
     read().map_err(StoreError::sqlite("count the rows of executions"))?;
-    Ok((ledger, counts))
+    Ok(counts)
 }
 
 /// From which publish time on all results are known: at hand, or by their row. `None`: all that ever were.

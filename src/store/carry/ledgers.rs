@@ -6,42 +6,96 @@ use rusqlite::Connection;
 use super::super::StoreError;
 use super::super::completions::Ledger;
 use super::{Purpose, Vouched, any, run};
+use crate::projection::result::Completion;
 
 struct Table {
     name: &'static str,
     key: &'static str,
+    write: fn(&mut Ledger, &Connection) -> Result<(), rusqlite::Error>,
 }
 
-const TABLES: [Table; 2] = [
+static TABLES: [Table; 2] = [
     Table {
         name: "job_completions",
         key: "job_id, pc_id",
+        write: Ledger::write_jobs,
     },
     Table {
         name: "job_version_completions",
         key: "job_id, version, pc_id",
+        write: Ledger::write_versions,
     },
 ];
+
+/// Notes at most before they are written: who has as many keys as rows would hold them all in memory. Few in tests, which
+/// have few.
+const NOTES_MAX: usize = if cfg!(test) { 3 } else { 100_000 };
+
+/// What the scratch's rows say, written part by part into those ledgers that the file has. The greater text stays.
+pub(super) struct Making<'c> {
+    conn: &'c Connection,
+    there: Vec<&'static Table>,
+    notes: Ledger,
+    noted: usize,
+}
+
+impl<'c> Making<'c> {
+    pub(super) fn new(conn: &'c Connection) -> Result<Self, StoreError> {
+        Ok(Self {
+            conn,
+            there: there(conn)?,
+            notes: Ledger::default(),
+            noted: 0,
+        })
+    }
+
+    pub(super) fn note(
+        &mut self,
+        completion: &Completion<'_>,
+        finished_at: &str,
+    ) -> Result<(), rusqlite::Error> {
+        self.notes.note(completion, finished_at);
+        self.noted += 1;
+        if self.noted >= NOTES_MAX {
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the last of it.
+    pub(super) fn write(&mut self) -> Result<(), rusqlite::Error> {
+        for table in &self.there {
+            (table.write)(&mut self.notes, self.conn)?;
+        }
+        // With those of a ledger that is not there.
+        self.notes = Ledger::default();
+        self.noted = 0;
+        Ok(())
+    }
+}
+
+fn there(conn: &Connection) -> Result<Vec<&'static Table>, StoreError> {
+    let mut there = Vec::new();
+    for table in &TABLES {
+        if exists(conn, "main", table.name)? {
+            there.push(table);
+        }
+    }
+    Ok(there)
+}
 
 /// Merges the ledgers that were made from the scratch's rows with the database's.
 pub(super) fn settle(
     conn: &Connection,
-    made: &mut Ledger,
     purpose: Purpose,
     complete: bool,
     vouched: &mut Vouched,
 ) -> Result<(), StoreError> {
-    for table in TABLES {
-        if !exists(conn, "main", table.name)? {
-            return Ok(());
-        }
-    }
-    made.write(conn)?;
     let strict = complete && purpose != Purpose::Rebuild;
     if strict {
         list_explained(conn)?;
     }
-    for table in TABLES {
+    for table in there(conn)? {
         if exists(conn, "old", table.name)? {
             let kept = table.merge(conn, strict)?;
             vouched.add("completions", kept);
@@ -105,5 +159,70 @@ impl Table {
             ),
             [],
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JOBS: &str = "CREATE TABLE job_completions (job_id TEXT, pc_id TEXT, last_success_at TEXT,
+        PRIMARY KEY (job_id, pc_id))";
+    const VERSIONS: &str = "CREATE TABLE job_version_completions (job_id TEXT, version TEXT, pc_id TEXT,
+        last_success_at TEXT, PRIMARY KEY (job_id, version, pc_id))";
+
+    fn settled(schema: &str) -> (Vec<String>, Vec<String>) {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch("ATTACH ':memory:' AS old").unwrap();
+        conn.execute_batch(schema).unwrap();
+        for sql in [JOBS, VERSIONS] {
+            conn.execute_batch(&sql.replace("TABLE ", "TABLE old.")).unwrap();
+        }
+        conn.execute_batch(
+            "INSERT INTO old.job_completions VALUES ('job', 'PC-1', '9'), ('job', 'PC-8', '1');
+             INSERT INTO old.job_version_completions VALUES ('job', '1.0', 'PC-8', '1')",
+        )
+        .unwrap();
+        let mut making = Making::new(&conn).unwrap();
+        for (pc_id, at) in [
+            ("PC-1", "2"),
+            ("PC-2", "5"),
+            ("PC-2", "4"),
+            ("PC-2", "3"),
+            ("PC-1", "1"),
+        ] {
+            let completion = Completion {
+                job_id: "job",
+                pc_id,
+                version: Some("1.0"),
+            };
+            making.note(&completion, at).unwrap();
+        }
+        making.write().unwrap();
+        settle(&conn, Purpose::Rebuild, false, &mut Vouched::default()).unwrap();
+        let rows = |table: &str| -> Vec<String> {
+            if !exists(&conn, "main", table).unwrap() {
+                return Vec::new();
+            }
+            let sql = format!("SELECT pc_id || ' ' || last_success_at FROM main.{table} ORDER BY 1");
+            let mut select = conn.prepare(&sql).unwrap();
+            let rows = select.query_map([], |row| row.get(0)).unwrap();
+            rows.map(Result::unwrap).collect()
+        };
+        (rows("job_completions"), rows("job_version_completions"))
+    }
+
+    #[test]
+    fn each_ledger_is_made_whether_or_not_the_file_has_the_other() {
+        let jobs = ["PC-1 9", "PC-2 5", "PC-8 1"].map(str::to_owned).to_vec();
+        let versions = ["PC-1 2", "PC-2 5", "PC-8 1"].map(str::to_owned).to_vec();
+        let none = Vec::new;
+        assert_eq!(
+            settled(&format!("{JOBS}; {VERSIONS}")),
+            (jobs.clone(), versions.clone())
+        );
+        assert_eq!(settled(JOBS), (jobs, none()));
+        assert_eq!(settled(VERSIONS), (none(), versions));
+        assert_eq!(settled(""), (none(), none()));
     }
 }

@@ -31,6 +31,8 @@ pub enum Checked {
     Same,
     /// It is not there.
     Missing(Difference),
+    /// It is not there, and old enough that the backend's cleanup has deleted it.
+    CleanedUp,
     /// Cells differ.
     Different(Vec<Difference>),
 }
@@ -60,11 +62,17 @@ pub fn choose(conn: &Connection, results: usize) -> Result<Vec<Line>, StoreError
     .map_err(StoreError::sqlite("choose results at random"))
 }
 
-/// Compares a row with the message that made it.
+/// Compares a row with the message that made it. `cleanup_before`: the stored time before which the backend's cleanup may
+/// have deleted rows.
 ///
 /// # Errors
 /// SQLite's.
-pub fn check(conn: &Connection, line: &Line, message: &ResultMessage) -> Result<Checked, StoreError> {
+pub fn check(
+    conn: &Connection,
+    line: &Line,
+    message: &ResultMessage,
+    cleanup_before: Option<&str>,
+) -> Result<Checked, StoreError> {
     let expected = row(message, line.published);
     let read = || -> Result<Option<Vec<Difference>>, rusqlite::Error> {
         let fetched = |field: Field| -> Result<bool, rusqlite::Error> {
@@ -95,6 +103,9 @@ pub fn check(conn: &Connection, line: &Line, message: &ResultMessage) -> Result<
         line.result_id
     )))?;
     Ok(match found {
+        None if cleanup_before.is_some_and(|before| line.published.stored().as_str() < before) => {
+            Checked::CleanedUp
+        }
         None => Checked::Missing(Difference {
             table: TABLE.to_owned(),
             key: key(line),
@@ -160,4 +171,38 @@ fn differences(
         }
     }
     Ok(differences)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::migrate;
+    use crate::wire::result::decode_shared;
+
+    #[test]
+    fn a_row_that_is_missing_counts_as_cleaned_up_when_it_is_old_enough() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate::run(&mut conn, true).unwrap();
+        let payload = serde_json::json!({
+            "result_id": "r1", "request_id": "q1", "pc_id": "PC-1", "exit_code": 0, "stdout": "out", "stderr": "",
+            "started_at": "2026-06-01T00:00:00Z", "finished_at": "2026-06-01T00:00:05Z",
+        });
+        let message = ResultMessage {
+            result: decode_shared(&payload.to_string().into_bytes().into()).unwrap(),
+            stdout: None,
+            stderr: None,
+        };
+        let line = Line {
+            seq: 1,
+            published: Timestamp::parse_wire("2026-06-01T00:00:06Z").unwrap(),
+            result_id: "r1".to_owned(),
+        };
+        let before = |time: &str| check(&conn, &line, &message, Some(time)).unwrap();
+        assert!(matches!(before("2026-06-02T00:00:00+00:00"), Checked::CleanedUp));
+        assert!(matches!(before("2026-06-01T00:00:00+00:00"), Checked::Missing(_)));
+        assert!(matches!(
+            check(&conn, &line, &message, None).unwrap(),
+            Checked::Missing(_)
+        ));
+    }
 }

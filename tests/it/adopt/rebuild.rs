@@ -76,8 +76,17 @@ async fn the_backends_file_is_refilled_in_a_copy_that_its_operator_puts_in_place
         );
 
         let before = everything(&db, ledgers != Ledgers::Absent);
-        let output = run(&db, &server.url(), &["rebuild"]);
+        // What somebody who looked into the first copy has left beside it.
+        let leftover = PathBuf::from(format!("{}-wal", offered(&db).display()));
+        fs::write(&leftover, b"a log of another file").unwrap();
+        let output = run(&db, &server.url(), &["rebuild", "--keep-old"]);
         assert!(output.status.success(), "{}", text(&output));
+        assert!(
+            text(&output).contains("rebuild --swap --keep-old\n"),
+            "{}",
+            text(&output)
+        );
+        assert!(!leftover.exists());
         let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
         let new = inode(&offered(&db));
         let output = run(&db, &server.url(), &["rebuild", "--swap", "--keep-old"]);

@@ -70,7 +70,7 @@ async fn a_job_whose_hints_have_changed_is_counted_and_derived_anew_on_request()
     let now = dump(&db);
     assert_proved(&db, &url);
     let refused = run(&db, &url, &["replay", "--job", DISKS]);
-    assert_eq!(refused.status.code(), Some(3), "{}", text(&refused));
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
     assert!(text(&refused).contains("nothing to derive"), "{}", text(&refused));
     assert_replay_changes_nothing(&db, &url, &[]);
     asked(&db, &url, &["rebuild"], 0);

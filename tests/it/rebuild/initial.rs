@@ -41,6 +41,27 @@ async fn catching_up_without_a_database_loads_in_bulk_and_is_an_undisturbed_run(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_not_there_yet_is_waited_for_and_no_reason_to_warn() {
+    let fleet = Fleet::new(94, &Profile::everything(100)).await;
+    fleet.say(0, 1_000).await;
+    fleet.js.delete_stream("EVENTS").await.unwrap();
+    let database = Database::nowhere();
+    let output = run_with(
+        &database.db,
+        &fleet.url(),
+        &["run", "--until-caught-up"],
+        &[BULK[0], ("RESULTS_PROJECTOR_SILENCE_SECONDS", "2")],
+    );
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains("error: cannot catch up: the stream EVENTS does not exist"),
+        "{said}"
+    );
+    assert!(!said.contains("in bulk"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_published_while_it_loads_and_afterwards_is_all_there() {
     let mut fleet = Fleet::new(92, &Profile::everything(scale(800, 8_000))).await;
     fleet.say(0, 500).await;

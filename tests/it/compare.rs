@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use results_projector::projection::manifests::Manifests;
-use results_projector::store::compare::{Comparison, Difference, Kind, Mended, Scope, Shown, compare, mend};
+use results_projector::store::compare::{
+    Comparison, Difference, Kind, Mended, Scope, Shown, compare, find, mend,
+};
 use results_projector::wire::kv::StreamName;
 use results_projector::wire::time::Timestamp;
 use rusqlite::Connection;
@@ -291,7 +293,13 @@ impl Case {
     }
 
     fn mend(&self, scope: &Scope) -> Mended {
-        mend(&self.conn, scope, at(100_000)).unwrap()
+        let (found, findings) = find(&self.conn, scope).unwrap();
+        let mended = mend(&self.conn, &findings, at(100_000)).unwrap();
+        assert!(
+            found.is_same() || !mended.is_nothing() || !mended.left.is_empty(),
+            "{found:?}"
+        );
+        mended
     }
 
     fn assert_mended(&self, world: &World, what: &str) {

@@ -102,12 +102,12 @@ fn write(conn: &Connection, findings: &Findings, now: Timestamp) -> Result<Mende
     Ok(mended)
 }
 
-/// Turns the transaction that has read the database into one that writes it. SQLite lets only him do that who has seen the
-/// last write: what was found, and what the scratch was completed with, is then still so.
+/// Turns the transaction that has read the database into one that writes it. SQLite grants that only as long as nobody has
+/// written since: what was found, and what the scratch was completed with, is then still so.
 fn lock(conn: &Connection) -> Result<(), StoreError> {
     match conn.execute(&format!("DELETE FROM {OLD}.{RESULTS} WHERE 0"), []) {
         Ok(_) => Ok(()),
-        // Somebody has written, or is about to: waiting would only make the first of the second.
+        // Somebody has written, or is writing now: by the time that we were let in, he would have.
         Err(rusqlite::Error::SqliteFailure(failure, _)) if failure.code == ErrorCode::DatabaseBusy => {
             let path = conn
                 .query_row(
@@ -153,7 +153,8 @@ impl Mending<'_> {
         let (conn, name) = (self.conn, table.fixed.name);
         let mut written = 0;
         if table.fixed.by_triggers && self.mended.rows.contains_key(RESULTS) {
-            // The results that were just mended may have written it. It is small: a line for a job and a PC.
+            // The results that were just mended may have written it, and other rows than were found differ now. It is small
+            // enough to be walked under the lock: a line for a job and a PC.
             let mut again = Vec::new();
             keyed::walk(conn, table, self.scope, &mut Counted::default(), &mut |found| {
                 again.extend(line(table, found, self.scope).ok());

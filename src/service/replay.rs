@@ -13,10 +13,13 @@ use crate::source::flow::Bounds;
 use crate::store::carry::{Completed, Purpose};
 use crate::store::compare::{Comparison, Mended};
 use crate::store::scratch::{Beside, Scratch};
-use crate::store::{Store, Use, read_only, standings};
+use crate::store::{Store, StoreError, Use, read_only, standings};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
+
+/// So often the database is compared, when its other writers (the backend's, where it is theirs) get ahead of the mending.
+const TRIES: u32 = 5;
 
 /// Which part is replayed; everything by default.
 #[derive(Clone, Debug, Default)]
@@ -73,17 +76,27 @@ pub async fn replay(
     let (scratch, manifests) = (loader.scratch().to_owned(), loader.manifests.clone());
     // Not to be left half-way: a stop waits for it.
     let work = tokio::task::spawn_blocking(move || -> Result<_, ServiceError> {
-        let now = Timestamp::from(Utc::now());
         let scratch = Scratch::open(&scratch, Beside::Mended(&database))?;
         let purpose = match whole {
             true => Purpose::Replay,
             false => Purpose::ReplayPart,
         };
-        let completed = scratch.complete(&manifests, purpose, now)?;
-        let scope = scope(&completed, whole, now);
-        let comparison = scratch.compare(&scope)?;
-        let mended = scratch.mend(&scope, now)?;
-        Ok((completed, comparison, mended))
+        let mut tries_left = TRIES;
+        loop {
+            let now = Timestamp::from(Utc::now());
+            // One state of the database, read without holding up its other writers; it is written only while it is the last.
+            scratch.snapshot()?;
+            let completed = scratch.complete(&manifests, purpose, now)?;
+            let (comparison, findings) = scratch.find(&scope(&completed, whole, now))?;
+            tries_left -= 1;
+            match scratch.mend(&findings, now) {
+                Ok(mended) => return Ok((completed, comparison, mended)),
+                Err(StoreError::Overtaken { path }) if tries_left > 0 => {
+                    tracing::info!(%path, tries_left, "another process wrote the database meanwhile: comparing again");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     });
     let (mut completed, comparison, mended) = work
         .await

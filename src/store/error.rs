@@ -64,6 +64,15 @@ pub enum StoreError {
         /// The database's path.
         path: String,
     },
+    /// Another process has written the database between what was read of it and what was to be written by that.
+    #[error(
+        "another process (the backend) wrote {path} while it was being compared, so it was not mended and is as it was: \
+         stop that process until this is done, or try again when it is quieter"
+    )]
+    Overtaken {
+        /// The database's path.
+        path: String,
+    },
     /// I1: the position in the database is not the one that the advance starts from.
     #[error("the position of {stream} is not {from}: refused to advance it to {to}")]
     RefusedAdvance {
@@ -102,7 +111,7 @@ impl StoreError {
             Self::Io { .. } | Self::Unopenable { .. } => Class::Environment { reopen: true },
             Self::Unusable(_) | Self::Locked(_) => Class::Stop(2),
             Self::Moved { .. } => Class::Stop(3),
-            Self::RefusedAdvance { .. } => Class::Environment { reopen: false },
+            Self::RefusedAdvance { .. } | Self::Overtaken { .. } => Class::Environment { reopen: false },
             Self::Value(_) => Class::Data,
         }
     }

@@ -11,7 +11,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::carry::{self, Completed, Purpose};
-use super::compare::{self, Comparison, Mended, Scope};
+use super::compare::{self, Comparison, Findings, Mended, Scope};
 use super::names::quoted;
 use super::open::is_adopted;
 use super::position::{self, Standing};
@@ -285,12 +285,22 @@ impl Scratch {
         compare::compare(&self.conn, scope)
     }
 
-    /// Writes what differs into the database.
+    /// What differs, kept to be written by [`Scratch::mend`]: after [`Scratch::snapshot`] and [`Scratch::complete`], all
+    /// three of one state of the database. Others may write it meanwhile.
     ///
     /// # Errors
-    /// SQLite's; then nothing is changed.
-    pub fn mend(&self, scope: &Scope, now: Timestamp) -> Result<Mended, StoreError> {
-        compare::mend(&self.conn, scope, now)
+    /// SQLite's.
+    pub fn find(&self, scope: &Scope) -> Result<(Comparison, Findings), StoreError> {
+        compare::find(&self.conn, scope)
+    }
+
+    /// Writes what was found into the database, and ends what the snapshot began.
+    ///
+    /// # Errors
+    /// SQLite's, or [`StoreError::Overtaken`]; then nothing is changed, and the scratch is as it was at the snapshot: it
+    /// can be completed again.
+    pub fn mend(&self, findings: &Findings, now: Timestamp) -> Result<Mended, StoreError> {
+        compare::mend(&self.conn, findings, now)
     }
 
     /// Takes the results of one job from the database, as far as it has their rows, and makes their pairs due.

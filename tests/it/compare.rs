@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use results_projector::projection::manifests::Manifests;
-use results_projector::store::compare::{Comparison, Difference, Kind, Mended, Scope, Shown, compare, mend};
+use results_projector::store::StoreError;
+use results_projector::store::compare::{
+    Comparison, Difference, Kind, Mended, Scope, Shown, compare, find, mend,
+};
 use results_projector::wire::kv::StreamName;
 use results_projector::wire::time::Timestamp;
 use rusqlite::Connection;
@@ -291,7 +294,13 @@ impl Case {
     }
 
     fn mend(&self, scope: &Scope) -> Mended {
-        mend(&self.conn, scope, at(100_000)).unwrap()
+        let (found, findings) = find(&self.conn, scope).unwrap();
+        let mended = mend(&self.conn, &findings, at(100_000)).unwrap();
+        assert!(
+            found.is_same() || !mended.is_nothing() || !mended.left.is_empty(),
+            "{found:?}"
+        );
+        mended
     }
 
     fn assert_mended(&self, world: &World, what: &str) {
@@ -991,6 +1000,95 @@ fn a_mended_result_completes_its_job_through_the_triggers() {
             .unwrap(),
         "as it was before"
     );
+}
+
+/// A write that changes nothing that is compared.
+const BEAT: &str = "UPDATE feed_meta SET item_count = item_count";
+
+/// The database's other writer, who does not wait.
+fn other_writer(case: &Case) -> Connection {
+    let other = Connection::open(&case.old).unwrap();
+    other.busy_timeout(std::time::Duration::ZERO).unwrap();
+    other
+}
+
+#[test]
+fn others_write_while_rows_are_compared_and_nothing_is_mended_behind_their_backs() {
+    let world = world();
+    let mut case = world.tampered(
+        "PRAGMA journal_mode = WAL;
+         UPDATE check_status SET detail = 'other'; DELETE FROM execution_results WHERE result_id = 'r-01';
+         DELETE FROM inventory_history; DROP TABLE inv_disks",
+    );
+    let other = other_writer(&case);
+    let beats = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = beats.clone();
+    case.conn
+        .progress_handler(
+            50,
+            Some(move || {
+                other.execute(BEAT, []).expect("a walk holds nobody up");
+                counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                false
+            }),
+        )
+        .unwrap();
+    let (found, findings) = find(&case.conn, &all()).unwrap();
+    case.conn.progress_handler(0, None::<fn() -> bool>).unwrap();
+    let beats = beats.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(!found.is_same() && beats > 10, "{beats}: {found:?}");
+
+    // The job of a check is deleted: what was found is older than that.
+    let other = other_writer(&case);
+    other.execute_batch("DELETE FROM check_status").unwrap();
+    let before = dump::dump(&case.old);
+    let refused = mend(&case.conn, &findings, at(100_000)).unwrap_err();
+    assert!(
+        matches!(&refused, StoreError::Overtaken { path } if path.ends_with("old.db")),
+        "{refused}"
+    );
+    assert_eq!(dump::dump(&case.old), before);
+    assert!(case.conn.is_autocommit());
+
+    // Somebody who is just about to write is not waited for either.
+    let (_, findings) = find(&case.conn, &all()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = mend(&case.conn, &findings, at(100_000)).unwrap_err();
+    assert!(matches!(refused, StoreError::Overtaken { .. }), "{refused}");
+    other.execute_batch("ROLLBACK").unwrap();
+
+    // Our own writing does not count, and a walk that nobody overtakes ends.
+    let (found, findings) = find(&case.conn, &all()).unwrap();
+    assert_eq!(
+        found.counted["check_status"].missing,
+        found.counted["check_status"].compared
+    );
+    assert!(!mend(&case.conn, &findings, at(100_000)).unwrap().is_nothing());
+    case.assert_mended(&world, "overtaken before");
+}
+
+#[test]
+fn what_is_right_is_said_to_be_whoever_writes_meanwhile() {
+    let world = world();
+    let case = world.tampered("PRAGMA journal_mode = WAL");
+    let (found, findings) = find(&case.conn, &all()).unwrap();
+    let other = other_writer(&case);
+    other.execute(BEAT, []).unwrap();
+    let mended = mend(&case.conn, &findings, at(100_000)).unwrap();
+    assert!(found.is_same() && mended.is_nothing());
+}
+
+#[test]
+fn the_ledgers_are_mended_by_what_the_triggers_have_left_of_them() {
+    let world = world();
+    for sql in [
+        "DELETE FROM execution_results; DELETE FROM job_completions; DELETE FROM job_version_completions",
+        "UPDATE execution_results SET exit_code = 9, finished_at = NULL;
+         UPDATE job_completions SET last_success_at = '2020-01-01T00:00:00+00:00'",
+        "UPDATE execution_results SET exit_code = 9; DELETE FROM job_completions",
+    ] {
+        world.tampered(sql).assert_mended(&world, sql);
+    }
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::StoreError;
-use super::mend::{Mended, Touched};
+use super::findings::Touched;
+use super::mend::Mended;
 use super::schema::{OLD, Table};
 use crate::wire::time::Timestamp;
 
@@ -15,6 +16,7 @@ const WAITING: &str = "projector_waiting";
 const ISSUES: &str = "projector_issues";
 
 /// An output as the scratch's book has it.
+#[derive(Debug)]
 struct Output {
     object: String,
     state: String,
@@ -27,58 +29,82 @@ struct Output {
 }
 
 /// Where a pair stands.
+#[derive(Debug)]
 struct Derived {
     hints_hash: String,
     first_entry: i64,
 }
 
-/// Lets the books follow.
-pub(super) fn mend(
-    conn: &Connection,
-    touched: &Touched,
-    now: Timestamp,
-    mended: &mut Mended,
-) -> Result<(), StoreError> {
+/// What is written into the books.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// Result, field, and the line; `None`: it has none.
+    outputs: Vec<(String, &'static str, Option<Output>)>,
+    /// Job, PC, and where they stand.
+    derived: Vec<(String, String, Derived)>,
+    /// The scratch's entries as the database numbers them.
+    entries: BTreeMap<i64, i64>,
+}
+
+impl Plan {
+    pub(super) fn is_empty(&self) -> bool {
+        self.outputs.is_empty() && self.derived.is_empty()
+    }
+}
+
+/// Finds out how the books must follow. Reads only.
+pub(super) fn plan(conn: &Connection, touched: &Touched) -> Result<Plan, StoreError> {
     for book in [OUTPUTS, DERIVATIONS, WAITING, ISSUES] {
         if Table::find(conn, OLD, book)?.is_none() {
-            return Ok(());
+            return Ok(Plan::default());
         }
     }
-    let mut work = || -> Result<(), rusqlite::Error> {
-        let mut outputs = Vec::new();
+    let work = || -> Result<Plan, rusqlite::Error> {
+        let mut plan = Plan::default();
         for (result_id, field) in &touched.outputs {
-            outputs.push((result_id, *field, output(conn, result_id, field)?));
+            let output = output(conn, result_id, field)?;
+            plan.outputs.push((result_id.clone(), field, output));
         }
         let mut pairs = touched.pairs.clone();
         pairs.extend(under_older_hints(conn)?);
-        let mut derived = Vec::new();
-        for (job_id, pc_id) in &pairs {
+        for (job_id, pc_id) in pairs {
             // Where it still waits in the scratch, it waits in the database too.
-            if let Some(standing) = settled(conn, job_id, pc_id)? {
-                derived.push((job_id, pc_id, standing));
+            if let Some(standing) = settled(conn, &job_id, &pc_id)? {
+                plan.derived.push((job_id, pc_id, standing));
             }
         }
-        let wanted: BTreeSet<i64> = outputs
+        let wanted: BTreeSet<i64> = plan
+            .outputs
             .iter()
             .filter_map(|(_, _, output)| Some(output.as_ref()?.entry))
-            .chain(derived.iter().map(|(_, _, standing)| standing.first_entry))
+            .chain(plan.derived.iter().map(|(_, _, standing)| standing.first_entry))
             .collect();
-        let entries = entries(conn, &wanted)?;
-        for (result_id, field, output) in outputs {
+        plan.entries = entries(conn, &wanted)?;
+        Ok(plan)
+    };
+    work().map_err(StoreError::sqlite("compare the books"))
+}
+
+/// Lets the books follow.
+pub(super) fn mend(
+    conn: &Connection,
+    plan: &Plan,
+    now: Timestamp,
+    mended: &mut Mended,
+) -> Result<(), StoreError> {
+    let entry = |of: i64| plan.entries.get(&of).copied().unwrap_or(0);
+    let mut work = || -> Result<(), rusqlite::Error> {
+        for (result_id, field, output) in &plan.outputs {
             let written = match output {
-                Some(output) => {
-                    let entry = entries.get(&output.entry).copied().unwrap_or(0);
-                    enter(conn, result_id, field, &output, entry, now)?
-                }
+                Some(output) => enter(conn, result_id, field, output, entry(output.entry), now)?,
                 None => conn
                     .prepare_cached("DELETE FROM old.projector_outputs WHERE result_id = ?1 AND field = ?2")?
                     .execute(params![result_id, field])?,
             };
             mended.count(OUTPUTS, written);
         }
-        for (job_id, pc_id, standing) in derived {
-            let first = entries.get(&standing.first_entry).copied().unwrap_or(0);
-            settle(conn, job_id, pc_id, &standing, first, mended)?;
+        for (job_id, pc_id, standing) in &plan.derived {
+            settle(conn, job_id, pc_id, standing, entry(standing.first_entry), mended)?;
         }
         Ok(())
     };

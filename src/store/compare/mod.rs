@@ -5,6 +5,7 @@
 mod align;
 mod books;
 mod cells;
+mod findings;
 mod keyed;
 mod lists;
 mod mend;
@@ -18,6 +19,8 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use serde::Serialize;
 
 pub use self::cells::Shown;
+pub use self::findings::Findings;
+use self::findings::Work;
 use self::lists::List;
 use self::tables::{Fixed, Place, Task};
 use super::StoreError;
@@ -140,8 +143,47 @@ pub fn compare(conn: &Connection, scope: &Scope) -> Result<Comparison, StoreErro
         .then(|| Transaction::new_unchecked(conn, TransactionBehavior::Deferred))
         .transpose()
         .map_err(StoreError::sqlite("begin to compare"))?;
-    let mut comparison = Comparison::default();
+    look(conn, scope, None)
+}
+
+/// Compares, and keeps what [`mend`] is to write: in the transaction that is open, or in one that begins here, and stays
+/// open until then. It only reads the database: others may write it meanwhile.
+///
+/// # Errors
+/// SQLite's.
+pub fn find(conn: &Connection, scope: &Scope) -> Result<(Comparison, Findings), StoreError> {
+    if conn.is_autocommit() {
+        conn.execute_batch("BEGIN")
+            .map_err(StoreError::sqlite("begin to compare"))?;
+    }
+    let mut findings = Findings::begin(conn, scope)?;
+    let comparison = look(conn, scope, Some(&mut findings))?;
+    findings.end(conn)?;
+    Ok((comparison, findings))
+}
+
+fn look(conn: &Connection, scope: &Scope, findings: Option<&mut Findings>) -> Result<Comparison, StoreError> {
+    let mut looking = Looking {
+        conn,
+        scope,
+        comparison: Comparison::default(),
+        findings,
+    };
     for task in tables::tasks(conn)? {
+        looking.task(task)?;
+    }
+    Ok(looking.comparison)
+}
+
+struct Looking<'a> {
+    conn: &'a Connection,
+    scope: &'a Scope,
+    comparison: Comparison,
+    findings: Option<&'a mut Findings>,
+}
+
+impl Looking<'_> {
+    fn task(&mut self, task: Task) -> Result<(), StoreError> {
         let (name, place) = match &task {
             Task::Fixed(fixed, place) => (fixed.name.to_owned(), place),
             Task::Exploded(exploded) => (exploded.name.clone(), &exploded.place),
@@ -149,13 +191,13 @@ pub fn compare(conn: &Connection, scope: &Scope) -> Result<Comparison, StoreErro
         let mut counted = Counted::default();
         match place {
             Place::LeftOut(reason) => {
-                comparison.left_out.insert(name, reason.clone());
-                continue;
+                self.comparison.left_out.insert(name, reason.clone());
+                return Ok(());
             }
             Place::Both { drift, excuse } => {
                 for reason in drift {
                     counted.shapes += 1;
-                    comparison.keep(|| Difference {
+                    self.comparison.keep(|| Difference {
                         table: name.clone(),
                         key: BTreeMap::new(),
                         kind: Kind::Shape {
@@ -164,66 +206,84 @@ pub fn compare(conn: &Connection, scope: &Scope) -> Result<Comparison, StoreErro
                     });
                 }
                 if let Some(excuse) = excuse {
-                    comparison.left_out.insert(name.clone(), excuse.clone());
+                    self.comparison.left_out.insert(name.clone(), excuse.clone());
                 }
             }
         }
-        match &task {
-            Task::Fixed(fixed, _) if fixed.list => {
-                if let Some(list) = List::history(conn, fixed)? {
-                    compare_list(conn, &list, scope, &mut comparison, &mut counted)?;
+        match task {
+            Task::Fixed(fixed, place) => {
+                if let (Some(findings), Place::Both { drift, .. }) = (&mut self.findings, place) {
+                    for reason in drift {
+                        findings.leave(fixed.name, &reason);
+                    }
+                }
+                if !fixed.list {
+                    self.keyed(fixed, &mut counted)?;
+                } else if let Some(list) = List::history(self.conn, fixed)? {
+                    self.list(list, true, &mut counted)?;
                 }
             }
-            Task::Fixed(fixed, _) => compare_keyed(conn, fixed, scope, &mut comparison, &mut counted)?,
             Task::Exploded(exploded) => {
-                if let Some(list) = &exploded.list {
-                    compare_list(conn, list, scope, &mut comparison, &mut counted)?;
+                let keep = match &mut self.findings {
+                    Some(findings) => findings.exploded(self.conn, &exploded)?,
+                    None => false,
+                };
+                if let Some(list) = exploded.list {
+                    self.list(list, keep, &mut counted)?;
                 }
             }
         }
-        comparison.counted.insert(name, counted);
+        self.comparison.counted.insert(name, counted);
+        Ok(())
     }
-    Ok(comparison)
-}
 
-fn compare_keyed(
-    conn: &Connection,
-    fixed: &'static Fixed,
-    scope: &Scope,
-    comparison: &mut Comparison,
-    counted: &mut Counted,
-) -> Result<(), StoreError> {
-    let Some(table) = keyed::Keyed::find(conn, fixed)? else {
-        return Ok(());
-    };
-    let mut names = keyed::Names::prepare(conn, &table)?;
-    keyed::walk(conn, &table, scope, counted, &mut |found| {
-        if comparison.differences.len() >= DIFFERENCES_MAX {
-            return Ok(());
-        }
-        names.name(&table, found, &mut |difference| comparison.keep(|| difference))
-    })
-}
-
-fn compare_list(
-    conn: &Connection,
-    list: &List,
-    scope: &Scope,
-    comparison: &mut Comparison,
-    counted: &mut Counted,
-) -> Result<(), StoreError> {
-    counted.compared = lists::walk(conn, list, &mut |pair| {
-        let Some(judged) = lists::judge(conn, list, &pair, scope, counted)? else {
+    fn keyed(&mut self, fixed: &'static Fixed, counted: &mut Counted) -> Result<(), StoreError> {
+        let Some(table) = keyed::Keyed::find(self.conn, fixed)? else {
             return Ok(());
         };
-        for finding in &judged.findings {
-            lists::name(list, &pair, *finding, &mut |difference| {
-                comparison.keep(|| difference);
-            });
+        let mark = self.findings.as_ref().map(|findings| findings.mark());
+        let mut names = keyed::Names::prepare(self.conn, &table)?;
+        keyed::walk(self.conn, &table, self.scope, counted, &mut |found| {
+            if let Some(findings) = &mut self.findings {
+                findings.row(self.conn, &table, found)?;
+            }
+            if self.comparison.differences.len() >= DIFFERENCES_MAX {
+                return Ok(());
+            }
+            names.name(&table, found, &mut |difference| {
+                self.comparison.keep(|| difference);
+            })
+        })?;
+        if let (Some(findings), Some(mark)) = (&mut self.findings, mark) {
+            findings.close(mark, Work::Keyed(table));
         }
         Ok(())
-    })?;
-    Ok(())
+    }
+
+    /// `keep`: what differs is mended row by row.
+    fn list(&mut self, list: List, keep: bool, counted: &mut Counted) -> Result<(), StoreError> {
+        let mut findings = self.findings.as_deref_mut().filter(|_| keep);
+        let mark = findings.as_ref().map(|findings| findings.mark());
+        let (conn, scope, comparison) = (self.conn, self.scope, &mut self.comparison);
+        counted.compared = lists::walk(conn, &list, &mut |pair| {
+            let Some(judged) = lists::judge(conn, &list, &pair, scope, counted)? else {
+                return Ok(());
+            };
+            for finding in &judged.findings {
+                lists::name(&list, &pair, *finding, &mut |difference| {
+                    comparison.keep(|| difference);
+                });
+            }
+            match &mut findings {
+                Some(findings) => findings.pair(conn, &list, pair, &judged),
+                None => Ok(()),
+            }
+        })?;
+        if let (Some(findings), Some(mark)) = (findings, mark) {
+            findings.close(mark, Work::List(list));
+        }
+        Ok(())
+    }
 }
 
 /// Columns as a list, each behind `prefix`.

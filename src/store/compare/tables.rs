@@ -23,6 +23,8 @@ pub(super) struct Fixed {
     pub(super) others_rows: bool,
     /// A backend may not have it yet.
     pub(super) may_be_absent: bool,
+    /// Triggers on the results write it too.
+    pub(super) by_triggers: bool,
 }
 
 const fn keyed(name: &'static str, key: &'static [&'static str], columns: &'static [&'static str]) -> Fixed {
@@ -34,6 +36,7 @@ const fn keyed(name: &'static str, key: &'static [&'static str], columns: &'stat
         list: false,
         others_rows: false,
         may_be_absent: false,
+        by_triggers: false,
     }
 }
 
@@ -129,10 +132,12 @@ pub(super) static FIXED: [Fixed; 9] = [
     ),
     Fixed {
         may_be_absent: true,
+        by_triggers: true,
         ..keyed("job_completions", &["job_id", "pc_id"], &["last_success_at"])
     },
     Fixed {
         may_be_absent: true,
+        by_triggers: true,
         ..keyed(
             "job_version_completions",
             &["job_id", "version", "pc_id"],

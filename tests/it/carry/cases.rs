@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use results_projector::projection::manifests::Manifests;
-use results_projector::store::{Owner, Store, StoreOptions};
+use results_projector::store::compare::Scope;
+use results_projector::store::{Owner, Store, StoreError, StoreOptions};
 use results_projector::wire::manifest::Posted;
 use results_projector::wire::time::Timestamp;
 use serde_json::{Value, json};
@@ -147,6 +148,47 @@ fn column(db: &Path, column: &str) -> Vec<String> {
             .to_owned()
     })
     .collect()
+}
+
+#[test]
+fn a_scratch_that_was_overtaken_is_as_it_was_and_completed_again() {
+    let both = Both::new(&[(StreamName::Events, 1)]);
+    let sent = [start(1, "a"), start(2, "b"), start(9, "c")];
+    drop(both.database(manifests(), &sent, &[]));
+    both.load(manifests(), &sent, &[]);
+    let backend = Connection::open(both.old()).unwrap();
+    let scratch = Scratch::open(&both.scratch(), Beside::Mended(&both.old())).unwrap();
+    let scope = Scope {
+        complete: true,
+        whole: true,
+        cleanup_before: None,
+    };
+    let find = || {
+        scratch.snapshot().unwrap();
+        let completed = scratch.complete(&manifests(), Purpose::Replay, at(0)).unwrap();
+        assert!(completed.vouched.complete);
+        scratch.find(&scope).unwrap()
+    };
+    let reap = |id: &str| {
+        let sql = "UPDATE execution_results SET finished_at = '2026-06-09T00:00:00+00:00', exit_code = -1, reaped = 1,
+                       stderr = 'reaped by backend' WHERE result_id = ?1";
+        assert_eq!(backend.execute(sql, [id]).unwrap(), 1);
+    };
+    reap("a");
+    let change = "UPDATE execution_results SET pc_id = 'PC-x' WHERE result_id = 'c'";
+    assert_eq!(backend.execute(change, []).unwrap(), 1);
+    let (found, findings) = find();
+    assert_eq!(found.found(), 1, "{found:?}");
+    // Between the completing and the mending.
+    reap("b");
+    let refused = scratch.mend(&findings, at(0)).unwrap_err();
+    assert!(matches!(refused, StoreError::Overtaken { .. }), "{refused}");
+    let (again, findings) = find();
+    assert_eq!(again.differences, found.differences);
+    let mended = scratch.mend(&findings, at(0)).unwrap();
+    assert_eq!(mended.rows, BTreeMap::from([("execution_results".to_owned(), 1)]));
+    assert_eq!(column(&both.old(), "reaped"), ["a: 1", "b: 1", "c: 0"]);
+    assert!(scratch.compare(&scope).unwrap().is_same());
 }
 
 #[test]

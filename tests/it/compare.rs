@@ -1002,8 +1002,10 @@ fn a_mended_result_completes_its_job_through_the_triggers() {
     );
 }
 
-/// A write that changes nothing that is compared.
-const BEAT: &str = "UPDATE feed_meta SET item_count = item_count";
+/// A table that is not compared; SQLite does not write what stays the same.
+const BEATS: &str =
+    "CREATE TABLE beats (id INTEGER PRIMARY KEY, beat INTEGER); INSERT INTO beats VALUES (1, 0)";
+const BEAT: &str = "UPDATE beats SET beat = beat + 1";
 
 /// The database's other writer, who does not wait.
 fn other_writer(case: &Case) -> Connection {
@@ -1021,6 +1023,7 @@ fn others_write_while_rows_are_compared_and_nothing_is_mended_behind_their_backs
          DELETE FROM inventory_history; DROP TABLE inv_disks",
     );
     let other = other_writer(&case);
+    other.execute_batch(BEATS).unwrap();
     let beats = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
     let counted = beats.clone();
     case.conn
@@ -1064,6 +1067,7 @@ fn others_write_while_rows_are_compared_and_nothing_is_mended_behind_their_backs
         found.counted["check_status"].compared
     );
     assert!(!mend(&case.conn, &findings, at(100_000)).unwrap().is_nothing());
+    other.execute_batch("DROP TABLE beats").unwrap();
     case.assert_mended(&world, "overtaken before");
 }
 
@@ -1071,8 +1075,9 @@ fn others_write_while_rows_are_compared_and_nothing_is_mended_behind_their_backs
 fn what_is_right_is_said_to_be_whoever_writes_meanwhile() {
     let world = world();
     let case = world.tampered("PRAGMA journal_mode = WAL");
-    let (found, findings) = find(&case.conn, &all()).unwrap();
     let other = other_writer(&case);
+    other.execute_batch(BEATS).unwrap();
+    let (found, findings) = find(&case.conn, &all()).unwrap();
     other.execute(BEAT, []).unwrap();
     let mended = mend(&case.conn, &findings, at(100_000)).unwrap();
     assert!(found.is_same() && mended.is_nothing());

@@ -225,3 +225,43 @@ async fn a_replay_needs_the_database_for_itself_and_leaves_what_was_given_up() {
     assert!(service.terminate().success());
     assert_replay_changes_nothing(&db, &url, &[]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_a_busy_backend_always_overtakes_gives_up_and_has_changed_nothing() {
+    let server = NatsServer::start();
+    let (js, url) = (server.fleet().await, server.url());
+    put_manifests(&js).await.unwrap();
+    let (_folder, db) = place();
+    let profile = Profile {
+        results: 200,
+        ..Profile::default()
+    };
+    publish(&js, &plan(551, &profile)).await.unwrap();
+    catch_up(&db, &url);
+    let good = dump(&db);
+    assert!(tamper(&db, "UPDATE execution_results SET exit_code = 99") > 0);
+    tamper(&db, "CREATE TABLE beats (id INTEGER PRIMARY KEY, beat INTEGER)");
+    let (changed, stopped) = (dump(&db), std::sync::atomic::AtomicBool::new(false));
+    let refused = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let backend = rusqlite::Connection::open(&db).unwrap();
+            backend.busy_timeout(Duration::from_secs(30)).unwrap();
+            while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                backend
+                    .execute("INSERT OR REPLACE INTO beats VALUES (1, random())", [])
+                    .unwrap();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let refused = run(&db, &url, &["replay"]);
+        stopped.store(true, std::sync::atomic::Ordering::Relaxed);
+        refused
+    });
+    assert_eq!(refused.status.code(), Some(3), "{}", text(&refused));
+    assert!(text(&refused).contains("stop that process"), "{}", text(&refused));
+    tamper(&db, "DELETE FROM beats");
+    assert_equal(&dump(&db), &changed, "given up");
+    tamper(&db, "DROP TABLE beats");
+    asked(&db, &url, &["replay"], 0);
+    assert_equal(&dump(&db), &good, "once it is quiet");
+}

@@ -19,7 +19,7 @@ const BACKLOG_WAL_BYTES: u64 = 400 << 20;
 /// the backend's 4 KB), past which their commits would do it for us.
 const SHARED_WAL_BYTES: u64 = 2 << 20;
 /// A reader that keeps the log from being cut often stays for long: an attempt at every group would wait for it each time.
-const CUT_AGAIN_AFTER: Duration = Duration::from_secs(1);
+pub(super) const CUT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// So many small groups in a row mean that the stream is caught up.
 const CAUGHT_UP_GROUPS: u32 = 16;
@@ -48,8 +48,13 @@ impl Writer {
                 warn!(%error, "the size of checkpoints was not set");
             }
         }
-        let kept = self.not_cut.is_some_and(|at| at.elapsed() < CUT_AGAIN_AFTER);
-        if self.store.wal_bytes() >= self.limits.wal_bytes_max && !kept {
+        self.cut_long_log();
+    }
+
+    fn cut_long_log(&mut self) {
+        if self.store.wal_bytes() < self.limits.wal_bytes_max {
+            self.not_cut = None;
+        } else if self.not_cut.is_none_or(|at| at.elapsed() >= CUT_AGAIN_AFTER) {
             self.checkpoint(true);
         }
     }
@@ -59,6 +64,10 @@ impl Writer {
         // Who reads the scratch now must see what was loaded.
         if let Err(error) = self.store.end_shared_transaction(false) {
             warn!(%error, "what was loaded could not be committed; the load will find that out");
+        }
+        // The reader may have left after the last group.
+        if self.not_cut.is_some() {
+            self.cut_long_log();
         }
         if self.commits_since_checkpoint == 0 {
             return;

@@ -123,7 +123,7 @@ fn say(verified: &Verified, out: &mut dyn Write) -> Result<(), std::io::Error> {
         ),
         (false, found) => writeln!(
             out,
-            "bad: {found} rows differ; stop the service and run `results-projector replay`, which mends them"
+            "bad, rows that differ: {found}; stop the service and run `results-projector replay`, which mends them"
         ),
     }
 }

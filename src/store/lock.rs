@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,9 @@ pub struct Owner {
     /// The host's name.
     pub host: String,
 }
+
+/// A process that is ending, or one that another is just being started from, holds what it had open for a moment longer.
+const BRIEFLY: Duration = Duration::from_millis(300);
 
 /// Held for as long as this process may write the database.
 #[derive(Debug)]
@@ -54,6 +58,7 @@ impl Lock {
             )));
         }
         let path = lock_path(database);
+        let since = Instant::now();
         let mut file = loop {
             let mut file = OpenOptions::new()
                 .read(true)
@@ -67,6 +72,9 @@ impl Lock {
                 // One who held it may have removed it since it was opened, and others meet at a new one.
                 Ok(()) if is_at(&file, &path)? => break file,
                 Ok(()) => {}
+                Err(TryLockError::WouldBlock) if since.elapsed() < BRIEFLY => {
+                    std::thread::sleep(BRIEFLY / 10);
+                }
                 Err(TryLockError::WouldBlock) => {
                     let mut text = String::new();
                     let owner = file

@@ -210,6 +210,8 @@ async fn the_dump_is_the_read_model_row_by_row_and_nothing_else() {
     assert_eq!(in_other_words(&lines), expected);
     // Into a file, some tables only, also while the service runs.
     let projector = Projector::start(&db, &server.url());
+    let socket = folder.path().join("results.db.sock");
+    wait_until("the service is at work", PATIENCE, || socket.exists());
     let to = folder.path().join("some.jsonl");
     let output = run(
         &db,

@@ -26,23 +26,22 @@ pub(super) async fn caught_up(
     let mut silent_since: Option<Instant> = None;
     loop {
         let positions = watched.writer.borrow().positions.clone();
-        let mut waiting = None;
+        // A stream that is not read says why; one that still is only names itself.
+        let (mut why, mut behind) = (None, None);
         for (stream, reader) in &watched.readers {
             let reader = reader.borrow();
             let position = positions.get(stream).copied().unwrap_or(StreamSeq(0));
             match reader.first_last {
                 Some(last) if position >= last => {}
                 _ => {
-                    waiting = Some(
-                        reader
-                            .not_reading
-                            .clone()
-                            .unwrap_or_else(|| format!("{stream} is still read")),
-                    )
+                    why = why.or_else(|| reader.not_reading.clone());
+                    behind = Some(format!("{stream} is still read"));
                 }
             }
         }
-        let Some(waiting) = waiting else { return Ok(()) };
+        let Some(waiting) = why.or(behind) else {
+            return Ok(());
+        };
         let stuck = !connection.borrow_and_update().connected
             || watched
                 .readers

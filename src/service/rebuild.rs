@@ -257,24 +257,11 @@ impl Old {
 }
 
 fn old(database: &Path, options: RebuildOptions) -> Result<Old, ServiceError> {
-    match found(database)? {
+    let found = found(database)?;
+    let adopted = found == Found::Adopted;
+    match found {
         Found::Nothing => return Ok(Old::default()),
-        Found::Database => {}
-        Found::Adopted if options.no_carry_over => {
-            return Err(StoreError::Unusable(format!(
-                "{} is the backend's own file: what it knows is kept, so --no-carry-over is not for it",
-                database.display()
-            ))
-            .into());
-        }
-        Found::Adopted => {
-            return Ok(Old {
-                carried_from: Some(database.to_owned()),
-                standings: standings(&read_only(database)?)?,
-                adopted: true,
-                ..Old::default()
-            });
-        }
+        Found::Database | Found::Adopted => {}
         Found::Unreadable(_) if options.forget_completions => {
             return Ok(Old {
                 unreadable: true,
@@ -282,6 +269,13 @@ fn old(database: &Path, options: RebuildOptions) -> Result<Old, ServiceError> {
             });
         }
         Found::Unreadable(why) => return Err(damaged(database, &why).into()),
+    }
+    if options.no_carry_over && adopted {
+        return Err(StoreError::Unusable(format!(
+            "{} is the backend's own file: what it knows is kept, so --no-carry-over is not for it",
+            database.display()
+        ))
+        .into());
     }
     if options.no_carry_over {
         return Ok(Old {
@@ -293,6 +287,7 @@ fn old(database: &Path, options: RebuildOptions) -> Result<Old, ServiceError> {
     Ok(Old {
         carried_from: Some(database.to_owned()),
         standings: standings.map_err(|error| way_out(database, error))?,
+        adopted,
         ..Old::default()
     })
 }

@@ -270,7 +270,7 @@ fn check(part: &Path) -> Result<BackedUp, StoreError> {
             });
         }
     }
-    if let Some(wrong) = position::first_that_does_not_add_up(&conn)? {
+    if let Some(wrong) = position::first_that_does_not_add_up(&conn, "main")? {
         return Err(unsound(wrong));
     }
     Ok(BackedUp {

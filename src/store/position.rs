@@ -259,16 +259,25 @@ fn read_in(conn: &Connection, schema: &str, stream: StreamName) -> Result<Option
     })
 }
 
-/// The first incarnation of a stream whose counts are not its sequences' number (I3), in words.
-pub(super) fn first_that_does_not_add_up(conn: &Connection) -> Result<Option<String>, StoreError> {
+/// The first incarnation of a stream whose counts are not its sequences' number (I3), in words; in the database attached
+/// under this name.
+pub(super) fn first_that_does_not_add_up(
+    conn: &Connection,
+    schema: &str,
+) -> Result<Option<String>, StoreError> {
     conn.query_row(
-        "SELECT stream, incarnation, projected + dead + ignored + gap, position - first + 1 FROM projector_position
-         WHERE projected + dead + ignored + gap <> position - first + 1 LIMIT 1",
+        &format!(
+            "SELECT stream, incarnation, projected + dead + ignored + gap, position - first + 1
+             FROM {schema}.projector_position
+             WHERE projected + dead + ignored + gap <> position - first + 1 LIMIT 1"
+        ),
         [],
         |row| {
             let (stream, incarnation): (String, i64) = (row.get(0)?, row.get(1)?);
             let (sum, sequences): (i64, i64) = (row.get(2)?, row.get(3)?);
-            Ok(format!("{stream} in its life {incarnation} accounts for {sum} of {sequences} sequences (I3)"))
+            Ok(format!(
+                "{stream} in its life {incarnation} accounts for {sum} of {sequences} sequences (I3)"
+            ))
         },
     )
     .optional()

@@ -1,6 +1,6 @@
 //! The rows of `execution_results`: what a result and a start event write, in either order (contract §5.3, §7.2, D7).
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, ToSql, params};
 
 use super::StoreError;
 use crate::projection::execution::Delta;
@@ -72,29 +72,14 @@ pub(super) fn known(conn: &Connection, result_id: &str) -> Result<Known, StoreEr
 
 /// A result's own columns over those of its start event.
 pub(super) fn finish(conn: &Connection, row: &ResultRow<'_>) -> Result<Row, rusqlite::Error> {
-    let result = row.result;
-    conn.prepare_cached(
+    write_over(
+        conn,
+        row,
         "UPDATE execution_results SET request_id = ?2, exit_code = ?3, stdout = ?4, stderr = ?5,
              finished_at = ?6, recorded_at = min(recorded_at, ?7), job_id = coalesce(?8, job_id),
              parent_result_id = ?9, skipped = ?10, exec_id = coalesce(exec_id, ?11), reaped = 0
          WHERE result_id = ?1
          RETURNING exec_id, job_id, pc_id, version",
-    )?
-    .query_row(
-        params![
-            row.result_id,
-            &*result.request_id,
-            result.exit_code,
-            row.stdout,
-            row.stderr,
-            row.finished_at,
-            row.recorded_at,
-            result.manifest_id.as_deref(),
-            result.parent_result_id.as_deref(),
-            result.skipped_column(),
-            result.exec_id.as_deref(),
-        ],
-        read_row,
     )
 }
 
@@ -109,8 +94,9 @@ pub(super) fn ended(conn: &Connection, result_id: &str) -> Result<(Option<String
 /// A result's columns over those of a later message with its id, as if that had never been: what only a start event can
 /// tell stays (contract §5.3, §7.2).
 pub(super) fn take_over(conn: &Connection, row: &ResultRow<'_>) -> Result<Row, rusqlite::Error> {
-    let result = row.result;
-    conn.prepare_cached(
+    write_over(
+        conn,
+        row,
         "UPDATE execution_results SET request_id = ?2, exit_code = ?3, stdout = ?4, stderr = ?5, finished_at = ?6,
              parent_result_id = ?9, skipped = ?10, reaped = 0,
              recorded_at = CASE WHEN version IS NULL THEN ?7 ELSE min(recorded_at, ?7) END,
@@ -120,25 +106,36 @@ pub(super) fn take_over(conn: &Connection, row: &ResultRow<'_>) -> Result<Row, r
              started_at = CASE WHEN version IS NULL THEN ?13 ELSE started_at END
          WHERE result_id = ?1
          RETURNING exec_id, job_id, pc_id, version",
-    )?
-    .query_row(
-        params![
-            row.result_id,
-            &*result.request_id,
-            result.exit_code,
-            row.stdout,
-            row.stderr,
-            row.finished_at,
-            row.recorded_at,
-            result.manifest_id.as_deref(),
-            result.parent_result_id.as_deref(),
-            result.skipped_column(),
-            result.exec_id.as_deref(),
-            &*result.pc_id,
-            row.started_at,
-        ],
-        read_row,
     )
+}
+
+/// Runs an update of a result's row: its parameters are the first of these values, as many as it names.
+fn write_over(conn: &Connection, row: &ResultRow<'_>, update: &str) -> Result<Row, rusqlite::Error> {
+    let result = row.result;
+    let (exec_id, job_id, parent) = (
+        result.exec_id.as_deref(),
+        result.manifest_id.as_deref(),
+        result.parent_result_id.as_deref(),
+    );
+    let (request_id, pc_id, skipped) = (&*result.request_id, &*result.pc_id, result.skipped_column());
+    let values: [&dyn ToSql; 13] = [
+        &row.result_id,
+        &request_id,
+        &result.exit_code,
+        &row.stdout,
+        &row.stderr,
+        &row.finished_at,
+        &row.recorded_at,
+        &job_id,
+        &parent,
+        &skipped,
+        &exec_id,
+        &pc_id,
+        &row.started_at,
+    ];
+    let mut update = conn.prepare_cached(update)?;
+    let named = update.parameter_count();
+    update.query_row(values.get(..named).unwrap_or(&values), read_row)
 }
 
 fn read_row(row: &rusqlite::Row<'_>) -> Result<Row, rusqlite::Error> {

@@ -245,18 +245,18 @@ impl Scratch {
         if check != "ok" {
             return Err(wrong(&check));
         }
-        for (stream, standing) in position::read_all(&self.conn, "main")? {
-            let (told, expected) = (
-                standing.counts.sum(),
-                (standing.position.0 + 1).saturating_sub(standing.first.0),
-            );
-            if told != expected {
-                return Err(wrong(&format!(
-                    "{told} of {expected} messages of {stream} are accounted for"
-                )));
-            }
+        match position::first_that_does_not_add_up(&self.conn, "main")? {
+            Some(what) => Err(wrong(&what)),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// What the database's own counts do not account for (I3), in words.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn unaccounted(&self) -> Result<Option<String>, StoreError> {
+        position::first_that_does_not_add_up(&self.conn, "old")
     }
 
     /// Turns the scratch into a file that can be a database: with a log of its own, on disk.

@@ -25,7 +25,7 @@ use self::sharing::{Settling, Sharing};
 use super::work::{Cargo, Entry, Message, Unit, Work};
 use crate::projection::manifests::Manifests;
 use crate::source::flow::{Ack, Feedback};
-use crate::store::{Class, Left, Standing, Store, StoreError};
+use crate::store::{Class, Left, Standing, Store, StoreError, fail};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
@@ -418,6 +418,7 @@ impl Writer {
     }
 
     fn committed(&mut self, mut group: Vec<Unit>, done: attempt::Done) {
+        fail::point("after-commit");
         letters::note_outcomes(&mut group, done.letters);
         debug!(
             rows = group.len(),

@@ -4,7 +4,7 @@
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
-use super::StoreError;
+use super::{StoreError, fail};
 
 const READ_MODEL: &[&str] = &[
     include_str!("../../migrations/read_model/0001_results.sql"),
@@ -84,6 +84,7 @@ fn apply(conn: &mut Connection, key: &str, steps: &[&str]) -> Result<(), StoreEr
             params![key, number.to_string()],
         )
         .map_err(StoreError::sqlite(what()))?;
+        fail::point("in-migration");
         tx.commit().map_err(StoreError::sqlite(what()))?;
     }
     Ok(())

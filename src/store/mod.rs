@@ -323,6 +323,7 @@ impl Store {
         self.conn
             .busy_timeout(open::BUSY_TIMEOUT)
             .map_err(StoreError::sqlite("set the busy time-out"))?;
+        fail::point("after-checkpoint");
         let (busy, log, copied) = outcome.map_err(StoreError::sqlite("checkpoint"))?;
         Ok(busy == 0 && log == copied)
     }

@@ -15,7 +15,7 @@ use crate::source::reconcile::Incarnation;
 use crate::store::dead_letters::DeadLetter;
 use crate::store::derive::DuePair;
 use crate::store::output_book::Repair;
-use crate::store::{Advance, Class, Committed, Counts, Gap, Group, Left, Standing, StoreError};
+use crate::store::{Advance, Class, Committed, Counts, Gap, Group, Left, Standing, StoreError, fail};
 use crate::wire::kv::StreamName;
 use crate::wire::output::Attempt;
 use crate::wire::result::Field;
@@ -195,6 +195,7 @@ impl Writer {
             done.standings
                 .insert(stream, course.write(stream, group, &mut tx)?);
         }
+        fail::point("before-commit");
         let committing = Instant::now();
         (done.committed, done.left) = tx.commit()?;
         done.commit_time = committing.elapsed();
@@ -344,6 +345,7 @@ fn apply(
 }
 
 fn apply_derive(tx: &mut Group<'_>, due: &DuePair) -> Result<(), Trouble> {
+    fail::point("in-derivation");
     match tx.isolated(|tx| tx.rederive(due)) {
         // Somebody's constraint keeps what is derived from being taken away: no reason for others to wait.
         Err(error) if error.class() == Class::Data && !tx.is_lost() => {
@@ -355,6 +357,7 @@ fn apply_derive(tx: &mut Group<'_>, due: &DuePair) -> Result<(), Trouble> {
 }
 
 fn apply_repair(tx: &mut Group<'_>, work: &RepairWork, isolated: bool) -> Result<(), Trouble> {
+    fail::point("in-repair");
     if !isolated {
         return Ok(tx.repair(&work.repair)?);
     }

@@ -17,7 +17,7 @@ mod streams;
 
 // Whoever includes this file uses some of them.
 #[allow(unused_imports)]
-pub use manifests::{manifests, put_manifests};
+pub use manifests::{BITLOCKER, DEFENDER, DISKS, SOFTWARE, manifests, put_manifests};
 #[allow(unused_imports)]
 pub use streams::{create_output_store, create_streams, publish, publish_messages, store_objects};
 

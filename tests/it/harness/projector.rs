@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,8 +16,21 @@ pub struct Projector {
     folder: TempDir,
 }
 
+static BINARY: OnceLock<PathBuf> = OnceLock::new();
+
+/// Of a program that cargo has not built the binary for; before the first one is started.
+pub fn use_binary(path: PathBuf) {
+    BINARY.set(path).unwrap();
+}
+
+fn binary() -> &'static Path {
+    BINARY.get_or_init(|| {
+        PathBuf::from(option_env!("CARGO_BIN_EXE_results-projector").expect("use_binary was called"))
+    })
+}
+
 fn command(db: &Path, url: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_results-projector"));
+    let mut command = Command::new(binary());
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("NATS_") || text.starts_with("RESULTS_PROJECTOR_") {
@@ -79,6 +93,13 @@ impl Projector {
         self.wait_exit(Duration::from_secs(8))
     }
 
+    /// As [`Self::terminate`], with what it said.
+    pub fn terminate_with_stderr(mut self) -> (ExitStatus, String) {
+        self.signal(Signal::TERM);
+        let status = self.wait_exit(Duration::from_secs(8));
+        (status, self.stderr())
+    }
+
     /// As Ctrl-C does.
     pub fn interrupt(mut self) -> ExitStatus {
         self.signal(Signal::INT);
@@ -94,7 +115,12 @@ impl Projector {
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
+        self.ended().is_none()
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     pub fn wait_exit(&mut self, limit: Duration) -> ExitStatus {

@@ -29,6 +29,8 @@ struct Shared {
     /// Bytes to the client until the next cut; negative: never.
     until_cut: AtomicI64,
     delay_ms: AtomicU64,
+    /// Bytes a second of each connection in each direction; 0: no limit.
+    rate: AtomicU64,
     forwarded: AtomicU64,
 }
 
@@ -41,6 +43,7 @@ impl Proxy {
             cuts: watch::channel(0).0,
             until_cut: AtomicI64::new(-1),
             delay_ms: AtomicU64::new(0),
+            rate: AtomicU64::new(0),
             forwarded: AtomicU64::new(0),
         });
         let accepting = tokio::spawn({
@@ -83,6 +86,11 @@ impl Proxy {
             .store(delay.as_millis() as u64, Ordering::SeqCst);
     }
 
+    /// No more bytes a second for each connection and direction; 0: no limit.
+    pub fn throttle(&self, rate: u64) {
+        self.shared.rate.store(rate, Ordering::SeqCst);
+    }
+
     /// Bytes to clients so far.
     pub fn forwarded(&self) -> u64 {
         self.shared.forwarded.load(Ordering::SeqCst)
@@ -117,6 +125,10 @@ async fn copy(
         let delay = shared.delay_ms.load(Ordering::SeqCst);
         if delay > 0 {
             tokio::time::sleep(Duration::from_millis(delay)).await;
+        }
+        let rate = shared.rate.load(Ordering::SeqCst);
+        if rate > 0 {
+            tokio::time::sleep(Duration::from_micros(read as u64 * 1_000_000 / rate)).await;
         }
         let mut part = &buffer[..read];
         if to_client {

@@ -8,7 +8,7 @@ use async_nats::jetstream::stream::{Config, RetentionPolicy};
 use super::*;
 use crate::harness::backend::{BackendFile, Ledgers};
 use crate::harness::projector::run_with;
-use crate::writer::SmallDisk;
+
 
 /// What is silent is waited for; less long in the everyday run.
 fn silence() -> [(&'static str, &'static str); 1] {

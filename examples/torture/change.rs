@@ -20,7 +20,12 @@ impl Storm {
     /// Everybody has read everything; the struck service is away, unless the change is one that it must notice.
     pub async fn change(&mut self, change: Change, unseen: &[Planned]) {
         let before = self.last_sequences().await;
-        let last = |stream: &str| before.iter().find(|(name, _)| *name == stream).map_or(0, |(_, last)| *last);
+        let last = |stream: &str| {
+            before
+                .iter()
+                .find(|(name, _)| *name == stream)
+                .map_or(0, |(_, last)| *last)
+        };
         match change {
             Change::Purge => {
                 self.publish(unseen).await;
@@ -36,7 +41,11 @@ impl Storm {
                     let seen = last(name);
                     // Some that were read, every third of those that were not, and the very last.
                     let few = (seen.saturating_sub(6)..=seen).step_by(2);
-                    for seq in few.chain((seen + 1..=end).step_by(3)).chain([end]).filter(|seq| *seq > 0) {
+                    for seq in few
+                        .chain((seen + 1..=end).step_by(3))
+                        .chain([end])
+                        .filter(|seq| *seq > 0)
+                    {
                         let deleting = stream(&self.js, name).await;
                         if deleting.delete_message(seq).await.is_ok() {
                             self.gone.insert((name, seq));
@@ -51,7 +60,7 @@ impl Storm {
                 self.server.start_again();
                 self.publish(unseen).await;
             }
-            Change::RestoreStore => {
+            Change::RestoreStore(_) => {
                 self.server.kill();
                 self.tally.server_kills += 1;
                 self.server.restore_store(&self.folder.path().join("copy"));
@@ -59,7 +68,7 @@ impl Storm {
                 self.server.start_again();
                 self.publish(unseen).await;
             }
-            Change::WipeStore => {
+            Change::WipeStore(_) => {
                 self.server.kill();
                 self.tally.server_kills += 1;
                 self.server.wipe_store();
@@ -98,7 +107,10 @@ impl Storm {
                     .ok();
                 for db in [&self.victim.db, &self.oracle] {
                     backend::connect(db)
-                        .execute("DELETE FROM execution_results WHERE recorded_at < ?1", params![middle])
+                        .execute(
+                            "DELETE FROM execution_results WHERE recorded_at < ?1",
+                            params![middle],
+                        )
                         .unwrap();
                 }
                 self.publish(unseen).await;
@@ -139,7 +151,9 @@ async fn edit_manifests(js: &jetstream::Context, number: u64) {
     match number % 3 {
         0 => {
             software["inventory"]["history_scalars"] = json!(["os_version", "ram_bytes"]);
-            let columns = software["inventory"]["explode"][0]["columns"].as_array_mut().unwrap();
+            let columns = software["inventory"]["explode"][0]["columns"]
+                .as_array_mut()
+                .unwrap();
             columns.retain(|column| column["field"] != "publisher");
             put(fleet::SOFTWARE, software.to_string()).await;
             jobs.delete(fleet::BITLOCKER).await.unwrap();

@@ -5,10 +5,17 @@
 mod change;
 #[path = "plan.rs"]
 pub mod plan;
+#[path = "proof.rs"]
+mod proof;
 #[path = "storm.rs"]
 mod storm;
+#[path = "strikes.rs"]
+mod strikes;
 #[path = "victim.rs"]
 mod victim;
 
 pub use plan::schedule;
-pub use storm::{Tally, play};
+// The tests need no name for it.
+#[allow(unused_imports)]
+pub use storm::Tally;
+pub use storm::play;

@@ -56,9 +56,15 @@ fn build() -> PathBuf {
     let root = env!("CARGO_MANIFEST_DIR");
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(root).args(["build", "--profile", "torture", "--bin", "results-projector"]);
-    assert!(command.status().unwrap().success(), "the projector does not build");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(PathBuf::from(root).join("target"), PathBuf::from);
+    command
+        .current_dir(root)
+        .args(["build", "--profile", "torture", "--bin", "results-projector"]);
+    assert!(
+        command.status().unwrap().success(),
+        "the projector does not build"
+    );
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or(PathBuf::from(root).join("target"), PathBuf::from);
     target.join("torture/results-projector")
 }
 
@@ -90,8 +96,14 @@ fn main() -> ExitCode {
         let played = catch_unwind(AssertUnwindSafe(|| runtime.block_on(play(&schedule))));
         runtime.shutdown_timeout(Duration::from_secs(5));
         let Ok(tally) = played else {
-            println!("seed {seed}: BROKEN after {:.0} s; what differs is above\n{schedule}", started.elapsed().as_secs_f64());
-            println!("again: cargo run --release --example torture -- --seed {seed} --storms 1 --results {}", args.results);
+            println!(
+                "seed {seed}: BROKEN after {:.0} s; what differs is above\n{schedule}",
+                started.elapsed().as_secs_f64()
+            );
+            println!(
+                "again: cargo run --release --example torture -- --seed {seed} --storms 1 --results {}",
+                args.results
+            );
             exit = ExitCode::FAILURE;
             break;
         };
@@ -106,7 +118,11 @@ fn main() -> ExitCode {
             tally.kills,
             tally.server_kills,
             list(&tally.faults),
-            if tally.compared_with_stream_start { "; as from stream start" } else { "" },
+            if tally.compared_with_stream_start {
+                "; as from stream start"
+            } else {
+                ""
+            },
         );
         all.add(&tally);
     }
@@ -128,6 +144,9 @@ fn main() -> ExitCode {
 }
 
 fn list(faults: &BTreeMap<&'static str, u64>) -> String {
-    let parts: Vec<String> = faults.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let parts: Vec<String> = faults
+        .iter()
+        .map(|(kind, count)| format!("{count} {kind}"))
+        .collect();
     parts.join(", ")
 }

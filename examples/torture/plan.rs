@@ -100,8 +100,10 @@ pub enum Change {
     DeleteMessages,
     CopyStore,
     /// To the copy; then messages come under sequences that were used before.
-    RestoreStore,
-    WipeStore,
+    /// `true`: under the running service.
+    RestoreStore(bool),
+    /// `true`: under the running service.
+    WipeStore(bool),
     EditManifests,
     /// Of messages that nobody has read yet, for good.
     LoseObjects(Damage),
@@ -170,8 +172,8 @@ names! { Change:
     Change::Purge => "stream purged",
     Change::DeleteMessages => "messages deleted",
     Change::CopyStore => "server's store copied",
-    Change::RestoreStore => "server's store restored from an older copy",
-    Change::WipeStore => "server wiped",
+    Change::RestoreStore(_) => "server's store restored from an older copy",
+    Change::WipeStore(_) => "server wiped",
     Change::EditManifests => "manifests edited",
     Change::LoseObjects(_) => "objects lost for good",
     Change::Reap => "backend's reaper",
@@ -186,6 +188,9 @@ struct Allowed {
     only_here: bool,
     /// Manifests were edited, or the backend has deleted what the streams would bring back.
     not_again: bool,
+    /// Young rows have gone, which `verify` rightly misses: the backend's cleanup takes rows of 90 days ago, and a server's
+    /// clock cannot be set back so far.
+    cleaned: bool,
     backup: bool,
     copy: bool,
 }
@@ -270,7 +275,7 @@ fn strike(dice: &mut Dice, allowed: &mut Allowed, small_disk: bool) -> Strike {
                 ),
             }),
             61 if !allowed.not_again => Strike::Replay,
-            62 => Strike::Verify,
+            62 if !allowed.cleaned => Strike::Verify,
             63 => Strike::RetryAll,
             _ => continue,
         };
@@ -285,8 +290,8 @@ fn change(dice: &mut Dice, allowed: &mut Allowed) -> Change {
             0 => Change::Purge,
             1 => Change::DeleteMessages,
             2 | 3 if !allowed.copy => Change::CopyStore,
-            2..5 if allowed.copy => Change::RestoreStore,
-            5 => Change::WipeStore,
+            2..5 if allowed.copy => Change::RestoreStore(dice.below(2) == 0),
+            5 => Change::WipeStore(dice.below(2) == 0),
             6 | 7 => Change::EditManifests,
             8 => Change::LoseObjects(damage(dice)),
             9 => Change::Reap,
@@ -300,11 +305,12 @@ fn change(dice: &mut Dice, allowed: &mut Allowed) -> Change {
             allowed.only_here = true;
         }
         allowed.copy |= change == Change::CopyStore;
-        allowed.copy &= change != Change::WipeStore;
+        allowed.copy &= !matches!(change, Change::WipeStore(_));
         allowed.not_again |= matches!(
             change,
             Change::EditManifests | Change::CleanUp | Change::DeleteJob
         );
+        allowed.cleaned |= change == Change::CleanUp;
         return change;
     }
 }
@@ -316,6 +322,13 @@ fn damage(dice: &mut Dice) -> Damage {
         Damage::WithoutChunks,
         Damage::Deleted,
     ][dice.below(4) as usize]
+}
+
+impl Schedule {
+    /// Whether a change of such a kind comes.
+    pub fn changes(&self, is: impl Fn(Change) -> bool) -> bool {
+        self.acts.iter().any(|act| act.change.is_some_and(&is))
+    }
 }
 
 impl fmt::Display for Schedule {

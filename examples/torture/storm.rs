@@ -14,12 +14,13 @@ use async_nats::jetstream::{self, stream};
 use bytes::Bytes;
 use tempfile::TempDir;
 
-use super::change::{Object, damage, put_back};
-use super::plan::{Change, Interrupted, Schedule, Strike};
-use super::victim::{PATIENCE, Victim, beside, build_clock, cut_wal, tail};
+use super::change::{Object, put_back};
+use super::plan::{Change, Schedule};
+use super::strikes::write_in_place;
+use super::victim::{PATIENCE, Victim, beside, build_clock, tail};
 use crate::harness::fleet::{self, Profile};
 use crate::harness::projector::{run_with, text};
-use crate::harness::{NatsServer, Planned, Proxy, SmallDisk, check_i3, dump};
+use crate::harness::{NatsServer, Planned, Proxy, SmallDisk, dump};
 
 pub const STREAMS: [&str; 3] = ["RESULTS", "EVENTS", "INVENTORY"];
 
@@ -61,12 +62,12 @@ pub struct Storm {
     pub victim: Victim,
     pub oracle: PathBuf,
     pub js: jetstream::Context,
-    proxy: Proxy,
-    disk: Option<SmallDisk>,
-    clock: Option<(PathBuf, PathBuf)>,
+    pub proxy: Proxy,
+    pub disk: Option<SmallDisk>,
+    pub clock: Option<(PathBuf, PathBuf)>,
     env: BTreeMap<String, String>,
-    readers: Vec<rusqlite::Connection>,
-    damaged: Vec<Object>,
+    pub readers: Vec<rusqlite::Connection>,
+    pub damaged: Vec<Object>,
     /// Every object that was ever published and not lost on purpose.
     pub objects: Arc<Mutex<BTreeMap<String, Bytes>>>,
     /// Sequences that were deleted or purged, in the life of the stream that is current.
@@ -110,10 +111,16 @@ pub async fn play(schedule: &Schedule) -> Tally {
         storm.calm().await;
         if let Some(change) = act.change {
             storm.converge().await;
-            storm.victim.terminate();
             *storm.tally.faults.entry(change.name()).or_default() += 1;
-            storm.change(change, unseen).await;
-            storm.victim.start();
+            if matches!(change, Change::RestoreStore(true) | Change::WipeStore(true)) {
+                // What was read before is durable: no later power failure reads it again in the new world.
+                storm.checkpoint().await;
+                storm.change(change, unseen).await;
+            } else {
+                storm.victim.terminate();
+                storm.change(change, unseen).await;
+                storm.victim.start();
+            }
         }
     }
     storm.tally.messages = planned.len() as u64;
@@ -157,17 +164,19 @@ impl Storm {
         fleet::put_manifests(&js).await.unwrap();
         let proxy = Proxy::start(server.address()).await;
         let mut tally = Tally::default();
-        let disk = schedule
-            .small_disk
-            .then(|| SmallDisk::mount(1_024))
-            .flatten();
+        let disk = schedule.small_disk.then(|| SmallDisk::mount(1_024)).flatten();
         if schedule.small_disk && disk.is_none() {
-            tally.skipped.insert("disk faults: mounting a file system needs root");
+            tally
+                .skipped
+                .insert("disk faults: mounting a file system needs root");
         }
         let place = disk.as_ref().map_or(folder.path(), SmallDisk::path);
         let mut env: BTreeMap<String, String> = [
             ("RESULTS_PROJECTOR_SOURCE_ACK_WAIT", "2 s".to_owned()),
-            ("RESULTS_PROJECTOR_STORE_BULK_FROM", schedule.bulk_from.to_string()),
+            (
+                "RESULTS_PROJECTOR_STORE_BULK_FROM",
+                schedule.bulk_from.to_string(),
+            ),
             ("RESULTS_PROJECTOR_OUTPUTS_IDLE_TIMEOUT", "1 s".to_owned()),
             ("RUST_BACKTRACE", "1".to_owned()),
         ]
@@ -216,234 +225,16 @@ impl Storm {
         }
     }
 
-    async fn strike(&mut self, strike: &Strike) {
-        let victim = &mut self.victim;
-        match *strike {
-            Strike::Kill => {
-                victim.kill();
-                victim.start();
-            }
-            Strike::Terminate => {
-                victim.terminate();
-                victim.start();
-            }
-            Strike::DieAt(point, count) => {
-                victim.kill();
-                let kills = victim.kills;
-                victim.start_with(&[("RESULTS_PROJECTOR_DIE_AT", &format!("{point}:{count}"))]);
-                let started = Instant::now();
-                // A point that is not reached now may still be later.
-                while victim.kills == kills && started.elapsed() < Duration::from_secs(4) {
-                    victim.wait(10).await;
-                }
-            }
-            Strike::Pause(length) => {
-                victim.tend();
-                victim.running().pause();
-                tokio::time::sleep(Duration::from_millis(length)).await;
-                victim.running().resume();
-            }
-            Strike::KillServer(down) => {
-                self.server.kill();
-                self.tally.server_kills += 1;
-                victim.wait(down).await;
-                self.server.start_again();
-            }
-            Strike::StopServer(down) => {
-                self.server.stop();
-                victim.wait(down).await;
-                self.server.start_again();
-            }
-            Strike::Cut => self.proxy.cut(),
-            Strike::CutAfter(bytes) => self.proxy.cut_after(bytes),
-            Strike::Delay { each, for_ms } => {
-                self.proxy.delay(Duration::from_millis(each));
-                victim.wait(for_ms).await;
-                self.proxy.delay(Duration::ZERO);
-            }
-            Strike::Throttle { rate, for_ms } => {
-                self.proxy.throttle(rate);
-                victim.wait(for_ms).await;
-                self.proxy.throttle(0);
-            }
-            Strike::DeleteConsumers => {
-                for name in STREAMS {
-                    if let Ok(stream) = self.js.get_stream(name).await {
-                        let consumer = format!("results_projector_{}", name.to_lowercase());
-                        // It may not be there at this moment.
-                        let _absent = stream.delete_consumer(&consumer).await;
-                    }
-                }
-            }
-            Strike::ObjectsAway(length) => {
-                let _absent = self.js.delete_object_store("result_output").await;
-                self.victim.wait(length).await;
-                self.objects_back().await;
-            }
-            Strike::DamageObjects(how) => {
-                let names: Vec<String> = {
-                    let objects = self.objects.lock().unwrap();
-                    objects.keys().rev().take(5).cloned().collect()
-                };
-                for name in names {
-                    self.damaged.extend(damage(&self.js, &name, how).await);
-                }
-            }
-            Strike::WriteLock(length) => {
-                if let Some(conn) = locked(&victim.db) {
-                    victim.wait(length).await;
-                    let _rolled_back = conn.execute_batch("ROLLBACK");
-                }
-            }
-            Strike::EndlessReader => {
-                let conn = rusqlite::Connection::open(&victim.db).unwrap();
-                let begun = conn.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema");
-                if begun.is_ok() {
-                    self.readers.push(conn);
-                }
-            }
-            Strike::DiskFull(length) => {
-                if let Some(disk) = &self.disk {
-                    let ballast = disk.path().join("ballast");
-                    fill(&ballast);
-                    victim.may_refuse = true;
-                    victim.wait(length).await;
-                    fs::remove_file(ballast).unwrap();
-                    victim.may_refuse = false;
-                }
-            }
-            Strike::ReadOnly(length) => {
-                if let Some(disk) = &self.disk {
-                    self.readers.clear();
-                    victim.kill();
-                    disk.remount("ro");
-                    victim.may_refuse = true;
-                    victim.start();
-                    victim.wait(length).await;
-                    victim.kill();
-                    disk.remount("rw");
-                    victim.may_refuse = false;
-                    victim.start();
-                }
-            }
-            Strike::ClockJump(seconds) => {
-                if let Some((_, offset)) = &self.clock {
-                    write_in_place(offset, seconds);
-                }
-            }
-            Strike::SecondInstance => {
-                victim.reads().await;
-                let mut second = victim.begin(&["run"]);
-                let status = second.wait_exit(Duration::from_secs(30));
-                assert_eq!(status.code(), Some(2), "a second instance: {}", second.stderr());
-            }
-            Strike::Backup => {
-                let to = self.folder.path().join("backup.db");
-                let part = self.folder.path().join("backup.new.db");
-                let output = victim.run(&["backup", &part.display().to_string()], &[]);
-                if output.status.success() {
-                    fs::rename(part, to).unwrap();
-                } else {
-                    // It was not there yet, or just in the middle of something.
-                    assert!(
-                        matches!(output.status.code(), Some(1 | 2 | 3)),
-                        "backup: {}",
-                        text(&output)
-                    );
-                }
-            }
-            Strike::OldBackup => {
-                let backup = self.folder.path().join("backup.db");
-                if backup.exists() {
-                    self.readers.clear();
-                    victim.kill();
-                    victim.remove_database();
-                    fs::copy(backup, &victim.db).unwrap();
-                    victim.start();
-                }
-            }
-            Strike::ReplaceFile => {
-                let backup = self.folder.path().join("backup.db");
-                if backup.exists() {
-                    self.readers.clear();
-                    victim.reads().await;
-                    let other = beside(&victim.db, ".other");
-                    fs::copy(backup, &other).unwrap();
-                    victim.running().pause();
-                    fs::rename(other, &victim.db).unwrap();
-                    for suffix in ["-wal", "-shm"] {
-                        let _absent = fs::remove_file(beside(&victim.db, suffix));
-                    }
-                    victim.running().resume();
-                }
-            }
-            Strike::CutWal(share) => {
-                self.readers.clear();
-                victim.kill();
-                cut_wal(&victim.db, share);
-                victim.start();
-            }
-            Strike::DropDatabase => {
-                self.readers.clear();
-                victim.kill();
-                victim.remove_database();
-                victim.start();
-            }
-            Strike::Rebuild(how) => self.rebuild(how).await,
-            Strike::Replay => {
-                self.readers.clear();
-                victim.terminate();
-                let output = victim.run(&["replay"], &[]);
-                // A moment ago everything was cut, or the file is not made yet.
-                assert!(
-                    output.status.success() || output.status.code() == Some(3) || !victim.db.exists(),
-                    "replay: {}",
-                    text(&output)
-                );
-                victim.start();
-            }
-            Strike::Verify => {
-                let output = victim.run(&["verify"], &[]);
-                assert!(
-                    output.status.success() || matches!(output.status.code(), Some(2 | 3)),
-                    "verify beside the service: {}",
-                    text(&output)
-                );
-            }
-            Strike::RetryAll => {
-                for args in [["outputs", "retry", "--all"], ["dead-letters", "retry", "--all"]] {
-                    let _whatever_it_says = victim.run(&args, &[]);
-                }
-            }
-        }
-    }
-
-    async fn rebuild(&mut self, how: Interrupted) {
-        self.readers.clear();
-        let victim = &mut self.victim;
-        victim.terminate();
-        match how {
-            Interrupted::Never => {
-                let output = victim.run(&["rebuild"], &[]);
-                assert!(
-                    output.status.success() || output.status.code() == Some(3),
-                    "rebuild: {}",
-                    text(&output)
-                );
-            }
-            Interrupted::After(length) => {
-                let rebuild = victim.begin(&["rebuild"]);
-                tokio::time::sleep(Duration::from_millis(length)).await;
-                rebuild.kill();
-                victim.kills += 1;
-            }
-            Interrupted::At(point, count) => {
-                let at = format!("{point}:{count}");
-                let output = victim.run(&["rebuild"], &[("RESULTS_PROJECTOR_DIE_AT", &at)]);
-                victim.kills += u64::from(output.status.code().is_none());
-            }
-        }
-        victim.start();
+    /// Everything that is committed is in the database, and the log is empty.
+    async fn checkpoint(&mut self) {
+        self.victim
+            .wait_until("the log is copied", |db| {
+                let conn = rusqlite::Connection::open(db).unwrap();
+                conn.busy_timeout(Duration::from_secs(2)).unwrap();
+                let busy = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+                busy.is_ok_and(|busy| busy == 0)
+            })
+            .await;
     }
 
     /// No strike is left in force.
@@ -459,7 +250,7 @@ impl Storm {
     }
 
     /// Every object is in its store again.
-    async fn objects_back(&self) {
+    pub async fn objects_back(&self) {
         let objects = self.objects.lock().unwrap().clone();
         put_back(&self.js, &objects).await;
     }
@@ -467,7 +258,11 @@ impl Storm {
     /// Both databases have read everything, and asked for everything that is owed.
     pub async fn converge(&mut self) {
         let wanted = self.last_sequences().await;
-        let behind = |db: &Path| wanted.iter().any(|(stream, last)| position(db, stream) != Some(*last));
+        let behind = |db: &Path| {
+            wanted
+                .iter()
+                .any(|(stream, last)| position(db, stream) != Some(*last))
+        };
         self.victim
             .wait_until("every message is projected", |db| !behind(db))
             .await;
@@ -487,7 +282,7 @@ impl Storm {
     }
 
     /// What is owed and can be had is had, and nothing waits for anything any more.
-    async fn settle(&mut self) {
+    pub async fn settle(&mut self) {
         let started = Instant::now();
         loop {
             self.victim.reads().await;
@@ -534,84 +329,6 @@ impl Storm {
         }
         last
     }
-
-    /// Compares and counts, with the service stopped as an operator stops it.
-    async fn prove(&mut self, schedule: &Schedule) {
-        let output = self.victim.run(&["verify"], &[]);
-        assert!(output.status.success(), "verify at the end: {}", text(&output));
-        self.victim.terminate();
-        let db = self.victim.db.clone();
-        // Executions that came before their row are settled by a service that runs.
-        let output = self.victim.run(&["run", "--until-caught-up"], &[]);
-        assert!(output.status.success(), "at the end: {}", text(&output));
-        dump::assert_same(&db, &self.oracle);
-        let world_changed = schedule.acts.iter().any(|act| act.change.is_some_and(|c| c != Change::CopyStore));
-        if !world_changed {
-            let fresh = self.folder.path().join("fresh.db");
-            self.oracle = fresh;
-            for args in [&["run", "--until-caught-up"][..], &["outputs", "retry", "--all"]] {
-                let output = self.ask_oracle(args);
-                assert!(matches!(output.status.code(), Some(0 | 1)), "from stream start: {}", text(&output));
-            }
-            executions(&self.oracle);
-            let output = self.ask_oracle(&["run", "--until-caught-up"]);
-            assert!(output.status.success(), "from stream start: {}", text(&output));
-            dump::assert_same(&db, &self.oracle);
-            self.tally.compared_with_stream_start = true;
-        }
-        check_i3(&db);
-        let conn = dump::open(&db);
-        let good: String = conn.query_row("PRAGMA quick_check", [], |row| row.get(0)).unwrap();
-        assert_eq!(good, "ok");
-        self.explain_gaps(&conn);
-        assert_eq!(letters(&db), letters(&self.oracle), "the dead letters differ");
-        self.tally.dead = letters(&db).len() as u64;
-        self.tally.rows = dump::one(&db, "SELECT count(*) FROM execution_results") as u64;
-        let said = self.victim.said();
-        assert!(!said.contains("panicked"), "it panicked:\n{}", tail(&said));
-        self.nothing_is_left_at_the_server().await;
-    }
-
-    /// Every sequence that counts as a gap was deleted by us.
-    fn explain_gaps(&mut self, conn: &rusqlite::Connection) {
-        let mut gaps = conn
-            .prepare(
-                "SELECT stream, first_seq, last_seq FROM projector_gaps gap WHERE incarnation =
-                     (SELECT max(incarnation) FROM projector_position WHERE stream = gap.stream)",
-            )
-            .unwrap();
-        let mut rows = gaps.query([]).unwrap();
-        while let Some(row) = rows.next().unwrap() {
-            let stream: String = row.get(0).unwrap();
-            let (first, last): (u64, u64) = (row.get(1).unwrap(), row.get(2).unwrap());
-            for seq in first..=last {
-                let known = self.gone.iter().any(|(name, gone)| *name == stream && *gone == seq);
-                assert!(known, "{stream} {seq} counts as a gap, and nobody deleted it");
-                self.tally.gaps += 1;
-            }
-        }
-    }
-
-    async fn nothing_is_left_at_the_server(&self) {
-        let mut names = BTreeSet::new();
-        // Those of killed processes that watched the manifests expire by themselves.
-        for name in STREAMS.into_iter().chain(["OBJ_result_output"]) {
-            let stream = self.js.get_stream(name).await.unwrap();
-            let mut consumers = stream.consumers();
-            while let Some(consumer) = futures_util::StreamExt::next(&mut consumers).await {
-                let consumer = consumer.unwrap();
-                // So do those of a rebuild that was killed.
-                if consumer.config.inactive_threshold.is_zero() {
-                    names.insert(consumer.name);
-                }
-            }
-        }
-        let expected: BTreeSet<String> = ["results_projector", "oracle"]
-            .iter()
-            .flat_map(|prefix| STREAMS.map(|stream| format!("{prefix}_{}", stream.to_lowercase())))
-            .collect();
-        assert!(names.is_subset(&expected), "consumers left at the server: {names:?}");
-    }
 }
 
 /// Spread over the strikes; what the server does not take is published again until it does, as agents do.
@@ -651,7 +368,10 @@ pub async fn retrying<T, E: std::fmt::Display, F: Future<Output = Result<T, E>>>
     loop {
         match ask().await {
             Ok(answer) => return answer,
-            Err(error) => assert!(started.elapsed() < PATIENCE, "the server does not answer: {error}"),
+            Err(error) => assert!(
+                started.elapsed() < PATIENCE,
+                "the server does not answer: {error}"
+            ),
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -673,7 +393,7 @@ fn position(db: &Path, stream: &str) -> Option<u64> {
 }
 
 /// The deployments that the results belong to, as the backend writes them.
-fn executions(db: &Path) {
+pub fn executions(db: &Path) {
     let conn = rusqlite::Connection::open(db).unwrap();
     conn.busy_timeout(Duration::from_secs(30)).unwrap();
     for number in 0..4 {
@@ -684,38 +404,4 @@ fn executions(db: &Path) {
         )
         .unwrap();
     }
-}
-
-/// The dead letters of the streams' current lives.
-fn letters(db: &Path) -> Vec<String> {
-    let conn = dump::open(db);
-    let mut select = conn
-        .prepare(
-            "SELECT stream || ' ' || stream_seq || ' ' || published_at || ' ' || sha256 || ' ' || state
-             FROM projector_dead_letters ORDER BY stream, stream_seq, published_at",
-        )
-        .unwrap();
-    let rows = select.query_map([], |row| row.get(0)).unwrap();
-    rows.map(Result::unwrap).collect()
-}
-
-fn locked(db: &Path) -> Option<rusqlite::Connection> {
-    let conn = rusqlite::Connection::open_with_flags(db, rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE).ok()?;
-    conn.busy_timeout(Duration::from_secs(10)).ok()?;
-    conn.execute_batch("BEGIN IMMEDIATE").ok()?;
-    Some(conn)
-}
-
-fn fill(ballast: &Path) {
-    use std::io::Write;
-    let mut file = fs::File::create(ballast).unwrap();
-    let block = vec![0; 1 << 20];
-    while file.write_all(&block).is_ok() {}
-}
-
-/// The file is mapped by a process: it must stay the same one.
-fn write_in_place(path: &Path, seconds: i64) {
-    use std::os::unix::fs::FileExt;
-    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
 }

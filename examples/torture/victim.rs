@@ -66,7 +66,11 @@ impl Victim {
     }
 
     fn note(&mut self, status: ExitStatus) {
-        let said = self.running.take().map(|ended| ended.stderr()).unwrap_or_default();
+        let said = self
+            .running
+            .take()
+            .map(|ended| ended.stderr())
+            .unwrap_or_default();
         let expected = match (status.signal(), status.code()) {
             (Some(9), _) => {
                 self.kills += 1;
@@ -77,7 +81,11 @@ impl Victim {
             (_, Some(2)) => self.may_refuse,
             _ => false,
         };
-        assert!(expected, "it ended with {status} by itself and said:\n{}", tail(&said));
+        assert!(
+            expected,
+            "it ended with {status} by itself and said:\n{}",
+            tail(&said)
+        );
         self.said.push(said);
     }
 
@@ -107,7 +115,11 @@ impl Victim {
     pub async fn reads(&mut self) {
         let started = Instant::now();
         while !self.stderr().contains(" reading ") {
-            assert!(started.elapsed() < PATIENCE, "it does not read:\n{}", tail(&self.stderr()));
+            assert!(
+                started.elapsed() < PATIENCE,
+                "it does not read:\n{}",
+                tail(&self.stderr())
+            );
             self.wait(20).await;
         }
     }
@@ -214,7 +226,7 @@ pub fn cut_wal(db: &Path, permille: u64) {
     let valid = u64::from(native(16)).min(frames);
     let last = valid.max(copied);
     let kept = copied + (last - copied) * permille / 1_000;
-    let in_frame = if permille % 2 == 0 { 0 } else { frame / 2 };
+    let in_frame = if permille.is_multiple_of(2) { 0 } else { frame / 2 };
     let length = (HEADER + kept * frame + in_frame).min(log.len() as u64);
     fs::OpenOptions::new()
         .write(true)

@@ -124,7 +124,7 @@ impl Repairer {
         };
         let attempt = match attempt {
             Attempt::Pending(_) if was_broken => return None,
-            Attempt::Pending(reason) if self.is_given_up(since) => Attempt::Gone(format!(
+            Attempt::Pending(reason) if self.is_given_up(since, published).await => Attempt::Gone(format!(
                 "given up after {} days: {reason}",
                 self.give_up_after.as_secs() / 86_400
             )),
@@ -145,11 +145,13 @@ impl Repairer {
         Some(committed)
     }
 
-    fn is_given_up(&self, since: Option<Timestamp>) -> bool {
+    /// This machine's clock may be wrong, now or when the output was first missed: the server must agree that so much
+    /// time has passed.
+    async fn is_given_up(&self, since: Option<Timestamp>, published: Timestamp) -> bool {
         let limit = TimeDelta::from_std(self.give_up_after).unwrap_or(TimeDelta::MAX);
-        since
-            .and_then(|since| since.checked_add(limit))
-            .is_some_and(|until| until < Timestamp::from(Utc::now()))
+        let until = since.and_then(|since| since.checked_add(limit));
+        until.is_some_and(|until| until < Timestamp::from(Utc::now()))
+            && self.fetcher.published_before(published, self.give_up_after).await
     }
 
     async fn ask(&self, ask: OwedQuestion) -> Vec<Owed> {

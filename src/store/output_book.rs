@@ -298,12 +298,22 @@ fn owed(row: &rusqlite::Row<'_>) -> Result<Owed, rusqlite::Error> {
     })
 }
 
-/// Outputs whose next attempt is due at `now` (wall clock), the longest waiting first.
+/// Outputs whose next attempt is due at `now` (wall clock), the longest waiting first; with them those that are to wait
+/// longer than any attempt ever waits: they were entered when the clock was ahead.
 pub(super) fn due(conn: &Connection, now: Timestamp, limit: usize) -> Result<Vec<Owed>, StoreError> {
+    let [_, longest] = GONE_RETRY_S;
+    let [pending_at_most, at_most] = [PENDING_BACKOFF_MAX_S, longest]
+        .map(|seconds| now.checked_add(TimeDelta::seconds(seconds)).map(|at| at.stored()));
     conn.prepare_cached(&format!(
-        "SELECT {OWED_COLUMNS} FROM projector_outputs WHERE next_try_wall <= ?1 ORDER BY next_try_wall LIMIT ?2"
+        "SELECT {OWED_COLUMNS} FROM projector_outputs
+         WHERE next_try_wall <= ?1 OR next_try_wall > ?3 AND state = 'pending' OR next_try_wall > ?4
+         ORDER BY next_try_wall LIMIT ?2"
     ))
-    .and_then(|mut statement| statement.query_map(params![now.stored(), limit], owed)?.collect())
+    .and_then(|mut statement| {
+        statement
+            .query_map(params![now.stored(), limit, pending_at_most, at_most], owed)?
+            .collect()
+    })
     .map_err(StoreError::sqlite("read the due outputs from projector_outputs"))
 }
 

@@ -31,4 +31,5 @@ mod recorded;
 mod scenarios;
 mod stage;
 mod survives;
+mod torture;
 mod writer;

@@ -443,3 +443,33 @@ async fn a_store_that_falls_silent_holds_up_results_for_no_longer_than_one_fetch
     );
     assert!(projector.terminate().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_wrong_gives_up_no_output_and_postpones_none() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    send(&js, pointing("late", "q-late/PC-1/stdout", None)).await;
+    let (_folder, db) = place();
+    catch_up(&db, &server.url());
+    let set = |columns: &str| {
+        let conn = rusqlite::Connection::open(&db).unwrap();
+        conn.busy_timeout(PATIENCE).unwrap();
+        conn.execute(&format!("UPDATE projector_outputs SET {columns}"), [])
+            .unwrap();
+    };
+    // Entered with a clock of three months ago: pending for long, as it seems, of a message that is fresh.
+    set("since_wall = '2026-01-01T00:00:00+00:00', next_try_wall = since_wall, attempts = 1");
+    let projector = Projector::start(&db, &server.url());
+    wait_until("it has asked again twice", PATIENCE, || {
+        one(&db, "SELECT attempts FROM projector_outputs") >= 3
+    });
+    assert_eq!(state(&db, "late"), "pending");
+    assert!(projector.terminate().success());
+    // Entered with a clock of the next century.
+    set("next_try_wall = '2126-01-01T00:00:00+00:00'");
+    put(&js, "q-late/PC-1/stdout", b"here after all").await;
+    let projector = Projector::start(&db, &server.url());
+    wait_until("it is fetched", PATIENCE, || state(&db, "late") == "fetched");
+    assert_eq!(stdout(&db, "late"), "here after all");
+    assert!(projector.terminate().success());
+}

@@ -1,8 +1,6 @@
 //! The writer: poisoned groups, an environment that does not allow a commit, files that move, a second process.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;

@@ -9,7 +9,7 @@ use async_nats::jetstream::{self, response::Response};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use crate::wire::kv;
+use crate::wire::kv::{self, StreamName};
 use crate::wire::object;
 use crate::wire::time::Timestamp;
 
@@ -147,16 +147,24 @@ impl Bucket {
 
     /// The time by the clock of the bucket's leader.
     pub(super) async fn server_time(&self) -> Result<Timestamp, AskFailed> {
+        self.time_of(&self.stream, "the object store").await
+    }
+
+    /// The time by the clock of the leader of RESULTS, which is there when the bucket is not.
+    pub(super) async fn results_time(&self) -> Result<Timestamp, AskFailed> {
+        let results = StreamName::Results;
+        self.time_of(results.as_str(), "the stream RESULTS").await
+    }
+
+    async fn time_of(&self, stream: &str, what: &str) -> Result<Timestamp, AskFailed> {
         let response: Response<Clock> = self
             .js
-            .request(format!("STREAM.INFO.{}", self.stream), &())
+            .request(format!("STREAM.INFO.{stream}"), &())
             .await
-            .map_err(|error| AskFailed::Unreachable(format!("the object store does not answer: {error}")))?;
+            .map_err(|error| AskFailed::Unreachable(format!("{what} does not answer: {error}")))?;
         match response {
             Response::Ok(clock) => Ok(clock.ts),
-            Response::Err { error } => Err(AskFailed::Unreachable(format!(
-                "the object store is missing: {error}"
-            ))),
+            Response::Err { error } => Err(AskFailed::Unreachable(format!("{what} is missing: {error}"))),
         }
     }
 }

@@ -273,12 +273,13 @@ impl Fetcher {
             .map_err(|trouble| match trouble {
                 Trouble::Missing(reason) | Trouble::Unreachable(reason) => Attempt::Pending(reason),
             })?;
-        Ok(match (now.unix_nanos(), published.unix_nanos()) {
-            (Some(now), Some(published)) => {
-                i128::from(now) - i128::from(published) > CERTAIN_AFTER.as_nanos() as i128
-            }
-            _ => false,
-        })
+        Ok(is_older(published, CERTAIN_AFTER, now))
+    }
+
+    /// Whether a message is older than `age` by the server's clock; not when the server does not say.
+    pub async fn published_before(&self, published: Timestamp, age: Duration) -> bool {
+        let now = self.ask(self.bucket.results_time()).await;
+        now.is_ok_and(|now| is_older(published, age, now))
     }
 
     async fn meta(&self, name: &str, via: Via) -> Result<Meta, Trouble> {
@@ -347,6 +348,15 @@ fn digest_matches(text: &str, sha256: &[u8; 32]) -> bool {
     text.strip_prefix("SHA-256=").is_some_and(|encoded| {
         encoded == URL_SAFE.encode(sha256) || encoded == URL_SAFE_NO_PAD.encode(sha256)
     })
+}
+
+fn is_older(published: Timestamp, age: Duration, now: Timestamp) -> bool {
+    match (now.unix_nanos(), published.unix_nanos()) {
+        (Some(now), Some(published)) => {
+            i128::from(now) - i128::from(published) > i128::try_from(age.as_nanos()).unwrap_or(i128::MAX)
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]

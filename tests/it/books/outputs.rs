@@ -43,8 +43,8 @@ async fn outputs_come_back_when_they_are_asked_for_again() {
     };
     assert_eq!(states(), "pending pending pending refused");
     // Nobody would ask for them by himself for a while.
-    let later =
-        "UPDATE projector_outputs SET next_try_wall = '2999-01-01T00:00:00+00:00' WHERE state <> 'refused'";
+    let later = "UPDATE projector_outputs SET next_try_wall = strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '+250 seconds')
+         WHERE state <> 'refused'";
     rusqlite::Connection::open(&db)
         .unwrap()
         .execute_batch(later)

@@ -25,7 +25,8 @@ pub fn use_binary(path: PathBuf) {
 
 fn binary() -> &'static Path {
     BINARY.get_or_init(|| {
-        PathBuf::from(option_env!("CARGO_BIN_EXE_results-projector").expect("use_binary was called"))
+        let built: Option<&str> = option_env!("CARGO_BIN_EXE_results-projector");
+        PathBuf::from(built.expect("use_binary was called"))
     })
 }
 

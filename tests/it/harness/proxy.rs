@@ -126,9 +126,8 @@ async fn copy(
         if delay > 0 {
             tokio::time::sleep(Duration::from_millis(delay)).await;
         }
-        let rate = shared.rate.load(Ordering::SeqCst);
-        if rate > 0 {
-            tokio::time::sleep(Duration::from_micros(read as u64 * 1_000_000 / rate)).await;
+        if let Some(micros) = (read as u64 * 1_000_000).checked_div(shared.rate.load(Ordering::SeqCst)) {
+            tokio::time::sleep(Duration::from_micros(micros)).await;
         }
         let mut part = &buffer[..read];
         if to_client {

@@ -9,7 +9,6 @@ use super::*;
 use crate::harness::backend::{BackendFile, Ledgers};
 use crate::harness::projector::run_with;
 
-
 /// What is silent is waited for; less long in the everyday run.
 fn silence() -> [(&'static str, &'static str); 1] {
     [("RESULTS_PROJECTOR_SILENCE_SECONDS", scale("5", "30"))]

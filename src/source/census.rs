@@ -136,7 +136,7 @@ pub async fn shared(desk: &Desk, standing: &Standing) -> Result<Shared, Unsaid> 
             stream: desk.stream_state().await?,
             durable: None,
             known: Some(desk.known(standing.position, &standing.marks).await?),
-            opened_before: false,
+            opened: None,
             watched: Duration::ZERO,
             watch_limit: Duration::ZERO,
             take_over: false,

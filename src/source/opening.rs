@@ -273,6 +273,7 @@ impl Desk {
                             ours,
                             waiting: info.num_waiting,
                             owner,
+                            created: Timestamp::from(info.created),
                         },
                         floor_above_delivered: info.ack_floor.consumer_sequence
                             > info.delivered.consumer_sequence,
@@ -293,11 +294,12 @@ impl Desk {
         ))
     }
 
-    /// Deletes the durable and makes it again at the opening's start: the only way it is ever opened.
+    /// Deletes the durable and makes it again at the opening's start: the only way it is ever opened. With its messages,
+    /// when it was made, by the server's clock.
     ///
     /// # Errors
     /// When the server does not do it; the durable may be gone then, which the next opening heals.
-    pub async fn open(&self, opening: &Opening) -> Result<pull::Stream, AskError> {
+    pub async fn open(&self, opening: &Opening) -> Result<(pull::Stream, Timestamp), AskError> {
         let durable = self.durable();
         let deleting = format!("delete the consumer {durable}");
         // Our acks went out on this connection before this call: its answer proves that the server has seen them.
@@ -341,7 +343,8 @@ impl Desk {
             .options
             .batch_bytes
             .max(self.js.client().max_payload() + MESSAGE_OVERHEAD_BYTES);
-        consumer
+        let created = Timestamp::from(consumer.cached_info().created);
+        let messages = consumer
             .stream()
             .max_messages_per_batch(self.options.batch_messages)
             .max_bytes_per_batch(batch_bytes)
@@ -349,7 +352,8 @@ impl Desk {
             .expires(self.options.expires)
             .messages()
             .await
-            .map_err(|error| AskError::new(format!("pull from the consumer {durable}"), error))
+            .map_err(|error| AskError::new(format!("pull from the consumer {durable}"), error))?;
+        Ok((messages, created))
     }
 
     /// Ends the use of a temporary consumer; one that lives on is left as it is.

@@ -35,7 +35,8 @@ pub struct Reader {
     wiring: Wiring,
     settings: ReaderSettings,
     generation: u64,
-    opened: bool,
+    /// When this process's last durable was made, by the server's clock.
+    opened: Option<Timestamp>,
     failures: u32,
     /// The reason that was logged last: repeats are not.
     said: Option<String>,
@@ -97,7 +98,7 @@ impl Reader {
             wiring,
             settings,
             generation: 0,
-            opened: false,
+            opened: None,
             failures: 0,
             said: None,
         }
@@ -188,7 +189,7 @@ impl Reader {
                 stream: stream.clone(),
                 durable: durable.map(|durable| durable.found),
                 known,
-                opened_before: self.opened,
+                opened: self.opened,
                 watched,
                 watch_limit: self.settings.watch_limit,
                 take_over: self.settings.take_over,
@@ -238,8 +239,8 @@ impl Reader {
             }
         };
         self.record(&stream, &opening, standing.is_some())?;
-        let messages = self.desk.open(&opening).await.map_err(unknown)?;
-        self.opened = true;
+        let (messages, created) = self.desk.open(&opening).await.map_err(unknown)?;
+        self.opened = Some(created);
         self.wiring.state.send_modify(|state| {
             state
                 .first_last

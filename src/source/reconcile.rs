@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::wire::sequence::{Mark, StreamSeq};
+use crate::wire::time::Timestamp;
 
 /// A stream that lost its tail, or was made anew, must look so twice, this far apart: a leader that has just been
 /// elected may lag behind for a moment.
@@ -45,6 +46,17 @@ pub struct DurableFound {
     pub waiting: usize,
     /// Who made it, for people.
     pub owner: String,
+    /// When it was made, by the server's clock.
+    pub created: Timestamp,
+}
+
+impl DurableFound {
+    /// Whether another process has made it after this one made its own at `opened`. One that is not ours and older has come
+    /// back with an older copy of the server's store: whoever made it is gone.
+    #[must_use]
+    pub fn replaces(&self, opened: Timestamp) -> bool {
+        !self.ours && self.created > opened
+    }
 }
 
 /// What this process knows about the stream.
@@ -66,8 +78,8 @@ pub struct Found {
     pub durable: Option<DurableFound>,
     /// `None`: never read.
     pub known: Option<Known>,
-    /// This process has opened the stream before.
-    pub opened_before: bool,
+    /// When this process's last durable was made, by the server's clock; `None`: it has not opened the stream yet.
+    pub opened: Option<Timestamp>,
     /// Waits of other processes on our durable have been watched for this long.
     pub watched: Duration,
     /// How long a pull request of a process that is gone can wait at the server.
@@ -173,10 +185,10 @@ pub fn reconcile(found: &Found) -> Plan {
     }
     let mut taken_from = None;
     if let Some(durable) = found.durable.as_ref().filter(|durable| !durable.ours) {
-        if found.opened_before {
+        if found.opened.is_some_and(|opened| durable.replaces(opened)) {
             return Plan::Refuse(Refusal::TakenOver(durable.owner.clone()));
         }
-        if durable.waiting > 0 && !found.take_over {
+        if durable.waiting > 0 && !found.take_over && found.opened.is_none() {
             if found.watched >= found.watch_limit {
                 return Plan::Refuse(Refusal::InUse(durable.owner.clone()));
             }
@@ -271,7 +283,7 @@ mod tests {
             stream: stream(1, 100),
             durable: None,
             known: known(60, &[(60, Answer::Same)]),
-            opened_before: false,
+            opened: None,
             watched: Duration::ZERO,
             watch_limit: Duration::from_secs(20),
             take_over: false,
@@ -284,6 +296,7 @@ mod tests {
             ours: false,
             waiting,
             owner: "process 7 on alpha".into(),
+            created: Timestamp::from_unix_nanos(7_000),
         })
     }
 
@@ -376,13 +389,25 @@ mod tests {
     fn a_durable_replaced_while_we_run_stops_us() {
         let plan = reconcile(&Found {
             durable: theirs(0),
-            opened_before: true,
+            opened: Some(Timestamp::from_unix_nanos(6_999)),
             ..found()
         });
         assert_eq!(
             plan,
             Plan::Refuse(Refusal::TakenOver("process 7 on alpha".into()))
         );
+    }
+
+    #[test]
+    fn an_older_durable_that_comes_back_while_we_run_is_taken_over() {
+        let Plan::Open(opening) = reconcile(&Found {
+            durable: theirs(0),
+            opened: Some(Timestamp::from_unix_nanos(7_001)),
+            ..found()
+        }) else {
+            panic!()
+        };
+        assert_eq!(opening.taken_from.as_deref(), Some("process 7 on alpha"));
     }
 
     #[test]

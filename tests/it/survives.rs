@@ -201,3 +201,45 @@ async fn sigterm_ends_it_within_five_seconds_with_everything_in_hand_committed()
     catch_up(&db, &server.url());
     assert_all_there(&db, &planned);
 }
+
+/// The copy holds the consumers of an earlier process: no reason to believe that it has taken over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_restored_from_a_copy_of_an_earlier_process_is_read_on_by_the_one_that_runs() {
+    let mut server = NatsServer::start();
+    let js = server.fleet().await;
+    let planned = plan(
+        15,
+        &Profile {
+            results: 900,
+            ..Profile::default()
+        },
+    );
+    let (early, rest) = planned.split_at(300);
+    let (lost, fresh) = rest.split_at(300);
+    publish(&js, early).await.unwrap();
+    let (_folder, db) = place();
+    catch_up(&db, &server.url());
+    let earlier = Projector::start(&db, &server.url());
+    wait_until("it reads", PATIENCE, || earlier.stderr().contains(" reading "));
+    earlier.kill();
+    server.stop();
+    let copies = tempfile::tempdir().unwrap();
+    server.copy_store(copies.path());
+    server.start_again();
+    let mut projector = Projector::start(&db, &server.url());
+    publish(&server.jetstream().await, lost).await.unwrap();
+    wait_until("what will be lost is projected", PATIENCE, || {
+        position(&db) == 600
+    });
+    server.kill();
+    server.restore_store(copies.path());
+    server.start_again();
+    publish(&server.jetstream().await, fresh).await.unwrap();
+    wait_until("it has read on", PATIENCE, || {
+        one(&db, "SELECT count(*) FROM execution_results") == 900
+    });
+    assert!(projector.is_running(), "{}", projector.stderr());
+    assert!(projector.terminate().success());
+    assert_all_there(&db, &planned);
+    check_i3(&db);
+}

@@ -22,8 +22,13 @@ impl Reader {
             // Gone, or no answer: the iterator's heartbeats and the next opening tell which.
             return Err(End::OpenAnew("the consumer did not answer for itself".to_owned()));
         };
-        if !durable.found.ours {
+        if self.opened.is_some_and(|opened| durable.found.replaces(opened)) {
             return Err(End::Refused(Refusal::TakenOver(durable.found.owner)));
+        }
+        if !durable.found.ours {
+            return Err(End::OpenAnew(
+                "the consumer is an older one: the server's store was restored from a copy".to_owned(),
+            ));
         }
         if durable.floor_above_delivered {
             return Err(End::OpenAnew(

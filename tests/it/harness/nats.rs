@@ -211,7 +211,8 @@ pub fn copy(from: &Path, to: &Path) {
         let target = to.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
             copy(&entry.path(), &target);
-        } else {
+        } else if entry.file_type().unwrap().is_file() {
+            // A socket is nothing to copy.
             fs::copy(entry.path(), target).unwrap();
         }
     }

@@ -12,6 +12,8 @@ pub struct Schedule {
     pub results: usize,
     /// On a small file system of its own, which can be filled and made read-only; else on the machine's disk.
     pub small_disk: bool,
+    /// The database is the backend's own file.
+    pub adopted: bool,
     /// From how many messages on an empty database is loaded in bulk.
     pub bulk_from: u64,
     /// The first start dies in the middle of this migration.
@@ -191,6 +193,8 @@ struct Allowed {
     /// Young rows have gone, which `verify` rightly misses: the backend's cleanup takes rows of 90 days ago, and a server's
     /// clock cannot be set back so far.
     cleaned: bool,
+    /// The backend's own file is not ours to delete, and its rebuild is a copy that an operator swaps.
+    adopted: bool,
     backup: bool,
     copy: bool,
 }
@@ -202,8 +206,12 @@ pub fn schedule(seed: u64, results: usize) -> Schedule {
     for _ in 0..8 {
         dice.roll();
     }
-    let mut allowed = Allowed::default();
     let small_disk = dice.below(2) == 0;
+    let adopted = dice.below(5) == 0;
+    let mut allowed = Allowed {
+        adopted,
+        ..Allowed::default()
+    };
     let acts = (0..3)
         .map(|_| {
             let strikes = (0..4 + dice.below(4))
@@ -217,6 +225,7 @@ pub fn schedule(seed: u64, results: usize) -> Schedule {
         seed,
         results,
         small_disk,
+        adopted,
         bulk_from: [500, 50_000][dice.below(2) as usize],
         dies_in_migration: (dice.below(3) == 0).then(|| 1 + dice.below(3)),
         acts,
@@ -263,9 +272,9 @@ fn strike(dice: &mut Dice, allowed: &mut Allowed, small_disk: bool) -> Strike {
             49 | 50 if allowed.backup => Strike::OldBackup,
             51 | 52 if allowed.backup => Strike::ReplaceFile,
             53..57 => Strike::CutWal(dice.below(1_001)),
-            57 if !allowed.only_here && !allowed.not_again => Strike::DropDatabase,
-            58 if !allowed.not_again => Strike::Rebuild(Interrupted::Never),
-            59 | 60 if !allowed.not_again => Strike::Rebuild(match dice.below(3) {
+            57 if !allowed.only_here && !allowed.not_again && !allowed.adopted => Strike::DropDatabase,
+            58 if !allowed.not_again && !allowed.adopted => Strike::Rebuild(Interrupted::Never),
+            59 | 60 if !allowed.not_again && !allowed.adopted => Strike::Rebuild(match dice.below(3) {
                 0 => Interrupted::After(20 + dice.below(600)),
                 1 => Interrupted::At("before-commit", 1 + dice.below(2)),
                 _ => Interrupted::At(
@@ -335,9 +344,14 @@ impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "seed {}: {} results, {}, in bulk from {} messages{}",
+            "seed {}: {} results, {}, {}, in bulk from {} messages{}",
             self.seed,
             self.results,
+            if self.adopted {
+                "the backend's file"
+            } else {
+                "a file of its own"
+            },
             if self.small_disk {
                 "on a small disk"
             } else {

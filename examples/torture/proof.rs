@@ -6,6 +6,7 @@ use std::path::Path;
 use super::plan::{Change, Schedule};
 use super::storm::{STREAMS, Storm, executions};
 use super::victim::tail;
+use crate::harness::backend::BackendFile;
 use crate::harness::projector::text;
 use crate::harness::{check_i3, dump};
 
@@ -29,6 +30,9 @@ impl Storm {
         if !schedule.changes(|change| change != Change::CopyStore) {
             let fresh = self.folder.path().join("fresh.db");
             self.oracle = fresh;
+            if schedule.adopted {
+                BackendFile::default().create(&self.oracle);
+            }
             for args in [&["run", "--until-caught-up"][..], &["outputs", "retry", "--all"]] {
                 let output = self.ask_oracle(args);
                 assert!(

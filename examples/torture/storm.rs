@@ -18,6 +18,7 @@ use super::change::{Object, put_back};
 use super::plan::{Change, Schedule};
 use super::strikes::write_in_place;
 use super::victim::{PATIENCE, Victim, beside, build_clock, tail};
+use crate::harness::backend::BackendFile;
 use crate::harness::fleet::{self, Profile};
 use crate::harness::projector::{run_with, text};
 use crate::harness::{NatsServer, Planned, Proxy, SmallDisk, dump};
@@ -197,6 +198,12 @@ impl Storm {
         }
         let mut victim = Victim::new(place.join("struck.db"), proxy.url(), env.clone());
         let oracle = folder.path().join("oracle.db");
+        if schedule.adopted {
+            *tally.faults.entry("(the backend's file)").or_default() += 1;
+            for db in [&victim.db, &oracle] {
+                BackendFile::default().create(db);
+            }
+        }
         match schedule.dies_in_migration {
             Some(number) => {
                 *tally.faults.entry("died in a migration").or_default() += 1;

@@ -24,13 +24,13 @@ macro_rules! storms {
 }
 
 storms! {
-    a_storm_changes_nothing: 392,
-    a_second_storm_changes_nothing: 251,
-    a_third_storm_changes_nothing: 382,
-    a_fourth_storm_changes_nothing: 53,
-    a_fifth_storm_changes_nothing: 79,
-    a_sixth_storm_changes_nothing: 243,
-    a_seventh_storm_changes_nothing: 241,
+    a_storm_changes_nothing: 8,
+    a_second_storm_changes_nothing: 388,
+    a_third_storm_changes_nothing: 89,
+    a_fourth_storm_changes_nothing: 232,
+    a_fifth_storm_changes_nothing: 100,
+    a_sixth_storm_changes_nothing: 156,
+    a_seventh_storm_changes_nothing: 73,
 }
 
 fn kinds(seed: u64) -> BTreeSet<&'static str> {
@@ -57,11 +57,13 @@ fn the_chosen_seeds_strike_with_everything() {
     for name in Strike::NAMES.iter().chain(Change::NAMES) {
         assert!(known.contains(name), "no chosen seed strikes with: {name}");
     }
+    let schedules: Vec<_> = SEEDS.iter().map(|seed| schedule(*seed, 0)).collect();
     assert!(
-        SEEDS
+        schedules
             .iter()
-            .any(|seed| schedule(*seed, 0).dies_in_migration.is_some())
+            .any(|schedule| schedule.dies_in_migration.is_some())
     );
+    assert!(schedules.iter().any(|schedule| schedule.adopted));
 }
 
 async fn storm(seed: u64) {

@@ -134,6 +134,24 @@ fn sizes_and_durations_carry_units() {
 }
 
 #[test]
+fn a_duration_that_no_clock_can_add_is_refused_and_no_panic() {
+    assert_eq!(
+        units::duration("36500 days"),
+        Ok(Duration::from_secs(36_500 * 86_400))
+    );
+    for text in [
+        "36500 days 1 ms".to_owned(),
+        "18446744073709551615 ms".to_owned(),
+        "18446744073709551615 s".to_owned(),
+        // Each part alone can be counted, their sum cannot.
+        "18446744073709551615 ms ".repeat(1_001),
+    ] {
+        let error = units::duration(&text).unwrap_err();
+        assert!(error.contains("at most 36500 days"), "{error}");
+    }
+}
+
+#[test]
 fn a_configuration_file_that_is_named_must_exist() {
     let flags = GlobalArgs {
         config: Some(PathBuf::from("nowhere.toml")),

@@ -24,10 +24,14 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| EXPECTED.to_owned())
 }
 
-/// Reads `5 min`, `30s`, `1h 30m`, `250 ms`, `30 days`.
+/// A hundred years. Longer ones overflow where they are added to a time, or do not fit into the server's nanoseconds.
+const LONGEST: Duration = Duration::from_secs(36_500 * 86_400);
+
+/// Reads `5 min`, `30s`, `1h 30m`, `250 ms`, `30 days`; no more than [`LONGEST`].
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     const EXPECTED: &str =
         "expected a duration with its unit, such as 250 ms, 30 s, 5 min, 1h 30m or 30 days";
+    const TOO_LONG: &str = "expected a duration of at most 36500 days";
     let mut rest = text.trim();
     let mut sum = Duration::ZERO;
     if rest.is_empty() {
@@ -50,7 +54,11 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
             "d" | "day" | "days" => 86_400_000,
             _ => return Err(EXPECTED.to_owned()),
         };
-        sum += Duration::from_millis(number.checked_mul(millis).ok_or(EXPECTED)?);
+        let part = Duration::from_millis(number.checked_mul(millis).ok_or(TOO_LONG)?);
+        sum = sum
+            .checked_add(part)
+            .filter(|sum| *sum <= LONGEST)
+            .ok_or(TOO_LONG)?;
         rest = next.trim_start();
     }
     Ok(sum)

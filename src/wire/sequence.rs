@@ -70,7 +70,8 @@ impl SubjectHash {
     /// Reads what [`fmt::Display`] writes; `None` for anything else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        (text.len() == 16)
+        // The reader of numbers would take a sign for a digit.
+        (text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()))
             .then(|| u64::from_str_radix(text, 16).ok())
             .flatten()
             .map(Self)
@@ -109,8 +110,9 @@ mod tests {
     fn a_subject_hash_reads_back_what_it_writes() {
         let hash = SubjectHash::of("results.q-1");
         assert_eq!(SubjectHash::parse(&hash.to_string()), Some(hash));
-        assert_eq!(SubjectHash::parse("12"), None);
-        assert_eq!(SubjectHash::parse("zzzzzzzzzzzzzzzz"), None);
+        for text in ["12", "zzzzzzzzzzzzzzzz", "+123456789abcdef"] {
+            assert_eq!(SubjectHash::parse(text), None, "{text}");
+        }
         assert_ne!(hash, SubjectHash::of("results.q-2"));
     }
 }

@@ -5,10 +5,15 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream;
+use results_projector::projection::manifests::Manifests;
+use results_projector::wire::kv::StreamName;
+use results_projector::wire::time::Timestamp;
 use rusqlite::Connection;
 
 use crate::harness::projector::{catch_up, place, run, run_with, text};
 use crate::harness::*;
+use crate::stage::{Sent, Stage};
 use crate::survives::assert_all_there;
 
 fn small(seed: u64, results: usize) -> Vec<Planned> {
@@ -19,6 +24,12 @@ fn small(seed: u64, results: usize) -> Vec<Planned> {
             ..Profile::default()
         },
     )
+}
+
+/// The durable on RESULTS, as the server knows it.
+pub async fn durable(js: &jetstream::Context) -> jetstream::consumer::Info {
+    let stream = js.get_stream("RESULTS").await.unwrap();
+    stream.consumer_info("results_projector_results").await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,6 +78,35 @@ async fn a_poison_message_does_not_hold_back_its_group() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_poison_message_leaves_nothing_of_itself_but_its_dead_letter() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (_folder, db) = place();
+    publish(&js, &small(73, 1)).await.unwrap();
+    catch_up(&db, &server.url());
+    let planned = small(74, 200);
+    let poisoned = planned[100].result_id.as_deref().unwrap();
+    // Refused where its row is written already, and its line in the book is not.
+    Connection::open(&db)
+        .unwrap()
+        .execute_batch(&format!(
+            "CREATE TRIGGER somebody BEFORE INSERT ON projector_results WHEN NEW.result_id = '{poisoned}'
+             BEGIN SELECT raise(ABORT, 'refused by somebody'); END"
+        ))
+        .unwrap();
+    publish(&js, &planned).await.unwrap();
+    catch_up(&db, &server.url());
+    let of_it = |table: &str| {
+        let sql = format!("SELECT count(*) FROM {table} WHERE result_id = '{poisoned}'");
+        one(&db, &sql)
+    };
+    assert_eq!((of_it("execution_results"), of_it("projector_results")), (0, 0));
+    assert_eq!(one(&db, "SELECT count(*) FROM execution_results"), 200);
+    assert_eq!(one(&db, "SELECT count(*) FROM projector_dead_letters"), 1);
+    check_i3(&db);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lock_held_by_another_process_is_waited_out_and_nothing_becomes_a_dead_letter() {
     let server = NatsServer::start();
     let js = server.fleet().await;
@@ -82,6 +122,12 @@ async fn a_lock_held_by_another_process_is_waited_out_and_nothing_becomes_a_dead
         projector.stderr().contains("database is locked")
     });
     assert_eq!(position(&db), 100);
+    let durable = durable(&js).await;
+    assert!(durable.delivered.stream_sequence > 100, "{durable:?}");
+    assert_eq!(
+        durable.ack_floor.stream_sequence, 100,
+        "what is not committed was acked"
+    );
     conn.execute_batch("ROLLBACK").unwrap();
     wait_until("it writes again", PATIENCE, || position(&db) == 500);
     assert!(projector.terminate().success());
@@ -144,6 +190,9 @@ async fn a_full_disk_is_waited_out_and_nothing_becomes_a_dead_letter() {
     wait_until("the disk is full", PATIENCE, || {
         projector.stderr().contains("cannot write")
     });
+    let acked = durable(&js).await.ack_floor.stream_sequence;
+    let committed = position(&db);
+    assert!(acked <= committed, "{acked} was acked, {committed} is committed");
     fs::remove_file(disk.path().join("ballast")).unwrap();
     disk.remount("size=400m");
     wait_until("it writes again", PATIENCE, || position(&db) == 12_000);
@@ -399,4 +448,39 @@ fn configuration_errors_name_the_place_and_exit_2() {
         "{}",
         text(&output)
     );
+}
+
+#[test]
+fn a_message_that_would_leave_a_hole_is_refused_and_the_one_that_is_missing_is_taken() {
+    let (_folder, db) = place();
+    let mut stage = Stage::open(&db, Manifests::default());
+    let sent = |seq: u64| {
+        Sent {
+        stream: StreamName::Results,
+        seq,
+        subject: format!("results.q-{seq}"),
+        published: Timestamp::from_unix_nanos(1_780_272_000_000_000_000 + i64::try_from(seq).unwrap()),
+        payload: format!(
+            r#"{{"result_id":"r-{seq}","request_id":"q-{seq}","pc_id":"PC-1","exit_code":0,"stdout":"","stderr":"",
+                "started_at":"2026-06-01T00:00:00Z","finished_at":"2026-06-01T00:00:01Z"}}"#
+        )
+        .into(),
+    }
+    };
+    stage.deliver(&sent(1));
+    stage.settle_down();
+    // As if 2 had been delivered, or were known to be gone, and nobody had told the writer.
+    stage.go_on_after(&[(StreamName::Results, 2)].into());
+    stage.deliver(&sent(3));
+    stage.settle_down();
+    assert_eq!(position(&db), 1);
+    assert_eq!(one(&db, "SELECT count(*) FROM execution_results"), 1);
+    stage.go_on_after(&[(StreamName::Results, 1)].into());
+    for seq in 2..=3 {
+        stage.deliver(&sent(seq));
+    }
+    stage.settle_down();
+    assert_eq!(position(&db), 3);
+    assert_eq!(one(&db, "SELECT count(*) FROM execution_results"), 3);
+    check_i3(&db);
 }

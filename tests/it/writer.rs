@@ -450,37 +450,60 @@ fn configuration_errors_name_the_place_and_exit_2() {
     );
 }
 
-#[test]
-fn a_message_that_would_leave_a_hole_is_refused_and_the_one_that_is_missing_is_taken() {
-    let (_folder, db) = place();
-    let mut stage = Stage::open(&db, Manifests::default());
-    let sent = |seq: u64| {
-        Sent {
+/// A result as the broker holds it, its own sequence told by its output.
+fn sent(seq: u64, result_id: &str) -> Sent {
+    Sent {
         stream: StreamName::Results,
         seq,
         subject: format!("results.q-{seq}"),
         published: Timestamp::from_unix_nanos(1_780_272_000_000_000_000 + i64::try_from(seq).unwrap()),
         payload: format!(
-            r#"{{"result_id":"r-{seq}","request_id":"q-{seq}","pc_id":"PC-1","exit_code":0,"stdout":"","stderr":"",
-                "started_at":"2026-06-01T00:00:00Z","finished_at":"2026-06-01T00:00:01Z"}}"#
+            r#"{{"result_id":"{result_id}","request_id":"q-{seq}","pc_id":"PC-1","exit_code":0,"stdout":"{seq}",
+                "stderr":"","started_at":"2026-06-01T00:00:00Z","finished_at":"2026-06-01T00:00:01Z"}}"#
         )
         .into(),
     }
-    };
-    stage.deliver(&sent(1));
+}
+
+#[test]
+fn a_message_that_would_leave_a_hole_is_refused_and_the_one_that_is_missing_is_taken() {
+    let (_folder, db) = place();
+    let mut stage = Stage::open(&db, Manifests::default());
+    stage.deliver(&sent(1, "r-1"));
     stage.settle_down();
     // As if 2 had been delivered, or were known to be gone, and nobody had told the writer.
     stage.go_on_after(&[(StreamName::Results, 2)].into());
-    stage.deliver(&sent(3));
+    stage.deliver(&sent(3, "r-3"));
     stage.settle_down();
     assert_eq!(position(&db), 1);
     assert_eq!(one(&db, "SELECT count(*) FROM execution_results"), 1);
     stage.go_on_after(&[(StreamName::Results, 1)].into());
     for seq in 2..=3 {
-        stage.deliver(&sent(seq));
+        stage.deliver(&sent(seq, &format!("r-{seq}")));
     }
     stage.settle_down();
     assert_eq!(position(&db), 3);
     assert_eq!(one(&db, "SELECT count(*) FROM execution_results"), 3);
+    check_i3(&db);
+}
+
+#[test]
+fn a_row_of_an_older_life_of_the_stream_is_not_taken_over_by_a_dead_letter_of_a_newer_one() {
+    let (_folder, db) = place();
+    let mut stage = Stage::open(&db, Manifests::default());
+    stage.deliver(&sent(1, "other"));
+    stage.deliver(&sent(2, "r"));
+    // The sequences begin anew: 1 comes before 2, and yet this one came later.
+    stage.fails = true;
+    stage.deliver(&sent(1, "r"));
+    stage.fails = false;
+    let letters = stage.letters();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].incarnation, 2);
+    stage.retry_letter(letters[0]);
+    stage.settle_down();
+    let stdout = "SELECT stdout FROM execution_results WHERE result_id = 'r'";
+    assert_eq!(dump::text(&db, stdout), "2");
+    assert!(stage.letters().is_empty());
     check_i3(&db);
 }

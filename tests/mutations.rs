@@ -137,3 +137,24 @@ fn every_invariant_is_broken_in_enough_ways() {
     }
     assert!(counts.values().sum::<usize>() >= 50, "{counts:?}");
 }
+
+#[test]
+fn the_table_in_the_docs_is_the_list() {
+    let docs = fs::read_to_string(root().join("docs/RELIABILITY.md")).unwrap();
+    let listed: Vec<String> = lists()
+        .iter()
+        .flat_map(|list| &list.mutation)
+        .map(|mutation| format!("| {} | {} |", mutation.id, mutation.breaks))
+        .collect();
+    for row in &listed {
+        assert!(
+            docs.contains(row),
+            "not in docs/RELIABILITY.md (scripts/mutants --table): {row}"
+        );
+    }
+    let rows = docs
+        .lines()
+        .filter(|line| line.starts_with("| I") && line.contains("` |"))
+        .count();
+    assert_eq!(rows, listed.len());
+}

@@ -377,6 +377,20 @@ mod tests {
     }
 
     #[test]
+    fn the_same_message_in_a_new_life_of_the_stream_keeps_its_entry_and_another_one_gets_its_own() {
+        let conn = database();
+        enter(&conn, 1, &letter(3), 1_000).unwrap();
+        assert_eq!(enter(&conn, 2, &letter(3), 1_000).unwrap(), 0);
+        assert_eq!(counts(&conn).unwrap(), (1, 0));
+        let other = DeadLetter {
+            published: Timestamp::from_unix_nanos(1_780_272_000_123_456_790),
+            ..letter(3)
+        };
+        assert!(enter(&conn, 2, &other, 1_000).unwrap() > 0);
+        assert_eq!(counts(&conn).unwrap(), (2, 0));
+    }
+
+    #[test]
     fn only_the_one_that_is_named_leaves_the_book_or_is_given_up() {
         let conn = database();
         for seq in 1..=3 {

@@ -509,6 +509,34 @@ mod tests {
     }
 
     #[test]
+    fn a_dead_letter_that_was_tried_again_moves_and_the_sum_stays() {
+        let conn = database();
+        let mut standing = Standing::new(1, StreamSeq(1));
+        begin(&conn, StreamName::Results, &standing).unwrap();
+        let counts = Counts {
+            projected: 3,
+            dead: 2,
+            ..Counts::default()
+        };
+        standing.advance(StreamSeq(5), Some(mark_at(5)), counts);
+        write(&conn, &advance(0, &standing)).unwrap();
+        for ignored in [false, true] {
+            revive(&conn, StreamName::Results, 1, ignored).unwrap();
+            assert_eq!(first_that_does_not_add_up(&conn, "main").unwrap(), None);
+        }
+        let counts = read(&conn, StreamName::Results).unwrap().unwrap().counts;
+        assert_eq!((counts.projected, counts.dead, counts.ignored), (4, 0, 1));
+        assert!(
+            revive(&conn, StreamName::Results, 1, false).is_err(),
+            "there is none any more"
+        );
+        assert!(
+            revive(&conn, StreamName::Results, 2, false).is_err(),
+            "of another life"
+        );
+    }
+
+    #[test]
     fn counts_that_are_not_the_sequences_number_are_told() {
         let conn = database();
         begin(&conn, StreamName::Results, &Standing::new(1, StreamSeq(4))).unwrap();

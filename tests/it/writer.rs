@@ -13,7 +13,7 @@ use rusqlite::Connection;
 
 use crate::harness::projector::{catch_up, place, run, run_with, text};
 use crate::harness::*;
-use crate::stage::{Sent, Stage};
+use crate::stage::{Object, Sent, Stage};
 use crate::survives::assert_all_there;
 
 fn small(seed: u64, results: usize) -> Vec<Planned> {
@@ -506,4 +506,47 @@ fn a_row_of_an_older_life_of_the_stream_is_not_taken_over_by_a_dead_letter_of_a_
     assert_eq!(dump::text(&db, stdout), "2");
     assert!(stage.letters().is_empty());
     check_i3(&db);
+}
+
+#[test]
+fn a_duplicate_is_not_derived_from_when_its_pair_is_derived_anew() {
+    let scan = |seq: u64, result_id: &str, stdout: &str, pointer: &str| {
+        Sent {
+        payload: format!(
+            r#"{{"result_id":"{result_id}","request_id":"q","pc_id":"PC-1","exit_code":0,"stdout":"{stdout}","stderr":"",
+                "started_at":"2026-06-01T00:00:00Z","finished_at":"2026-06-01T00:00:01Z","manifest_id":"inv"{pointer}}}"#
+        )
+        .into(),
+        ..sent(seq, result_id)
+    }
+    };
+    let object = "q/PC-1/stdout";
+    let facts = |db: &Path| {
+        dump::text(
+            db,
+            "SELECT facts_json || ' ' || recorded_at || ' ' || (SELECT group_concat(observed_at) FROM inventory_history)
+             FROM inventory_facts",
+        )
+    };
+    // Once with the output of the first in time, once with it back after it had been given up.
+    let mut told = Vec::new();
+    for given_up in [false, true] {
+        let (_folder, db) = place();
+        let mut stage = Stage::open(&db, crate::properties::manifests());
+        let there = Object::Here(r#"{"ram":1}"#.into());
+        stage.objects.insert(
+            object.to_owned(),
+            if given_up { Object::Gone } else { there.clone() },
+        );
+        stage.deliver(&scan(1, "r-1", "", r#","stdout_object":"q/PC-1/stdout""#));
+        stage.deliver(&scan(2, "r-2", r#"{\"ram\":2}"#, ""));
+        stage.deliver(&scan(3, "r-2", r#"{\"ram\":2}"#, ""));
+        stage.settle_down();
+        stage.objects.insert(object.to_owned(), there);
+        stage.retry_all();
+        stage.settle_down();
+        told.push(facts(&db));
+    }
+    assert_eq!(told[0], told[1]);
+    assert!(told[0].contains("000000002"), "of the first message: {}", told[0]);
 }

@@ -550,3 +550,50 @@ fn a_duplicate_is_not_derived_from_when_its_pair_is_derived_anew() {
     assert_eq!(told[0], told[1]);
     assert!(told[0].contains("000000002"), "of the first message: {}", told[0]);
 }
+
+#[test]
+fn what_waited_for_its_output_takes_no_newer_ones_place_that_another_job_has_left() {
+    let (_folder, db) = place();
+    let document = r#"{"id":"j","version":"1","execute":{"shell":"sh","script":"x","timeout":"5m"},"check":{"name":"av"},
+        "feed":[{"id":"kev","field":"v","primary_key":["k"]}]}"#;
+    let mut stage = Stage::open(
+        &db,
+        Manifests::compile(["a", "b"].map(|id| (id.to_owned(), document.into()))),
+    );
+    let report = |seq: u64, job: &str, stdout: &str, pointer: &str| {
+        Sent {
+        payload: format!(
+            r#"{{"result_id":"r-{seq}","request_id":"q","pc_id":"PC-1","exit_code":0,"skipped":false,"stdout":"{stdout}",
+                "stderr":"","started_at":"2026-06-01T00:00:00Z","finished_at":"2026-06-01T00:00:01Z",
+                "manifest_id":"{job}"{pointer}}}"#
+        )
+        .into(),
+        ..sent(seq, "")
+    }
+    };
+    let object = "q/PC-1/stdout";
+    stage.objects.insert(object.to_owned(), Object::Unreachable);
+    stage.deliver(&report(1, "a", "", r#","stdout_object":"q/PC-1/stdout""#));
+    stage.deliver(&report(
+        2,
+        "b",
+        r#"{\"status\":\"ok\",\"v\":[{\"k\":\"new\"}]}"#,
+        "",
+    ));
+    stage.settle_down();
+    let there = Object::Here(r#"{"status":"fail","v":[{"k":"old"}]}"#.into());
+    stage.objects.insert(object.to_owned(), there);
+    stage.retry_pending();
+    stage.settle_down();
+    let waits = "SELECT count(*) FROM projector_derivations WHERE state <> 'settled'";
+    assert_eq!(one(&db, waits), 0);
+    assert_eq!(
+        one(
+            &db,
+            "SELECT count(*) FROM execution_results WHERE stdout LIKE '{%'"
+        ),
+        2
+    );
+    let told = "SELECT (SELECT status FROM check_status) || ' ' || (SELECT group_concat(item_id) FROM feeds)";
+    assert_eq!(dump::text(&db, told), "ok new");
+}

@@ -208,6 +208,44 @@ async fn sigterm_ends_it_within_five_seconds_with_everything_in_hand_committed()
     assert_all_there(&db, &planned);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_group_in_hand_when_it_is_stopped_is_committed_and_acked() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let planned = plan(
+        16,
+        &Profile {
+            results: 200,
+            ..Profile::default()
+        },
+    );
+    publish(&js, &planned[..100]).await.unwrap();
+    let (_folder, db) = place();
+    let projector = Projector::start(&db, &server.url());
+    wait_until("it writes", PATIENCE, || position(&db) == 100);
+    // The writer waits for somebody's lock, the group in hand.
+    let lock = rusqlite::Connection::open(&db).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    publish(&js, &planned[100..]).await.unwrap();
+    let delivered = async {
+        while durable(&js).await.num_ack_pending < 100 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, delivered)
+        .await
+        .expect("all is delivered");
+    // The reader has ended by then; the sooner the lock goes, the less this can show.
+    let released = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        drop(lock);
+    });
+    assert!(projector.terminate().success());
+    released.join().unwrap();
+    assert_eq!(durable(&js).await.ack_floor.stream_sequence, position(&db));
+    check_i3(&db);
+}
+
 /// What a database says of RESULTS: rows, lines of messages, the position.
 fn told(db: &Path) -> (i64, i64, u64) {
     let count = |table: &str| one(db, &format!("SELECT count(*) FROM {table}"));

@@ -597,3 +597,38 @@ fn what_waited_for_its_output_takes_no_newer_ones_place_that_another_job_has_lef
     let told = "SELECT (SELECT status FROM check_status) || ' ' || (SELECT group_concat(item_id) FROM feeds)";
     assert_eq!(dump::text(&db, told), "ok new");
 }
+
+#[test]
+fn of_two_start_events_of_one_run_the_first_in_the_stream_counts() {
+    let (_folder, db) = place();
+    let mut stage = Stage::open(&db, Manifests::default());
+    let start = |seq: u64, version: &str, pc_id: &str| Sent {
+        stream: StreamName::Events,
+        subject: format!("events.started.e.{pc_id}"),
+        payload: format!(
+            r#"{{"result_id":"r","request_id":"q","exec_id":"e-{seq}","pc_id":"{pc_id}","manifest_id":"j",
+                "version":"{version}","started_at":"2026-06-01T00:00:0{seq}Z"}}"#
+        )
+        .into(),
+        ..sent(seq, "r")
+    };
+    let row = "SELECT exec_id || ' ' || pc_id || ' ' || version || ' ' || started_at || ' ' || recorded_at
+        FROM execution_results";
+    stage.deliver(&start(1, "1.0", "PC-1"));
+    stage.settle_down();
+    let first = dump::text(&db, row);
+    assert!(
+        first.starts_with("e-1 PC-1 1.0 2026-06-01T00:00:01+00:00"),
+        "{first}"
+    );
+    stage.deliver(&start(2, "2.0", "PC-2"));
+    stage.settle_down();
+    assert_eq!(dump::text(&db, row), first);
+    stage.deliver(&sent(1, "r"));
+    stage.deliver(&Sent {
+        seq: 3,
+        ..start(2, "2.0", "PC-2")
+    });
+    stage.settle_down();
+    assert_eq!(dump::text(&db, row), first);
+}

@@ -382,6 +382,8 @@ pub(super) fn headers_json(headers: Option<&HeaderMap>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[test]
@@ -396,6 +398,23 @@ mod tests {
         let attempt = |output: Option<Output>| output.map(|output| output.attempt);
         assert!(matches!(attempt(result.stdout), Some(Attempt::Pending(_))));
         assert!(matches!(attempt(result.stderr), Some(Attempt::Refused)));
+    }
+
+    #[tokio::test]
+    async fn objects_take_no_more_bytes_than_the_budget_has_and_a_larger_one_passes_alone() {
+        let budget = ObjectBudget::new(100);
+        let first = budget.reserve(60).await.unwrap();
+        assert_eq!(first.num_permits(), 60);
+        assert!(budget.reserve(50).now_or_never().is_none(), "50 of 40 bytes");
+        let second = budget.reserve(40).now_or_never().unwrap();
+        assert!(
+            budget.reserve(1_000).now_or_never().is_none(),
+            "a large one passes alone"
+        );
+        drop((first, second));
+        let alone = budget.reserve(1_000).await.unwrap();
+        assert_eq!(alone.num_permits(), 100);
+        assert!(budget.reserve(1).now_or_never().is_none());
     }
 
     #[test]

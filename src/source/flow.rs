@@ -144,6 +144,13 @@ pub struct Feedback {
     pub reopen: Option<u64>,
 }
 
+impl Feedback {
+    /// The last commit, if it can be acked in this generation (see [`Ack::generation`]).
+    pub(super) fn ack_in(&self, generation: u64) -> Option<Ack> {
+        self.ack.clone().filter(|ack| ack.generation == generation)
+    }
+}
+
 /// How a reader behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct ReaderSettings {
@@ -231,4 +238,46 @@ pub struct Wiring {
     pub shutdown: watch::Receiver<bool>,
     /// Bytes in flight.
     pub budget: Budget,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_committed_in_this_opening_is_acked() {
+        let mut feedback = Feedback::default();
+        assert!(feedback.ack_in(0).is_none());
+        feedback.ack = Some(Ack {
+            generation: 7,
+            seq: StreamSeq(40),
+            reply: Some("reply".into()),
+        });
+        for other in [0, 6, 8] {
+            assert!(feedback.ack_in(other).is_none(), "generation {other}");
+        }
+        assert_eq!(feedback.ack_in(7).map(|ack| ack.seq), Some(StreamSeq(40)));
+    }
+
+    #[test]
+    fn a_message_is_charged_for_its_payload_twice_and_never_for_more_than_there_is() {
+        let message = |payload: usize, length: usize| async_nats::Message {
+            subject: "results.q".into(),
+            reply: None,
+            payload: Bytes::from(vec![0; payload]),
+            headers: None,
+            status: None,
+            description: None,
+            length,
+        };
+        let budget = Budget::new(10_000);
+        assert_eq!(budget.charge(&message(0, 0)), 2_048);
+        assert_eq!(budget.charge(&message(1_000, 1_100)), 2_000 + 100 + 2_048);
+        assert_eq!(budget.charge(&message(1 << 20, 1 << 20)), 10_000);
+        assert_eq!(budget.messages_max(), 5);
+        let held = budget.permits.clone().try_acquire_many_owned(4_000).unwrap();
+        assert_eq!(budget.taken_bytes(), 4_000);
+        drop(held);
+        assert_eq!(budget.taken_bytes(), 0);
+    }
 }

@@ -449,7 +449,7 @@ impl Reader {
     /// I2: what can be acked came from a commit, and only an ack of this opening goes out.
     async fn feedback(&mut self, session: &mut Session) -> Result<(), End> {
         let feedback = self.wiring.feedback.borrow_and_update().clone();
-        if let Some(ack) = feedback.ack.filter(|ack| ack.generation == self.generation) {
+        if let Some(ack) = feedback.ack_in(self.generation) {
             session.acked = session.acked.max(ack.seq);
             if let Some(reply) = ack.reply {
                 self.ack(reply).await;
@@ -476,13 +476,12 @@ impl Reader {
     async fn last_ack(&mut self, acked: StreamSeq) {
         let mut feedback = self.wiring.feedback.clone();
         while feedback.changed().await.is_ok() {}
-        let last = feedback.borrow().ack.clone();
+        let last = feedback.borrow().ack_in(self.generation);
         if let Some(Ack {
-            generation,
             seq,
             reply: Some(reply),
+            ..
         }) = last
-            && generation == self.generation
             && seq > acked
         {
             self.ack(reply).await;

@@ -210,6 +210,8 @@ mod tests {
             ("r2", "job", "PC-1", Some("1.0"), 0, "2026-06-01T00:00:04+00:00"),
             ("r3", "job", "PC-2", None, 0, "2026-06-01T00:00:06+00:00"),
             ("r4", "job", "PC-3", None, 1, "2026-06-01T00:00:06+00:00"),
+            ("r5", "job", "PC-2", None, 0, "2026-06-01T00:00:07+00:00"),
+            ("r6", "job", "PC-1", Some("1.0"), 0, "2026-06-01T00:00:03+00:00"),
         ];
         let dump = |conn: &Connection| -> Vec<String> {
             ["SELECT job_id || pc_id || last_success_at FROM job_completions ORDER BY 1",
@@ -221,27 +223,33 @@ mod tests {
             })
             .collect()
         };
-        let (by_trigger, by_ledger) = (database(), database());
-        by_ledger
-            .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
-            .unwrap();
-        let mut ledger = Ledger::default();
-        for (id, job, pc, version, exit, at) in rows {
-            for conn in [&by_trigger, &by_ledger] {
-                conn.execute(
-                    "INSERT INTO execution_results (result_id, request_id, pc_id, started_at, finished_at, job_id,
-                         version, exit_code) VALUES (?1, 'q', ?2, ?3, ?3, ?4, ?5, ?6)",
-                    params![id, pc, at, job, version, exit],
-                )
+        // However the rows come together in groups.
+        for group in 1..=rows.len() {
+            let (by_trigger, by_ledger) = (database(), database());
+            by_ledger
+                .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
                 .unwrap();
+            let mut ledger = Ledger::default();
+            for rows in rows.chunks(group) {
+                for (id, job, pc, version, exit, at) in rows {
+                    for conn in [&by_trigger, &by_ledger] {
+                        conn.execute(
+                            "INSERT INTO execution_results (result_id, request_id, pc_id, started_at, finished_at,
+                                 job_id, version, exit_code) VALUES (?1, 'q', ?2, ?3, ?3, ?4, ?5, ?6)",
+                            params![id, pc, at, job, version, exit],
+                        )
+                        .unwrap();
+                    }
+                    if let Some(completion) =
+                        crate::projection::result::completion(Some(job), pc, *version, *exit)
+                    {
+                        ledger.note(&completion, at);
+                    }
+                }
+                ledger.write(&by_ledger).unwrap();
             }
-            if let Some(completion) = crate::projection::result::completion(Some(job), pc, version, exit) {
-                ledger.note(&completion, at);
-            }
+            assert_eq!(dump(&by_trigger), dump(&by_ledger), "{group} rows a group");
+            assert_eq!(dump(&by_ledger).len(), 3);
         }
-        assert!(dump(&by_ledger).is_empty());
-        ledger.write(&by_ledger).unwrap();
-        assert_eq!(dump(&by_trigger), dump(&by_ledger));
-        assert_eq!(dump(&by_ledger).len(), 3);
     }
 }

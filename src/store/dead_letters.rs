@@ -319,3 +319,114 @@ pub fn counts(conn: &Connection) -> Result<(u64, u64), StoreError> {
     )
     .map_err(StoreError::sqlite("count projector_dead_letters"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database() -> Connection {
+        let mut conn = Connection::open_in_memory().unwrap();
+        super::super::migrate::run(&mut conn, true).unwrap();
+        conn
+    }
+
+    fn letter(seq: u64) -> DeadLetter {
+        DeadLetter {
+            stream: StreamName::Results,
+            seq: StreamSeq(seq),
+            subject: "results.q-1".to_owned(),
+            published: Timestamp::from_unix_nanos(1_780_272_000_123_456_789),
+            reason: "not a result".to_owned(),
+            headers: Some(r#"{"Trace":["1","2"]}"#.to_owned()),
+            payload: Bytes::from_static(b"\x1b[31mnot json"),
+        }
+    }
+
+    fn place(seq: u64) -> Place {
+        Place {
+            stream: StreamName::Results,
+            incarnation: 1,
+            seq: StreamSeq(seq),
+        }
+    }
+
+    #[test]
+    fn a_message_is_kept_whole_and_without_room_its_hash_and_place_are() {
+        let conn = database();
+        let letter_bytes = letter(3).payload.len() as u64;
+        assert_eq!(enter(&conn, 1, &letter(3), letter_bytes).unwrap(), letter_bytes);
+        assert_eq!(enter(&conn, 1, &letter(4), letter_bytes - 1).unwrap(), 0);
+        assert_eq!(payload_bytes(&conn).unwrap(), letter_bytes);
+        assert_eq!(counts(&conn).unwrap(), (2, 1));
+        for (seq, payload) in [(3, Some(letter(3).payload.to_vec())), (4, None)] {
+            let shown = show(&conn, StreamName::Results, StreamSeq(seq), None)
+                .unwrap()
+                .unwrap();
+            assert_eq!(shown.payload, payload);
+            assert_eq!(shown.headers, letter(seq).headers);
+            let listed = shown.listed;
+            assert_eq!((listed.stream_seq, listed.payload_bytes), (seq, letter_bytes));
+            assert_eq!(listed.payload_kept, payload.is_some());
+            assert_eq!(listed.sha256, hex(&Sha256::digest(letter(seq).payload)));
+            assert_eq!(
+                (&*listed.subject, &*listed.reason, &*listed.state),
+                ("results.q-1", "not a result", "kept")
+            );
+            assert_eq!(listed.published_at, letter(seq).published.stored());
+        }
+    }
+
+    #[test]
+    fn the_same_message_in_a_new_life_of_the_stream_keeps_its_entry_and_another_one_gets_its_own() {
+        let conn = database();
+        enter(&conn, 1, &letter(3), 1_000).unwrap();
+        assert_eq!(enter(&conn, 2, &letter(3), 1_000).unwrap(), 0);
+        assert_eq!(counts(&conn).unwrap(), (1, 0));
+        let other = DeadLetter {
+            published: Timestamp::from_unix_nanos(1_780_272_000_123_456_790),
+            ..letter(3)
+        };
+        assert!(enter(&conn, 2, &other, 1_000).unwrap() > 0);
+        assert_eq!(counts(&conn).unwrap(), (2, 0));
+    }
+
+    #[test]
+    fn only_the_one_that_is_named_leaves_the_book_or_is_given_up() {
+        let conn = database();
+        for seq in 1..=3 {
+            enter(&conn, 1, &letter(seq), 1_000).unwrap();
+        }
+        enter(
+            &conn,
+            2,
+            &DeadLetter {
+                subject: "results.q-2".to_owned(),
+                ..letter(1)
+            },
+            1_000,
+        )
+        .unwrap();
+        assert_eq!(remove(&conn, place(1)).unwrap(), letter(1).payload.len() as u64);
+        assert!(!is_there(&conn, place(1)).unwrap() && is_there(&conn, place(2)).unwrap());
+        assert!(discard(&conn, place(2)).unwrap() && !discard(&conn, place(1)).unwrap());
+        let left = kept(&conn, None, None).unwrap();
+        assert_eq!(
+            left,
+            [
+                place(3),
+                Place {
+                    incarnation: 2,
+                    ..place(1)
+                }
+            ]
+        );
+        keep(&conn, place(2), "still not a result").unwrap();
+        assert_eq!(kept(&conn, None, Some(1)).unwrap(), [place(2), place(3)]);
+        let reasons: Vec<String> = list(&conn, None, None)
+            .unwrap()
+            .into_iter()
+            .map(|listed| listed.reason)
+            .collect();
+        assert_eq!(reasons, ["still not a result", "not a result", "not a result"]);
+    }
+}

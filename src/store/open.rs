@@ -487,3 +487,27 @@ fn quick_check(conn: &mut Connection, path: &Path, shared: bool) -> Result<(), S
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_is_pressed_onto_the_disk_as_hard_as_the_configuration_says() {
+        let folder = tempfile::tempdir().unwrap();
+        for (synchronous, number) in [(Synchronous::Full, 2), (Synchronous::Normal, 1)] {
+            let options = StoreOptions {
+                synchronous,
+                ..StoreOptions::default()
+            };
+            let conn = connection(&folder.path().join(format!("{number}.db")), &options).unwrap();
+            let pragma = |name: &str| -> String {
+                let sql = format!("SELECT CAST({name} AS TEXT) FROM pragma_{name}");
+                conn.query_row(&sql, [], |row| row.get(0)).unwrap()
+            };
+            assert_eq!(pragma("synchronous"), number.to_string());
+            assert_eq!(pragma("journal_mode"), "wal");
+            assert_eq!(pragma("cache_size"), (-(256 << 10)).to_string());
+        }
+    }
+}

@@ -507,4 +507,110 @@ mod tests {
         assert_eq!(after(State::Refused, 1), None);
         assert_eq!(after(State::TooLarge, 1), None);
     }
+
+    const RESULT: &str = "r-1";
+
+    /// A row whose stdout is in the book as this attempt leaves it.
+    fn database(attempt: Attempt) -> Connection {
+        let mut conn = Connection::open_in_memory().unwrap();
+        super::super::migrate::run(&mut conn, true).unwrap();
+        let output = output(attempt);
+        conn.execute(
+            "INSERT INTO execution_results (result_id, request_id, pc_id, stdout, started_at, finished_at)
+             VALUES (?1, 'q', 'PC-1', ?2, '', '')",
+            params![RESULT, output.column(Field::Stdout)],
+        )
+        .unwrap();
+        let place = Place {
+            result_id: RESULT,
+            field: Field::Stdout,
+            entry: 1,
+            mended: false,
+        };
+        let now = Timestamp::from_unix_nanos(0);
+        enter(&conn, &place, &output, now, now).unwrap();
+        conn
+    }
+
+    fn output(attempt: Attempt) -> Output {
+        Output {
+            object: "q/PC-1/stdout".into(),
+            attempt,
+        }
+    }
+
+    fn fetched(text: &'static str) -> Attempt {
+        Attempt::Fetched {
+            content: crate::wire::output::Content::new(text.into()),
+            sha256: [7; 32],
+            verified: true,
+        }
+    }
+
+    fn repaired(conn: &Connection, attempt: Attempt) -> Option<(State, State)> {
+        let late = Repair {
+            result_id: RESULT.to_owned(),
+            field: Field::Stdout,
+            output: output(attempt),
+        };
+        let found = repair(conn, &late, Timestamp::from_unix_nanos(1_000_000_000)).unwrap();
+        found.map(|found| (found.from, found.to))
+    }
+
+    fn told(conn: &Connection) -> (String, String) {
+        conn.query_row(
+            "SELECT state, execution_results.stdout FROM projector_outputs JOIN execution_results USING (result_id)",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn an_attempt_at_an_output_that_is_there_already_changes_nothing() {
+        let conn = database(fetched("text"));
+        let before = told(&conn);
+        assert_eq!(before, ("fetched".to_owned(), "text".to_owned()));
+        for attempt in [
+            fetched("another text"),
+            Attempt::Gone("no such object".to_owned()),
+            Attempt::Pending("no answer".to_owned()),
+        ] {
+            assert_eq!(repaired(&conn, attempt), None);
+            assert_eq!(told(&conn), before);
+        }
+    }
+
+    #[test]
+    fn what_was_certain_does_not_become_uncertain_and_what_is_owed_is_asked_for_again() {
+        let conn = database(Attempt::Gone("no such object".to_owned()));
+        let before = told(&conn);
+        assert_eq!(repaired(&conn, Attempt::Pending("no answer".to_owned())), None);
+        assert_eq!(told(&conn), before);
+        let next: String = conn
+            .query_row("SELECT next_try_wall FROM projector_outputs", [], |row| {
+                row.get(0)
+            })
+            .unwrap();
+        assert_eq!(next, "1970-01-01T00:05:01+00:00");
+        assert_eq!(
+            repaired(&conn, fetched("text")),
+            Some((State::Gone, State::Fetched))
+        );
+        assert_eq!(told(&conn), ("fetched".to_owned(), "text".to_owned()));
+
+        let conn = database(Attempt::Pending("no answer".to_owned()));
+        let due = due(&conn, Timestamp::from_unix_nanos(2_000_000_000), 10).unwrap();
+        assert_eq!(due.len(), 1);
+        assert_eq!(pending_after(&conn, None, 10).unwrap(), due);
+        assert_eq!(
+            repaired(&conn, Attempt::Pending("no answer".to_owned())),
+            Some((State::Pending, State::Pending))
+        );
+        assert_eq!(
+            repaired(&conn, Attempt::Gone("no such object".to_owned())),
+            Some((State::Pending, State::Gone))
+        );
+        assert!(told(&conn).1.ends_with("which is gone"), "{:?}", told(&conn));
+    }
 }

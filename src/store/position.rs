@@ -419,4 +419,139 @@ mod tests {
         let from_nothing = standing.succeed(None, StreamSeq(1));
         assert!(from_nothing.past.is_empty() && from_nothing.mark.is_none());
     }
+
+    fn database() -> Connection {
+        let mut conn = Connection::open_in_memory().unwrap();
+        super::super::migrate::run(&mut conn, true).unwrap();
+        conn
+    }
+
+    fn advance(from: u64, to: &Standing) -> Advance {
+        Advance {
+            stream: StreamName::Results,
+            from: StreamSeq(from),
+            to: to.clone(),
+        }
+    }
+
+    #[test]
+    fn an_advance_that_does_not_start_where_the_database_stands_is_refused_and_changes_nothing() {
+        let conn = database();
+        let stored = || read(&conn, StreamName::Results).unwrap().unwrap();
+        let mut standing = Standing::new(1, StreamSeq(1));
+        begin(&conn, StreamName::Results, &standing).unwrap();
+        step(&mut standing, 5);
+        write(&conn, &advance(0, &standing)).unwrap();
+        assert_eq!(stored(), standing);
+        let mut next = standing.clone();
+        step(&mut next, 9);
+        for from in [0, 4, 6, 9] {
+            let refused = write(&conn, &advance(from, &next)).unwrap_err();
+            assert!(matches!(refused, StoreError::RefusedAdvance { .. }), "{refused}");
+            assert_eq!(stored(), standing);
+        }
+        write(&conn, &advance(5, &next)).unwrap();
+        assert_eq!(stored(), next);
+    }
+
+    #[test]
+    fn an_advance_moves_its_own_incarnation_alone_and_the_newest_is_where_the_stream_stands() {
+        let conn = database();
+        let mut first = Standing::new(1, StreamSeq(1));
+        begin(&conn, StreamName::Results, &first).unwrap();
+        step(&mut first, 5);
+        write(&conn, &advance(0, &first)).unwrap();
+        let mut second = first.succeed(Some(mark_at(5)), StreamSeq(6));
+        begin(&conn, StreamName::Results, &second).unwrap();
+        second.advance(
+            StreamSeq(7),
+            Some(mark_at(7)),
+            Counts {
+                projected: 2,
+                ..Counts::default()
+            },
+        );
+        write(&conn, &advance(5, &second)).unwrap();
+        assert_eq!(read(&conn, StreamName::Results).unwrap(), Some(second));
+        let positions: String = conn
+            .query_row(
+                "SELECT group_concat(incarnation || ':' || position) FROM projector_position",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        assert_eq!(positions, "1:5,2:7");
+        assert_eq!(first_that_does_not_add_up(&conn, "main").unwrap(), None);
+    }
+
+    #[test]
+    fn a_transaction_that_expects_another_position_or_incarnation_is_refused_at_once() {
+        let conn = database();
+        let mut standing = Standing::new(1, StreamSeq(1));
+        let refused = |standing: &Standing| {
+            let outcome = expect(&conn, StreamName::Results, standing);
+            matches!(outcome, Err(StoreError::RefusedAdvance { .. }))
+        };
+        assert!(refused(&standing), "nothing is stored yet");
+        begin(&conn, StreamName::Results, &standing).unwrap();
+        assert!(!refused(&standing));
+        let again = begin(&conn, StreamName::Results, &standing).unwrap_err();
+        assert!(matches!(again, StoreError::RefusedAdvance { .. }), "{again}");
+        step(&mut standing, 3);
+        assert!(refused(&standing), "another position");
+        write(&conn, &advance(0, &standing)).unwrap();
+        assert!(!refused(&standing));
+        let other_life = Standing {
+            incarnation: 2,
+            ..standing
+        };
+        assert!(refused(&other_life), "another incarnation");
+    }
+
+    #[test]
+    fn a_dead_letter_that_was_tried_again_moves_and_the_sum_stays() {
+        let conn = database();
+        let mut standing = Standing::new(1, StreamSeq(1));
+        begin(&conn, StreamName::Results, &standing).unwrap();
+        let counts = Counts {
+            projected: 3,
+            dead: 2,
+            ..Counts::default()
+        };
+        standing.advance(StreamSeq(5), Some(mark_at(5)), counts);
+        write(&conn, &advance(0, &standing)).unwrap();
+        for ignored in [false, true] {
+            revive(&conn, StreamName::Results, 1, ignored).unwrap();
+            assert_eq!(first_that_does_not_add_up(&conn, "main").unwrap(), None);
+        }
+        let counts = read(&conn, StreamName::Results).unwrap().unwrap().counts;
+        assert_eq!((counts.projected, counts.dead, counts.ignored), (4, 0, 1));
+        assert!(
+            revive(&conn, StreamName::Results, 1, false).is_err(),
+            "there is none any more"
+        );
+        assert!(
+            revive(&conn, StreamName::Results, 2, false).is_err(),
+            "of another life"
+        );
+    }
+
+    #[test]
+    fn counts_that_are_not_the_sequences_number_are_told() {
+        let conn = database();
+        begin(&conn, StreamName::Results, &Standing::new(1, StreamSeq(4))).unwrap();
+        assert_eq!(first_that_does_not_add_up(&conn, "main").unwrap(), None);
+        for (projected, dead, ignored, gap) in [(1, 0, 0, 0), (1, 1, 1, 0), (0, 0, 1, 3), (2, 2, 0, 0)] {
+            conn.execute(
+                "UPDATE projector_position SET position = 5, projected = ?1, dead = ?2, ignored = ?3, gap = ?4",
+                [projected, dead, ignored, gap],
+            )
+            .unwrap();
+            let told = first_that_does_not_add_up(&conn, "main").unwrap().unwrap();
+            assert!(told.contains("of 2 sequences"), "{told}");
+        }
+        conn.execute_batch("UPDATE projector_position SET projected = 1, dead = 0, ignored = 0, gap = 1")
+            .unwrap();
+        assert_eq!(first_that_does_not_add_up(&conn, "main").unwrap(), None);
+    }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::json;
 
-use crate::harness::projector::{catch_up, place, run, text};
+use crate::harness::projector::{catch_up, place, run, run_with, text};
 use crate::harness::*;
 
 fn good(id: &str) -> serde_json::Value {
@@ -112,6 +112,34 @@ async fn every_kind_of_bad_message_is_kept_whole_with_its_reason_and_its_neighbo
     assert_eq!(listed["dead_letters"].as_array().unwrap().len(), 4);
     let none = run(&db, &server.url(), &["dead-letters", "show", "RESULTS", "2"]);
     assert_eq!(none.status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_book_of_dead_letters_holds_no_more_bytes_than_it_may_and_every_hash() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    for number in 0..50 {
+        let payload = format!("{number} {}", "x".repeat(1_000 + number));
+        js.publish("results.q-bad", payload.into())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
+    }
+    let (_folder, db) = place();
+    let env = [("RESULTS_PROJECTOR_DEAD_LETTERS_MAX_BYTES", "10000")];
+    let output = run_with(&db, &server.url(), &["run", "--until-caught-up"], &env);
+    assert!(output.status.success(), "{}", text(&output));
+    let count = |which: &str| {
+        one(
+            &db,
+            &format!("SELECT count(*) FROM projector_dead_letters WHERE {which}"),
+        )
+    };
+    assert_eq!(count("length(sha256) = 64 AND payload_bytes > 1000"), 50);
+    assert_eq!(count("length(payload) = payload_bytes"), 9);
+    assert_eq!(count("payload IS NULL"), 41);
+    check_i3(&db);
 }
 
 #[tokio::test(flavor = "multi_thread")]

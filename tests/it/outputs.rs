@@ -318,6 +318,92 @@ async fn what_is_not_whole_is_never_taken_for_whole_and_never_called_gone_while_
     assert!(projector.terminate().success());
 }
 
+/// Rewrites an object's metadata, as a damaged or a dishonest store would have it.
+async fn rewrite(js: &jetstream::Context, name: &str, change: impl FnOnce(&mut serde_json::Value)) {
+    use base64::Engine;
+    let encoded = base64::engine::general_purpose::URL_SAFE.encode(name);
+    let subject = format!("$O.result_output.M.{encoded}");
+    let bucket = js.get_stream("OBJ_result_output").await.unwrap();
+    let message = bucket.get_last_raw_message_by_subject(&subject).await.unwrap();
+    let mut meta: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
+    change(&mut meta);
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nats-Rollup", "sub");
+    js.publish_with_headers(subject, headers, meta.to_string().into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_has_more_bytes_or_fewer_than_it_says_is_not_taken_for_whole() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let body = vec![b'k'; 400_000];
+    for id in ["longer", "shorter", "fewer"] {
+        put(&js, &format!("q-{id}/PC-1/stdout"), &body).await;
+        send(&js, pointing(id, &format!("q-{id}/PC-1/stdout"), None)).await;
+    }
+    rewrite(&js, "q-longer/PC-1/stdout", |meta| meta["size"] = json!(399_999)).await;
+    rewrite(&js, "q-shorter/PC-1/stdout", |meta| meta["size"] = json!(400_001)).await;
+    // No digest either, as by an older client: then the length is all that there is.
+    rewrite(&js, "q-fewer/PC-1/stdout", |meta| {
+        meta["chunks"] = json!(3);
+        meta["digest"] = json!("");
+    })
+    .await;
+    let (_folder, db) = place();
+    catch_up(&db, &server.url());
+    for id in ["longer", "shorter", "fewer"] {
+        assert_eq!(state(&db, id), "pending", "{id}");
+        let sql = format!("SELECT reason FROM projector_outputs WHERE result_id = '{id}'");
+        let reason = dump::text(&db, &sql);
+        assert!(reason.contains("its chunks hold"), "{id}: {reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outputs_behind_a_database_that_is_held_are_not_taken_into_memory() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let body = vec![b'k'; 2 << 20];
+    for number in 0..20 {
+        put(&js, &format!("q-{number}/PC-1/stdout"), &body).await;
+    }
+    send(&js, pointing("first", "", None)).await;
+    let proxy = Proxy::start(server.address()).await;
+    let (_folder, db) = place();
+    let env = [
+        ("RESULTS_PROJECTOR_OUTPUTS_IN_FLIGHT_BYTES", "4 MiB"),
+        ("RESULTS_PROJECTOR_OUTPUTS_MAX_BYTES", "4 MiB"),
+    ];
+    let projector = Projector::start_with(&db, &proxy.url(), &["run"], &env);
+    wait_until("it reads", PATIENCE, || position(&db) == 1);
+    let lock = rusqlite::Connection::open(&db).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for number in 0..20 {
+        let id = number.to_string();
+        send(&js, pointing(&id, &format!("q-{id}/PC-1/stdout"), None)).await;
+    }
+    // SQLite waits for the lock for seconds: all that will be asked for has been by then.
+    wait_until("it has said that it cannot write", PATIENCE, || {
+        projector.stderr().contains("database is locked")
+    });
+    let taken = proxy.forwarded();
+    assert!(taken < 10 << 20, "{taken} bytes were taken");
+    drop(lock);
+    wait_until("all is projected", PATIENCE, || position(&db) == 21);
+    assert!(projector.terminate().success());
+    assert_eq!(
+        one(
+            &db,
+            "SELECT count(*) FROM execution_results WHERE length(stdout) = 2097152"
+        ),
+        20
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn outputs_of_old_messages_that_are_not_there_are_gone_at_once() {
     let mut server = NatsServer::start();

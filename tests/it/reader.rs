@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::harness::projector::{catch_up, place, run, run_with, text};
 use crate::harness::*;
 use crate::survives::assert_all_there;
+use crate::writer::durable;
 
 const DURABLE: &str = "results_projector_results";
 
@@ -554,4 +555,92 @@ async fn what_is_not_acked_in_time_comes_again_and_is_dropped() {
     assert!(projector.terminate().success());
     assert_eq!(rows(&db), 2_500);
     check_i3(&db);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redelivery_of_what_is_not_committed_is_not_acked() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let planned = small(50, 300);
+    publish(&js, &planned[..100]).await.unwrap();
+    let (_folder, db) = place();
+    let env = [("RESULTS_PROJECTOR_SOURCE_ACK_WAIT", "1 s")];
+    let projector = Projector::start_with(&db, &server.url(), &["run"], &env);
+    wait_until("it reads", PATIENCE, || position(&db) == 100);
+    let lock = rusqlite::Connection::open(&db).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    publish(&js, &planned[100..]).await.unwrap();
+    let redelivered = async {
+        while durable(&js).await.num_redelivered == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, redelivered)
+        .await
+        .expect("the server delivers again");
+    // The answer to a check proves that everything which came before it was judged.
+    wait_until("it has said that it cannot write", PATIENCE, || {
+        projector.stderr().contains("database is locked")
+    });
+    assert_eq!(durable(&js).await.ack_floor.stream_sequence, 100);
+    drop(lock);
+    wait_until("all is projected", PATIENCE, || position(&db) == 300);
+    assert!(projector.terminate().success());
+    assert_all_there(&db, &planned);
+    check_i3(&db);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_published_while_the_reader_looks_at_itself_is_no_gap() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    publish(&js, &small(51, 10)).await.unwrap();
+    // A look asks several questions, one after the other: far from the server most of the time goes by between them.
+    let proxy = Proxy::start(server.address()).await;
+    let (_folder, db) = place();
+    let env = [("RESULTS_PROJECTOR_SOURCE_CHECK_INTERVAL", "100 ms")];
+    let projector = Projector::start_with(&db, &proxy.url(), &["run"], &env);
+    wait_until("it reads", PATIENCE, || position(&db) == 10);
+    proxy.delay(Duration::from_millis(40));
+    let planned = small(52, 30);
+    let mut dice = fleet::Dice::new(52);
+    for message in &planned {
+        publish(&js, std::slice::from_ref(message)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(250 + dice.below(200))).await;
+    }
+    wait_until("all is projected", PATIENCE, || position(&db) == 40);
+    assert!(projector.terminate().success());
+    assert_eq!(gaps(&db), []);
+    assert_eq!(rows(&db), 40);
+    check_i3(&db);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_behind_a_database_that_is_held_is_not_taken_into_memory() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let planned = small(53, 8_000);
+    publish(&js, &planned[..10]).await.unwrap();
+    let (_folder, db) = place();
+    let env = [
+        ("RESULTS_PROJECTOR_SOURCE_IN_FLIGHT_BYTES", "4 MiB"),
+        ("RESULTS_PROJECTOR_SOURCE_BATCH_MESSAGES", "100"),
+        ("RESULTS_PROJECTOR_SOURCE_CHECK_INTERVAL", "1 h"),
+    ];
+    let projector = Projector::start_with(&db, &server.url(), &["run"], &env);
+    wait_until("it reads", PATIENCE, || position(&db) == 10);
+    let lock = rusqlite::Connection::open(&db).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    publish(&js, &planned[10..]).await.unwrap();
+    // SQLite waits for the lock for seconds: all that will be asked for has been by then.
+    wait_until("it has said that it cannot write", PATIENCE, || {
+        projector.stderr().contains("database is locked")
+    });
+    let delivered = durable(&js).await.delivered.stream_sequence;
+    // 4 MiB hold 2,048 messages of nothing; the client has asked for some more.
+    assert!(delivered <= 2_500, "{delivered} messages were taken");
+    drop(lock);
+    wait_until("all is projected", PATIENCE, || position(&db) == 8_000);
+    assert!(projector.terminate().success());
+    assert_all_there(&db, &planned);
 }

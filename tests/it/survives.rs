@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::harness::fleet::Dice;
 use crate::harness::projector::{catch_up, place};
 use crate::harness::{self, *};
+use crate::writer::durable;
 
 /// Every planned result is a row whose outputs have their hashes; other rows are of runs that started.
 pub fn assert_all_there(db: &Path, planned: &[Planned]) {
@@ -197,9 +198,102 @@ async fn sigterm_ends_it_within_five_seconds_with_everything_in_hand_committed()
         !db.with_extension("db-wal").exists(),
         "a clean stop leaves no log behind"
     );
+    assert_eq!(
+        durable(&js).await.ack_floor.stream_sequence,
+        position(&db),
+        "the last commit is acked"
+    );
     check_i3(&db);
     catch_up(&db, &server.url());
     assert_all_there(&db, &planned);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_group_in_hand_when_it_is_stopped_is_committed_and_acked() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let planned = plan(
+        16,
+        &Profile {
+            results: 200,
+            ..Profile::default()
+        },
+    );
+    publish(&js, &planned[..100]).await.unwrap();
+    let (_folder, db) = place();
+    let projector = Projector::start(&db, &server.url());
+    wait_until("it writes", PATIENCE, || position(&db) == 100);
+    // The writer waits for somebody's lock, the group in hand.
+    let lock = rusqlite::Connection::open(&db).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    publish(&js, &planned[100..]).await.unwrap();
+    let delivered = async {
+        while durable(&js).await.num_ack_pending < 100 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, delivered)
+        .await
+        .expect("all is delivered");
+    // The reader has ended by then; the sooner the lock goes, the less this can show.
+    let released = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        drop(lock);
+    });
+    assert!(projector.terminate().success());
+    released.join().unwrap();
+    assert_eq!(durable(&js).await.ack_floor.stream_sequence, position(&db));
+    check_i3(&db);
+}
+
+/// What a database says of RESULTS: rows, lines of messages, the position.
+fn told(db: &Path) -> (i64, i64, u64) {
+    let count = |table: &str| one(db, &format!("SELECT count(*) FROM {table}"));
+    (
+        count("execution_results"),
+        count("projector_results"),
+        position(db),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_just_before_a_commit_leaves_nothing_of_its_group_and_one_just_after_it_all() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let planned = plan(
+        15,
+        &Profile {
+            results: 1_000,
+            duplicate_permille: 20,
+            ..Profile::default()
+        },
+    );
+    let (first, rest) = planned.split_at(100);
+    publish(&js, first).await.unwrap();
+    let (_folder, db) = place();
+    catch_up(&db, &server.url());
+    let before = told(&db);
+    publish(&js, rest).await.unwrap();
+    let die_at = |point: &str| {
+        let mut projector = Projector::start_with(
+            &db,
+            &server.url(),
+            &["run"],
+            &[("RESULTS_PROJECTOR_DIE_AT", point)],
+        );
+        assert!(!projector.wait_exit(PATIENCE).success());
+        told(&db)
+    };
+    assert_eq!(die_at("before-commit"), before);
+    let after = die_at("after-commit");
+    assert!(after.2 > before.2 && after.1 as u64 == after.2, "{after:?}");
+    check_i3(&db);
+    catch_up(&db, &server.url());
+    assert_all_there(&db, &planned);
+    check_i3(&db);
+    let (_folder, undisturbed) = place();
+    catch_up(&undisturbed, &server.url());
+    assert_same(&db, &undisturbed);
 }
 
 /// The copy holds the consumers of an earlier process: no reason to believe that it has taken over.

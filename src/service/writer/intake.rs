@@ -108,3 +108,104 @@ pub(super) fn take_apart() -> Sender<Vec<Unit>> {
     }
     finished
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use tokio::sync::{oneshot, watch};
+
+    use super::super::super::work::{Entry, RepairWork};
+    use super::*;
+    use crate::projection::output::Output;
+    use crate::source::flow::Feedback;
+    use crate::store::output_book::Repair;
+    use crate::wire::output::{Attempt, Content};
+    use crate::wire::result::Field;
+    use crate::wire::sequence::StreamSeq;
+
+    fn limits(group_rows_max: usize, group_bytes_max: usize) -> WriterLimits {
+        WriterLimits {
+            group_rows_max,
+            group_bytes_max,
+            group_time_max: None,
+            wal_bytes_max: 1 << 30,
+            disk_reserve_bytes: 0,
+        }
+    }
+
+    fn gap(generation: u64) -> Entry {
+        Entry {
+            stream: StreamName::Results,
+            generation,
+            cargo: Cargo::Gap {
+                first: StreamSeq(1),
+                last: StreamSeq(1),
+                reason: "for a test",
+            },
+        }
+    }
+
+    fn repair(bytes: usize) -> Work {
+        let output = Output {
+            object: "q/PC-1/stdout".into(),
+            attempt: Attempt::Fetched {
+                content: Content::new(vec![b'x'; bytes].into()),
+                sha256: [0; 32],
+                verified: true,
+            },
+        };
+        let repair = Repair {
+            result_id: "r".to_owned(),
+            field: Field::Stdout,
+            output,
+        };
+        Work::Repair(Box::new(RepairWork {
+            repair,
+            permit: None,
+            done: oneshot::channel().0,
+        }))
+    }
+
+    /// How many of these works join a group under these limits.
+    fn joined(limits: &WriterLimits, waiting: Vec<Work>) -> usize {
+        let (sender, works) = channel();
+        let mut intake = Intake {
+            works,
+            left_over: VecDeque::new(),
+            chores: VecDeque::new(),
+            put_back: None,
+        };
+        for work in waiting {
+            sender.send(work).unwrap();
+        }
+        let (mut group, mut bytes) = (Vec::new(), 0);
+        intake.add_waiting(limits, &mut group, &mut bytes);
+        assert_eq!(bytes, group.iter().map(Unit::bytes).sum::<usize>());
+        group.len()
+    }
+
+    #[test]
+    fn a_group_takes_no_more_than_its_rows_and_its_bytes_and_one_item_over() {
+        let many = |bytes: usize| (0..50).map(|_| repair(bytes)).collect::<Vec<_>>();
+        assert_eq!(joined(&limits(1_000, 1 << 20), many(10)), 50);
+        assert_eq!(joined(&limits(7, 1 << 20), many(10)), 7);
+        assert_eq!(joined(&limits(1_000, 100), many(10)), 10);
+        assert_eq!(joined(&limits(1_000, 95), many(10)), 10);
+    }
+
+    #[test]
+    fn an_item_of_an_older_opening_is_not_current_and_everything_else_is() {
+        let (generation, current) = watch::channel(3);
+        let lane = Lane::new(current, watch::channel(Feedback::default()).0);
+        let lanes = BTreeMap::from([(StreamName::Results, lane)]);
+        let is = |of: u64| is_current(&lanes, &Unit::Entry(gap(of)));
+        assert!(!is(2) && is(3));
+        generation.send_replace(4);
+        assert!(!is(3));
+        let Work::Repair(repair) = repair(1) else {
+            unreachable!()
+        };
+        assert!(is_current(&lanes, &Unit::Repair(repair)));
+    }
+}

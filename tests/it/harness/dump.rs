@@ -124,7 +124,8 @@ pub fn assert_same(one: &Path, other: &Path) {
     );
 }
 
-/// I3: every sequence up to the position is accounted for, in every incarnation.
+/// I3: every sequence up to the position is accounted for, in every incarnation, each gap is told, and no message was
+/// entered twice (I1).
 pub fn check_i3(db: &Path) {
     let conn = open(db);
     let mut statement = conn
@@ -140,7 +141,24 @@ pub fn check_i3(db: &Path) {
             "{stream} incarnation {}",
             number(1)
         );
+        let told: i64 = conn
+            .query_row(
+                "SELECT coalesce(sum(last_seq - first_seq + 1), 0) FROM projector_gaps
+                 WHERE stream = ?1 AND incarnation = ?2",
+                rusqlite::params![stream, number(1)],
+                |row| row.get(0),
+            )
+            .unwrap();
+        assert_eq!(told, number(7), "gaps of {stream} incarnation {}", number(1));
     }
+    let twice: i64 = conn
+        .query_row(
+            "SELECT count(*) - count(DISTINCT incarnation || ' ' || stream_seq) FROM projector_results",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(twice, 0, "messages that were entered twice");
 }
 
 /// One number.

@@ -150,6 +150,7 @@ impl<'s> Group<'s> {
             let ledger = ours.then(Ledger::default);
             let prepare =
                 |statement: Result<_, _>| statement.map_err(StoreError::sqlite("prepare to write results"));
+            desk.orphans.look(conn, &manifests)?;
             Ok((
                 ledger,
                 prepare(rows::prepare_insert(conn))?,
@@ -240,7 +241,7 @@ impl<'s> Group<'s> {
         }
         self.enter_outputs(&row.result_id, message, entry, published)?;
         if let Some(job_id) = result.manifest_id.as_deref()
-            && (self.any_issues || self.manifests.job(job_id).is_some())
+            && (self.any_issues || self.manifests.job(job_id).is_some() || self.desk.orphans.has(job_id))
         {
             let evidence = Evidence {
                 incarnation,

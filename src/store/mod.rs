@@ -64,6 +64,7 @@ fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreE
             bytes_max: options.dead_letter_bytes_max,
         },
         shapes: derive::Shapes::default(),
+        orphans: derive::Orphans::default(),
         adopted: live && open::is_adopted(conn)?,
         scratch_ledgers: (!live).then_some(options.for_use == Use::LoadOn && report::has_ledgers(conn)?),
         deferred: options.for_use == Use::Load,

@@ -18,7 +18,10 @@ mod withdraw;
 use rusqlite::Connection;
 
 use self::evidence::Stored;
-use self::pairs::{Standing, begin, leave, pair_of, set_standing, standing, wait, waiting};
+use self::pairs::{
+    Standing, begin, leave, pair_of, set_standing, standing, standing_under, under, under_several, wait,
+    waiting,
+};
 use self::parts::Parts;
 use super::StoreError;
 use crate::projection::issue::IssueCode;
@@ -28,8 +31,8 @@ use crate::wire::result::Field;
 pub use evidence::OwnedPair;
 pub(super) use evidence::{Evidence, Pair, Presence};
 pub(super) use explode::prepare_affinity;
-pub(super) use pairs::waiting_pairs;
 pub use pairs::{DuePair, PairCounts, due_pairs, pair_counts};
+pub(super) use pairs::{Orphans, waiting_pairs};
 pub(super) use shape::Shapes;
 
 /// Waiting results of one pair that are applied in one transaction; the rest follows in the next.
@@ -107,28 +110,32 @@ impl Deriver<'_> {
             issues::keep(self.conn, pair, || named(job))?;
         }
         let Some(job) = job else {
-            return Ok(());
+            return under_several(self.conn, pair);
         };
         if let Some(reason) = &job.undecodable {
             let report = vec![(IssueCode::ManifestUndecodable, reason.clone())];
-            return issues::replace(self.conn, evidence, MANIFEST, &report);
+            issues::replace(self.conn, evidence, MANIFEST, &report)?;
+            return under_several(self.conn, pair);
         }
         let Some(hints) = job.hints.as_deref() else {
-            return Ok(());
+            return under_several(self.conn, pair);
         };
         if evidence.needs(hints).is_none() {
             return Ok(());
         }
         let waits = evidence.waits(hints);
-        let standing = match standing(self.conn, pair)? {
-            Some(standing) => standing,
+        let (standing, same_hints) = match standing_under(self.conn, pair, &hints.hash)? {
+            Some(found) => found,
             None => {
                 let first = if self.adopted { 0 } else { entry };
                 begin(self.conn, pair, &hints.hash, first)?;
-                Standing::Settled
+                (Standing::Settled, true)
             }
         };
         if standing == Standing::Settled && !waits {
+            if !same_hints {
+                under(self.conn, pair, &hints.hash)?;
+            }
             return self.parts(Mode::WithHistory).apply(hints, evidence);
         }
         if standing == Standing::Settled {
@@ -165,10 +172,13 @@ impl Deriver<'_> {
                 let evidence = stored.evidence();
                 match hints {
                     Some(hints) if evidence.waits(hints) => return Ok(false),
-                    Some(hints) => self.parts(Mode::WithHistory).apply(hints, &evidence)?,
+                    Some(hints) => {
+                        under(self.conn, borrowed, &hints.hash)?;
+                        self.parts(Mode::WithHistory).apply(hints, &evidence)?;
+                    }
                     // The manifest may be there again before the output is.
                     None if evidence.is_owed() => return Ok(false),
-                    None => {}
+                    None => under_several(self.conn, borrowed)?,
                 }
             }
             leave(self.conn, borrowed, entry)?;

@@ -1,11 +1,13 @@
 //! The books of pairs: where each stands, which of its results wait (`projector_derivations`, `projector_waiting`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::{StoreError, adoption};
 use super::evidence::{OwnedPair, Pair};
+use crate::projection::manifests::Manifests;
 
 /// A pair that is due, with the entries of its results in `projector_results`.
 #[derive(Clone, Debug)]
@@ -69,6 +71,25 @@ pub(super) fn standing(conn: &Connection, pair: Pair<'_>) -> Result<Option<Stand
         .map_err(StoreError::sqlite(format_args!("look up {pair}")))
 }
 
+/// Where a pair stands, and whether all of it was derived under these hints.
+pub(super) fn standing_under(
+    conn: &Connection,
+    pair: Pair<'_>,
+    hints_hash: &str,
+) -> Result<Option<(Standing, bool)>, StoreError> {
+    conn.prepare_cached(
+        "SELECT state, hints_hash = ?3 FROM projector_derivations WHERE job_id = ?1 AND pc_id = ?2",
+    )
+    .and_then(|mut select| {
+        select
+            .query_row([pair.job_id, pair.pc_id, hints_hash], |row| {
+                Ok((Standing::parse(row.get_ref(0)?.as_str()?), row.get(1)?))
+            })
+            .optional()
+    })
+    .map_err(StoreError::sqlite(format_args!("look up {pair}")))
+}
+
 /// The first result that was derived of a pair; 0 where others may have derived older ones.
 pub(super) fn first_entry(conn: &Connection, pair: Pair<'_>) -> Result<i64, StoreError> {
     conn.prepare_cached("SELECT first_entry FROM projector_derivations WHERE job_id = ?1 AND pc_id = ?2")
@@ -89,6 +110,69 @@ pub(super) fn begin(
     .and_then(|mut insert| insert.execute(params![pair.job_id, pair.pc_id, hints_hash, first_entry]))
     .map_err(StoreError::sqlite(format_args!("begin to derive {pair}")))?;
     Ok(())
+}
+
+/// In place of the hash of a pair's hints once it was derived under others in between: it stands under older ones whatever
+/// the manifest says now, until it is derived anew.
+const SEVERAL: &str = "several";
+
+/// Notes under which hints a further result of a pair is derived.
+pub(super) fn under(conn: &Connection, pair: Pair<'_>, hints_hash: &str) -> Result<(), StoreError> {
+    conn.prepare_cached(
+        "UPDATE projector_derivations SET hints_hash = ?4
+         WHERE job_id = ?1 AND pc_id = ?2 AND hints_hash <> ?3 AND hints_hash <> ?4",
+    )
+    .and_then(|mut update| update.execute([pair.job_id, pair.pc_id, hints_hash, SEVERAL]))
+    .map_err(StoreError::sqlite(format_args!(
+        "note the hints that {pair} stands under"
+    )))?;
+    Ok(())
+}
+
+/// Notes that a result of a pair was derived under no hints at all.
+pub(super) fn under_several(conn: &Connection, pair: Pair<'_>) -> Result<(), StoreError> {
+    under(conn, pair, SEVERAL)
+}
+
+/// Jobs with pairs that were derived and with no hints in force: their results are looked at though no manifest asks.
+#[derive(Debug, Default)]
+pub(in super::super) struct Orphans {
+    of: Option<Arc<Manifests>>,
+    jobs: BTreeSet<String>,
+}
+
+impl Orphans {
+    /// Looks again when other manifests have come into force: while they are the same, only jobs with hints gain pairs.
+    pub(in super::super) fn look(
+        &mut self,
+        conn: &Connection,
+        manifests: &Arc<Manifests>,
+    ) -> Result<(), StoreError> {
+        if self
+            .of
+            .as_ref()
+            .is_some_and(|known| Arc::ptr_eq(known, manifests))
+        {
+            return Ok(());
+        }
+        let read = || -> Result<Vec<String>, rusqlite::Error> {
+            conn.prepare("SELECT DISTINCT job_id FROM projector_derivations")?
+                .query_map([], |row| row.get(0))?
+                .collect()
+        };
+        self.jobs = read()
+            .map_err(StoreError::sqlite("read which jobs have pairs"))?
+            .into_iter()
+            .filter(|job| manifests.hints(job).is_none())
+            .collect();
+        self.of = Some(manifests.clone());
+        Ok(())
+    }
+
+    /// Whether the job is one of them.
+    pub(in super::super) fn has(&self, job_id: &str) -> bool {
+        !self.jobs.is_empty() && self.jobs.contains(job_id)
+    }
 }
 
 pub(super) fn set_standing(conn: &Connection, pair: Pair<'_>, standing: Standing) -> Result<(), StoreError> {

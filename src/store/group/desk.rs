@@ -2,7 +2,7 @@
 
 use super::super::carry::Foreknowledge;
 use super::super::completions::TriggerWatch;
-use super::super::derive::Shapes;
+use super::super::derive::{Orphans, Shapes};
 use crate::wire::sequence::StreamSeq;
 
 /// See the module's words.
@@ -11,6 +11,7 @@ pub(in super::super) struct Desk {
     pub(in super::super) triggers: TriggerWatch,
     pub(in super::super) letters: LetterRoom,
     pub(in super::super) shapes: Shapes,
+    pub(in super::super) orphans: Orphans,
     /// The backend's own file.
     pub(in super::super) adopted: bool,
     /// In a scratch, where no trigger fires: whether the ledgers are written with each group.

@@ -108,3 +108,61 @@ async fn a_job_that_gains_an_inventory_is_not_taken_for_one_that_was_deleted() {
         assert_eq!(assert_proved(db, &url)["not_compared"], json!({}));
     }
 }
+
+/// Its results in between were derived under others, or under none: what there is is not what these hints make of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn hints_that_went_and_came_back_are_older_hints_until_derived_anew() {
+    for (seed, meanwhile) in [(542, "other hints"), (543, "no manifest"), (544, "no document")] {
+        let server = NatsServer::start();
+        let (js, url) = (server.fleet().await, server.url());
+        put_manifests(&js).await.unwrap();
+        let jobs = js.get_key_value("jobs").await.unwrap();
+        let profile = Profile {
+            missing: 0,
+            missing_scans: 0,
+            ..Profile::everything(300)
+        };
+        let planned = plan(seed, &profile);
+        let (_folder, db) = place();
+        for (number, part) in planned.chunks(planned.len().div_ceil(3)).enumerate() {
+            let now = if number == 1 { meanwhile } else { "" };
+            match now {
+                "other hints" => {
+                    let mut other = manifest(DISKS);
+                    other["inventory"]["history_scalars"] = json!(["disk_count", "hostname"]);
+                    put_manifest(&js, DISKS, &other).await;
+                }
+                "no manifest" => jobs.delete(DISKS).await.unwrap(),
+                "no document" => drop(jobs.put(DISKS, "{".into()).await.unwrap()),
+                _ => put_manifest(&js, DISKS, &manifest(DISKS)).await,
+            }
+            publish(&js, part).await.unwrap();
+            catch_up(&db, &url);
+        }
+        let pairs = one(
+            &db,
+            &format!(
+                "SELECT count(*) FROM projector_derivations WHERE job_id = '{DISKS}' AND hints_hash = 'several'"
+            ),
+        );
+        assert!(pairs > 0, "{meanwhile}");
+        let said = assert_proved(&db, &url);
+        assert_eq!(
+            said["not_compared"],
+            json!({"older hints": pairs}),
+            "{meanwhile}: {said:#}"
+        );
+        asked(&db, &url, &["replay", "--job", DISKS], 0);
+        let (_folder, anew) = place();
+        catch_up(&anew, &url);
+        // Deadlines were made of the manifest in force when the run began.
+        let derived = |db: &Path| -> Vec<String> {
+            let all = dump(db).into_iter();
+            all.filter(|line| !line.starts_with("execution_results"))
+                .collect()
+        };
+        assert_equal(&derived(&db), &derived(&anew), meanwhile);
+        assert_eq!(assert_proved(&db, &url)["not_compared"], json!({}), "{meanwhile}");
+        assert_replay_changes_nothing(&db, &url, &[]);
+    }
+}

@@ -17,7 +17,12 @@ pub(crate) fn run(data: &[u8]) {
         static FOLDER: OnceCell<tempfile::TempDir> = const { OnceCell::new() };
     }
     FOLDER.with(|folder| {
-        let folder = folder.get_or_init(|| tempfile::tempdir().unwrap());
+        // In memory, where there is such a place.
+        let folder = folder.get_or_init(|| {
+            tempfile::tempdir_in("/dev/shm")
+                .or_else(|_| tempfile::tempdir())
+                .unwrap()
+        });
         let parts = parts(data);
         let environment = parts
             .get(1)

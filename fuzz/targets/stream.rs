@@ -162,6 +162,7 @@ impl Case {
         let messages = case["messages"].as_array()?.iter().take(MESSAGES_MAX);
         let sent = messages.filter_map(|message| {
             let stream = StreamName::parse(message["stream"].as_str()?)?;
+            let subject = message["subject"].as_str()?.to_owned();
             let published = message["published"]
                 .as_str()
                 .and_then(|text| Timestamp::parse_wire(text).ok());
@@ -177,7 +178,7 @@ impl Case {
             Some(Sent {
                 stream,
                 seq: StreamSeq(*seq),
-                subject: message["subject"].as_str()?.to_owned(),
+                subject,
                 published: Timestamp::from_unix_nanos(nanos),
                 payload: payload(message).into(),
             })

@@ -12,12 +12,27 @@ use results_projector::config::{Config, ConfigError};
 use super::model::assert_one_line;
 use super::parts;
 
+const SECTIONS: [&str; 7] = [
+    "store.",
+    "nats.",
+    "source.",
+    "outputs.",
+    "group.",
+    "dead_letters.",
+    "log.",
+];
+
 pub(crate) fn run(data: &[u8]) {
     thread_local! {
         static FOLDER: OnceCell<tempfile::TempDir> = const { OnceCell::new() };
     }
     FOLDER.with(|folder| {
-        let folder = folder.get_or_init(|| tempfile::tempdir().unwrap());
+        // In memory, where there is such a place.
+        let folder = folder.get_or_init(|| {
+            tempfile::tempdir_in("/dev/shm")
+                .or_else(|_| tempfile::tempdir())
+                .unwrap()
+        });
         let parts = parts(data);
         let environment = parts
             .get(1)
@@ -76,11 +91,10 @@ fn meant(config: &Config) {
 /// What `config show` prints is the configuration: written as a file, it is read as the same. Only what stands in a URL
 /// before the host is hidden.
 fn shown(config: &Config, path: &Path, file: &[u8]) {
-    let lines = file.iter().filter(|byte| **byte == b'\n').count() + 1;
     let mut text = String::new();
     for setting in config.shown() {
         if let Some(rest) = setting.origin.strip_prefix(&format!("file {}:", path.display())) {
-            assert!((1..=lines).contains(&rest.parse().unwrap()), "{}", setting.origin);
+            assert_stands_there(setting.key, rest, file);
         }
         let Some(value) = &setting.value else { continue };
         let value = if setting.key == "nats.url" {
@@ -130,32 +144,33 @@ fn quoted(text: &str) -> String {
     format!("\"{escaped}\"")
 }
 
+/// A setting stands in the line that is named, by its last name. Escapes may hide it.
+fn assert_stands_there(key: &str, line: &str, file: &[u8]) {
+    let number: usize = line.parse().unwrap_or_else(|_| panic!("no line in {line:?}"));
+    let lines: Vec<&[u8]> = file.split(|byte| *byte == b'\n').collect();
+    let line = number.checked_sub(1).and_then(|at| lines.get(at));
+    let line = String::from_utf8_lossy(line.unwrap_or_else(|| panic!("line {number} of {}", lines.len())));
+    let name = key.rsplit('.').next().unwrap_or_default();
+    assert!(
+        line.contains(name) || line.contains('\\'),
+        "no {key} in line {number}: {line}"
+    );
+}
+
 fn names_the_place(error: &str, path: &Path, file: &[u8]) {
     assert_one_line(error);
-    let lines = file.iter().filter(|byte| **byte == b'\n').count() + 1;
     let path = path.display().to_string();
-    let place = error
-        .strip_prefix(&path)
-        .and_then(|rest| rest.strip_prefix(':'))
-        .and_then(|rest| rest.split(':').next());
-    if let Some(line) = place {
-        let line: usize = line.parse().unwrap_or_else(|_| panic!("no line in {error:?}"));
-        assert!((1..=lines).contains(&line), "line {line} of {lines}: {error}");
+    if let Some(place) = error.strip_prefix(&path).and_then(|rest| rest.strip_prefix(':')) {
+        let mut words = place.split(": ");
+        let (line, key) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let is_setting = |key: &str| SECTIONS.iter().any(|section| key.starts_with(section));
+        assert_stands_there(if is_setting(key) { key } else { "" }, line, file);
         return;
     }
     // Else a variable, the name of a setting, or the whole file.
     let starts = |beginning: &str| error.starts_with(beginning);
-    let sections = [
-        "store.",
-        "nats.",
-        "source.",
-        "outputs.",
-        "group.",
-        "dead_letters.",
-        "log.",
-    ];
     assert!(
-        starts("environment ") || error.contains(&path) || sections.iter().any(|section| starts(section)),
+        starts("environment ") || error.contains(&path) || SECTIONS.iter().any(|section| starts(section)),
         "no place in {error:?}"
     );
 }

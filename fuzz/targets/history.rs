@@ -277,10 +277,10 @@ fn told(spec: &ExplodeSpec, old: &[Vec<Cell>], new: &[Element<'_>], events: &[Ev
         let mut order = Vec::new();
         for row in rows {
             let identity = owned(spec, &row);
-            if !first.contains_key(&identity) {
-                order.push(identity.clone());
-                first.insert(identity, row);
-            }
+            first.entry(identity.clone()).or_insert_with(|| {
+                order.push(identity);
+                row
+            });
         }
         (first, order)
     };

@@ -13,8 +13,11 @@ mod results;
 mod starts;
 mod stream;
 
-/// Every target by its name, which is also that of its folders under `corpus`, `findings` and `dictionaries`.
-pub(crate) const TARGETS: [(&str, fn(&[u8])); 10] = [
+/// A target's name, which is also that of its folders under `corpus`, `findings` and `dictionaries`, and what it runs.
+pub(crate) type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub(crate) const TARGETS: [Target; 10] = [
     ("config", config::run),
     ("fences", fences::run),
     ("hints", hints::run),

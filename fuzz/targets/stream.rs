@@ -93,11 +93,14 @@ fn compare(case: &Case, folder: &Path, empty: &[u8]) {
     sent.sort_by_key(|sent| std::cmp::Reverse(sent.stream));
     ordered.together(&sent);
     let (found, found_dead) = ordered.end();
-    same(
-        &found,
-        &expected,
-        "in another order between the streams, in one transaction",
-    );
+    let how = "in another order between the streams, in one transaction";
+    if case.agrees_on_pcs() {
+        same(&found, &expected, how);
+    } else {
+        // Each name that a row's PC has had is in the ledgers, as the backend's triggers would have it (contract §6.5), and
+        // which those are is a matter of order. No agent sends such a pair.
+        same(&without_ledgers(&found), &without_ledgers(&expected), how);
+    }
     assert_eq!(found_dead, dead, "dead letters");
 
     if !case.objects.is_empty() {
@@ -125,7 +128,39 @@ fn same(found: &str, expected: &str, how: &str) {
     }
 }
 
+/// The dump without its two ledgers.
+fn without_ledgers(dump: &str) -> String {
+    let mut is_ledger = false;
+    let kept = dump.lines().filter(|line| {
+        if line.starts_with('{') {
+            is_ledger = line.starts_with("{\"table\":\"job_");
+        }
+        !is_ledger
+    });
+    kept.map(|line| format!("{line}\n")).collect()
+}
+
 impl Case {
+    /// Whether no start event and result of one run name two PCs.
+    fn agrees_on_pcs(&self) -> bool {
+        let mut started = BTreeMap::new();
+        let mut ended = Vec::new();
+        for sent in &self.sent {
+            match decode(sent.stream, &sent.subject, &sent.payload) {
+                Message::Started(event) => {
+                    started.entry(event.result_id.to_string()).or_insert(event.pc_id);
+                }
+                Message::Result { result } => {
+                    ended.push((result.result.row_key().into_owned(), result.result.pc_id));
+                }
+                _ => {}
+            }
+        }
+        ended
+            .iter()
+            .all(|(id, pc_id)| started.get(id).is_none_or(|started| started == pc_id))
+    }
+
     fn read(case: &Value) -> Option<Self> {
         let documents: Vec<(String, Bytes)> = case["kv_jobs"]
             .as_object()
@@ -162,6 +197,7 @@ impl Case {
         let messages = case["messages"].as_array()?.iter().take(MESSAGES_MAX);
         let sent = messages.filter_map(|message| {
             let stream = StreamName::parse(message["stream"].as_str()?)?;
+            let subject = message["subject"].as_str()?.to_owned();
             let published = message["published"]
                 .as_str()
                 .and_then(|text| Timestamp::parse_wire(text).ok());
@@ -177,7 +213,7 @@ impl Case {
             Some(Sent {
                 stream,
                 seq: StreamSeq(*seq),
-                subject: message["subject"].as_str()?.to_owned(),
+                subject,
                 published: Timestamp::from_unix_nanos(nanos),
                 payload: payload(message).into(),
             })

@@ -160,10 +160,11 @@ impl Layers {
     }
 
     pub(super) fn count(&self, key: &str) -> Result<usize, ConfigError> {
-        self.text(key)
-            .trim()
-            .parse()
-            .map_err(|_| self.wrong(key, "expected a whole number"))
+        // Sums of these must not overflow.
+        let number = self.text(key).trim().parse::<u32>().ok();
+        number
+            .and_then(|number| usize::try_from(number).ok())
+            .ok_or_else(|| self.wrong(key, "expected a whole number of at most 4294967295"))
     }
 
     pub(super) fn one_of(&self, key: &str, words: &[&str]) -> Result<&str, ConfigError> {
@@ -184,7 +185,11 @@ impl Layers {
     }
 
     fn wrong(&self, key: &str, expected: &str) -> ConfigError {
-        ConfigError(format!("{}: {:?}: {expected}", self.place(key), self.text(key)))
+        ConfigError(format!(
+            "{}: {}: {expected}",
+            self.place(key),
+            quoted(self.text(key))
+        ))
     }
 
     pub(super) fn shown(&self) -> Vec<Shown> {
@@ -256,9 +261,15 @@ fn unknown(path: &Path, line: usize, key: &str) -> ConfigError {
         .min_by_key(|known| distance(key, known))
         .unwrap_or_default();
     ConfigError(format!(
-        "{}:{line}: unknown setting {key:?}; the nearest is {nearest} (`config show` lists all)",
-        path.display()
+        "{}:{line}: unknown setting {}; the nearest is {nearest} (`config show` lists all)",
+        path.display(),
+        quoted(key)
     ))
+}
+
+/// What was written, in a message of one line: quoted, escaped, cut.
+pub(super) fn quoted(text: &str) -> String {
+    format!("{:?}", text.chars().take(80).collect::<String>())
 }
 
 /// Edits between two words.

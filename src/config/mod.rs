@@ -265,7 +265,10 @@ impl Config {
         {
             return refuse(
                 "source.consumer_prefix",
-                format!("{prefix:?} cannot begin a consumer's name; use ASCII letters, digits, '_' and '-'"),
+                format!(
+                    "{} cannot begin a consumer's name; use ASCII letters, digits, '_' and '-'",
+                    layers::quoted(prefix)
+                ),
             );
         }
         if self.source.heartbeat * 2 > self.source.expires {

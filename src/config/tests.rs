@@ -93,6 +93,10 @@ fn a_wrong_value_is_refused_with_place_key_value_and_what_was_expected() {
             "[group]\nmax_bytes = \"many\"\n",
             "group.max_bytes: \"many\": expected a size",
         ),
+        (
+            "[source]\nbatch_messages = 4294967296\n",
+            "source.batch_messages: \"4294967296\": expected a whole number of at most",
+        ),
         ("[store]\nsynchronous = \"off\"\n", "expected one of full, normal"),
         ("[group\n", "config.toml:1"),
         (
@@ -117,6 +121,20 @@ fn a_wrong_value_is_refused_with_place_key_value_and_what_was_expected() {
     ] {
         let text = refusal(file);
         assert!(text.contains(wanted), "{file:?} gave {text:?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said_in_one_line_however_long_it_is() {
+    let long = "\u{1b}[2J\n".repeat(1_000);
+    let toml = toml::Value::String(long).to_string();
+    for file in [
+        format!("[group]\nmax_bytes = {toml}\n"),
+        format!("[source]\nconsumer_prefix = {toml}\n"),
+        format!("[store]\n{} = 1\n", "a".repeat(5_000)),
+    ] {
+        let text = refusal(&file);
+        assert!(text.len() < 700 && !text.contains(char::is_control), "{text:?}");
     }
 }
 

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use results_projector::cli::{Cli, Command, ConfigCommand, DeadLetters, GlobalArgs, Outputs};
-use results_projector::commands::{self, CommandError};
+use results_projector::commands::{self, CommandError, Lines};
 use results_projector::config::Config;
 use results_projector::observe::logging;
+use results_projector::wire::inert::inert;
 
 /// For SQLite's memory too (the crate's feature `override`). The system's allocator gives memory back to the kernel and
 /// asks for it again all the while, as messages are made on one thread and freed on another by the ten thousand.
@@ -15,7 +16,10 @@ use results_projector::observe::logging;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => refuse(&error),
+    };
     let outcome = Config::load(&cli.global, &|name| std::env::var(name).ok())
         .map_err(CommandError::from)
         .and_then(|config| execute(&cli.global, &config, cli.command));
@@ -25,9 +29,23 @@ fn main() -> ExitCode {
             let code = error.exit_code();
             if code != 0 {
                 // Nobody is left to tell when this fails.
-                let _told = writeln!(stderr(), "error: {error}");
+                let _told = writeln!(Lines(stderr()), "error: {error}");
             }
             ExitCode::from(code)
+        }
+    }
+}
+
+/// Says what is wrong with the command line, and ends. What stands in it may have been copied from elsewhere: it is told as
+/// if it had been typed inert.
+fn refuse(error: &clap::Error) -> ! {
+    let typed = std::env::args_os().map(|arg| inert(&arg.to_string_lossy(), usize::MAX).into_owned());
+    match Cli::try_parse_from(typed) {
+        Err(error) => error.exit(),
+        Ok(_) => {
+            // Nobody is left to tell when this fails.
+            let _told = write!(Lines(stderr()), "{error}").and_then(|()| writeln!(stderr()));
+            std::process::exit(error.exit_code());
         }
     }
 }
@@ -66,7 +84,7 @@ fn dispatch(
     config: &Config,
     command: Command,
 ) -> Result<ExitCode, CommandError> {
-    let out = &mut stdout().lock();
+    let out = &mut Lines(stdout().lock());
     match command {
         Command::Run(args) => runtime.block_on(commands::run::run(config, &args, out))?,
         Command::Rebuild(args) => runtime.block_on(commands::rebuild::rebuild(config, &args, out))?,
@@ -86,7 +104,14 @@ fn dispatch(
             incarnation,
             json,
         }) => {
-            if !commands::dead_letters::show(config, &stream, seq, incarnation, json, out)? {
+            if !runtime.block_on(commands::dead_letters::show(
+                config,
+                &stream,
+                seq,
+                incarnation,
+                json,
+                out,
+            ))? {
                 return Ok(ExitCode::from(1));
             }
         }

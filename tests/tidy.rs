@@ -12,7 +12,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("projection", &["wire"]),
     ("source", &["wire", "config"]),
     ("store", &["projection", "wire"]),
-    ("observe", &["config"]),
+    ("observe", &["config", "wire"]),
     ("service", &["source", "store", "projection", "wire", "config"]),
     (
         "commands",

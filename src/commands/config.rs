@@ -7,6 +7,9 @@ use serde_json::json;
 use super::{CommandError, JSON_VERSION, text};
 use crate::config::Config;
 
+/// Characters of a value, or of where it came from, that `show` prints without `--json`.
+const VALUE_MAX: usize = 400;
+
 /// Says that the configuration is good.
 ///
 /// # Errors
@@ -48,8 +51,11 @@ pub fn show(config: &Config, as_json: bool, out: &mut dyn Write) -> Result<(), C
         .map(|shown| {
             vec![
                 shown.key.to_owned(),
-                shown.value.clone().unwrap_or_else(|| "-".to_owned()),
-                shown.origin.clone(),
+                shown
+                    .value
+                    .as_deref()
+                    .map_or("-".to_owned(), |value| text::inert(value, VALUE_MAX)),
+                text::inert(&shown.origin, VALUE_MAX),
             ]
         })
         .collect();

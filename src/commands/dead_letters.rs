@@ -9,7 +9,7 @@ use super::asking::Hands;
 use super::{CommandError, JSON_VERSION, text, told};
 use crate::cli::LetterArgs;
 use crate::config::Config;
-use crate::service::books::{LetterKey, LetterLine, REQUEST_MAX, Request};
+use crate::service::books::{LetterKey, LetterLine, REQUEST_MAX, Request, fetch_letter};
 use crate::service::{alone, socket};
 use crate::store::dead_letters::{self, Place};
 use crate::store::read_only;
@@ -73,11 +73,11 @@ pub fn list(
     Ok(())
 }
 
-/// Shows one, whole. Returns false when there is none.
+/// Shows one, whole; a payload for which the book had no room as the stream holds it. Returns false when there is none.
 ///
 /// # Errors
 /// The database's, the output's, a name that is no stream.
-pub fn show(
+pub async fn show(
     config: &Config,
     of: &str,
     seq: u64,
@@ -86,11 +86,24 @@ pub fn show(
     out: &mut dyn Write,
 ) -> Result<bool, CommandError> {
     let of = stream(of)?;
-    let Some(shown) = dead_letters::show(&read_only(&config.store.path)?, of, StreamSeq(seq), incarnation)?
+    let Some(mut shown) =
+        dead_letters::show(&read_only(&config.store.path)?, of, StreamSeq(seq), incarnation)?
     else {
         let telling = writeln!(out, "no dead letter {of} {seq}");
         return told(telling.map_err(CommandError::from), false);
     };
+    let mut unavailable = None;
+    if shown.payload.is_none() {
+        let place = Place {
+            stream: of,
+            incarnation: shown.listed.incarnation,
+            seq: StreamSeq(seq),
+        };
+        match fetch_letter(&config.nats, place, &shown.listed.sha256).await {
+            Ok((headers, payload)) => (shown.headers, shown.payload) = (headers, Some(payload)),
+            Err(why) => unavailable = Some(why),
+        }
+    }
     let payload = shown.payload.as_deref().map(String::from_utf8_lossy);
     if as_json {
         use base64::Engine;
@@ -104,7 +117,7 @@ pub fn show(
             .and_then(|headers| serde_json::from_str(headers).ok());
         let document = json!({
             "schema_version": JSON_VERSION, "dead_letter": shown.listed, "headers": headers,
-            "payload_text": payload, "payload_base64": encoded,
+            "payload_text": payload, "payload_base64": encoded, "payload_unavailable": unavailable,
         });
         text::json(out, &document)?;
         return Ok(true);
@@ -133,11 +146,21 @@ pub fn show(
         writeln!(out, "{name:<10} {value}")?;
     }
     match payload {
+        Some(payload) => writeln!(
+            out,
+            "payload    {}{}",
+            text::inert(&payload, SHOWN_MAX),
+            if letter.payload_kept {
+                ""
+            } else {
+                "  (from the stream)"
+            }
+        )?,
         None => writeln!(
             out,
-            "payload    only the stream holds it: dead_letters.max_bytes was reached"
+            "payload    {}",
+            text::inert(&unavailable.unwrap_or_default(), SHOWN_MAX)
         )?,
-        Some(payload) => writeln!(out, "payload    {}", text::inert(&payload, SHOWN_MAX))?,
     }
     Ok(true)
 }

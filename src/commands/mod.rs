@@ -15,6 +15,8 @@ pub mod status;
 mod text;
 pub mod verify;
 
+pub use self::text::Lines;
+
 use thiserror::Error;
 
 use crate::config::ConfigError;

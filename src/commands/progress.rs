@@ -20,6 +20,9 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 /// On a terminal, the display moves this often.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 
+/// Characters of a line on a terminal that may hold text from outside.
+pub(super) const LINE_MAX: usize = 300;
+
 /// What is shown. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
@@ -101,7 +104,7 @@ impl Progress {
     fn say(&self, line: &str) {
         if self.terminal {
             // A terminal that cannot be written to shows nothing anyway.
-            let _said = self.bars.println(line);
+            let _said = self.bars.println(text::inert(line, LINE_MAX));
         } else if !self.quiet {
             tracing::info!("{line}");
         }
@@ -163,7 +166,8 @@ async fn follow(watched: Watched, forecast: &Forecast, bars: &MultiProgress, ter
                 let bar = shown.entry(*stream).or_insert_with(|| stream_bar(bars, *stream));
                 bar.set_length(end);
                 bar.set_position(at);
-                bar.set_message(reader.not_reading.clone().unwrap_or_default());
+                let why = reader.not_reading.as_deref().unwrap_or_default();
+                bar.set_message(text::inert(why, LINE_MAX));
             }
         }
         if !terminal && !quiet && last_line.elapsed() >= LINE_EVERY {

@@ -158,8 +158,15 @@ fn say(
         writeln!(
             out,
             "{database} is the backend's own file, and as it was. With the backend still stopped, put the new one in its \
-             place:\n  results-projector --db {database} rebuild --swap{keep_old}\nand start the backend. If {database} is \
-             written before that, this is refused: then rebuild again."
+             place:"
+        )?;
+        writeln!(
+            out,
+            "  results-projector --db {database} rebuild --swap{keep_old}"
+        )?;
+        writeln!(
+            out,
+            "and start the backend. If {database} is written before that, this is refused: then rebuild again."
         )?;
     }
     if let Some(kept) = &rebuilt.kept {

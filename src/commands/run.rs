@@ -8,8 +8,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::CommandError;
-use super::progress::counting;
+use super::progress::{LINE_MAX, counting};
+use super::{CommandError, text};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::service::pipeline::{self, RunOptions, ServiceError, Watched};
@@ -134,7 +134,7 @@ async fn progress(watched: Watched) {
         if ends > 0 || !say.is_empty() {
             bar.set_length(ends);
             bar.set_position(reached);
-            bar.set_message(say.clone());
+            bar.set_message(text::inert(&say, LINE_MAX));
         }
         if !terminal && last_line.elapsed() >= LINE_EVERY {
             last_line = tokio::time::Instant::now();

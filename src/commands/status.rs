@@ -150,7 +150,7 @@ async fn ask(config: &Config, adopted: bool) -> Result<Outside, String> {
     let connection = connect::once(&config.nats)
         .await
         .map_err(|error| error.to_string())?;
-    let js = opening::context(connection.client, config.nats.js_domain.as_deref());
+    let js = connection.js();
     let mut outside = Outside::default();
     for stream in STREAMS {
         let found = census(&js, stream).await.map_err(|error| error.to_string())?;
@@ -284,7 +284,10 @@ fn print(document: &Document, out: &mut dyn Write) -> Result<(), CommandError> {
         "dead       {} dead letters{}",
         document.dead_letters,
         if without > 0 {
-            format!(", {without} of them only in the stream")
+            format!(
+                ", {without} of them only in the stream, as long as it keeps them: dead_letters.max_bytes is reached; retry \
+                 or discard some, or raise it"
+            )
         } else {
             String::new()
         }

@@ -1,43 +1,47 @@
-//! Aligned, quiet text. Outside text is escaped: terminals obey control characters.
+//! Aligned, quiet text. What comes from outside is made inert (`wire::inert`), twice: each value where it is put into a
+//! line, which also bounds its length, and each line as a whole where it leaves ([`Lines`]), so that a value that was
+//! forgotten can still neither steer a terminal nor forge a line.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 
-/// Control characters as `\n`, `\u{1b}` and the like; all else as it is, cut after `max` characters.
+use crate::wire::inert;
+
+/// A value in a line: inert, and cut after `max` characters.
 pub(super) fn inert(text: &str, max: usize) -> String {
-    let mut shown = String::new();
-    for (index, c) in text.chars().enumerate() {
-        if index == max {
-            shown.push('…');
-            break;
-        }
-        if steers(c) {
-            shown.extend(c.escape_default());
-        } else {
-            shown.push(c);
-        }
+    inert::inert(text, max).into_owned()
+}
+
+/// Where commands print to. What one `writeln!` is given becomes one line, whatever stands in its values; bytes that are
+/// written as such ([`json`], the dump) are inert already.
+#[derive(Debug)]
+pub struct Lines<W>(pub W);
+
+impl<W: Write> Write for Lines<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
     }
-    shown
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+
+    fn write_fmt(&mut self, text: std::fmt::Arguments<'_>) -> io::Result<()> {
+        let text = text.to_string();
+        let (line, end) = text
+            .strip_suffix('\n')
+            .map_or((text.as_str(), ""), |line| (line, "\n"));
+        self.0.write_all(inert::inert(line, usize::MAX).as_bytes())?;
+        self.0.write_all(end.as_bytes())
+    }
 }
 
-/// Direction marks would turn the rest of the line around.
-fn steers(c: char) -> bool {
-    c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c)
-}
-
-/// Prints a document as JSON for people and programs. JSON itself escapes the first 32 control characters; the others
-/// that a terminal obeys occur in its texts only, where an escape means the same.
+/// Prints a document as JSON for people and programs: its texts read back as they are, and steer nothing.
 pub(super) fn json(out: &mut dyn Write, document: &impl Serialize) -> Result<(), super::CommandError> {
-    let mut shown = String::new();
-    for c in serde_json::to_string_pretty(document)?.chars() {
-        if c != '\n' && steers(c) {
-            shown.push_str(&format!("\\u{:04x}", u32::from(c)));
-        } else {
-            shown.push(c);
-        }
-    }
-    writeln!(out, "{shown}")?;
+    let shown = serde_json::to_string_pretty(document)?;
+    out.write_all(inert::inert_json(&shown).as_bytes())?;
+    out.write_all(b"\n")?;
     Ok(())
 }
 
@@ -102,25 +106,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn outside_text_cannot_steer_a_terminal() {
+    fn a_value_that_was_forgotten_forges_no_line() {
+        let mut out = Lines(Vec::new());
+        let forgotten = "a\n\u{1b}[31mdead 0\r";
+        writeln!(out, "issue {forgotten}").unwrap();
+        writeln!(out).unwrap();
+        json(&mut out, &"a\n\u{9b}").unwrap();
         assert_eq!(
-            inert("a\u{1b}[31mred\u{7}\n\u{202e}b", 100),
-            "a\\u{1b}[31mred\\u{7}\\n\\u{202e}b"
-        );
-        assert_eq!(inert("abcdef", 3), "abc…");
-    }
-
-    #[test]
-    fn json_cannot_steer_one_either_and_reads_back_the_same() {
-        let document = serde_json::json!({"a\u{9b}31m": ["\u{1b}[0m\n\u{7f}", "\u{202e}é"]});
-        let mut out = Vec::new();
-        json(&mut out, &document).unwrap();
-        let shown = String::from_utf8(out).unwrap();
-        assert!(!shown.chars().any(|c| c != '\n' && steers(c)), "{shown}");
-        assert!(shown.contains('é'));
-        assert_eq!(
-            serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
-            document
+            String::from_utf8(out.0).unwrap(),
+            "issue a\\n\\u{1b}[31mdead 0\\r\n\n\"a\\n\\u009b\"\n"
         );
     }
 

@@ -15,6 +15,8 @@ use crate::wire::time::Timestamp;
 
 /// Differences that are printed without `--json`.
 const SHOWN_MAX: usize = 100;
+/// Characters of a row's key.
+const KEY_MAX: usize = 800;
 
 /// Verifies; returns false when something differs.
 ///
@@ -161,7 +163,8 @@ fn line(difference: &Difference) -> String {
         .iter()
         .map(|(column, value)| format!("{column} {}", text::inert(value, 200)))
         .collect();
-    let place = format!("{} [{}]", text::inert(&difference.table, 64), key.join(", "));
+    let key = text::inert(&key.join(", "), KEY_MAX);
+    let place = format!("{} [{key}]", text::inert(&difference.table, 64));
     match &difference.kind {
         Kind::Missing => format!("missing: {place}"),
         Kind::Unexpected => format!("unexpected: {place}"),

@@ -56,6 +56,8 @@ pub struct Nats {
     pub password_file: Option<PathBuf>,
     /// JetStream domain.
     pub js_domain: Option<String>,
+    /// Subjects that answers come to begin with this.
+    pub inbox_prefix: String,
     /// Certificates to check the server's against.
     pub ca: Option<PathBuf>,
     /// Client certificate.
@@ -171,6 +173,7 @@ impl Config {
                 user: layers.optional("nats.user").map(str::to_owned),
                 password_file: path("nats.password_file"),
                 js_domain: layers.optional("nats.js_domain").map(str::to_owned),
+                inbox_prefix: layers.text("nats.inbox_prefix").to_owned(),
                 ca: path("nats.ca"),
                 cert: path("nats.cert"),
                 key: path("nats.key"),
@@ -268,6 +271,19 @@ impl Config {
                 format!(
                     "{} cannot begin a consumer's name; use ASCII letters, digits, '_' and '-'",
                     layers::quoted(prefix)
+                ),
+            );
+        }
+        let inbox = &self.nats.inbox_prefix;
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if inbox
+            .split('.')
+            .any(|token| token.is_empty() || !token.chars().all(plain))
+        {
+            return refuse(
+                "nats.inbox_prefix",
+                format!(
+                    "{inbox:?} cannot begin a subject; use ASCII letters, digits, '_' and '-', with dots between"
                 ),
             );
         }

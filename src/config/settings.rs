@@ -99,6 +99,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         "file with the user's password",
     ),
     nats("nats.js_domain", None, "nats-js-domain", "JetStream domain"),
+    plain(
+        "nats.inbox_prefix",
+        "_INBOX_results_projector",
+        "answers come to subjects that begin with this; outside _INBOX, which others may read",
+    ),
     nats(
         "nats.ca",
         Some("NATS_CA"),
@@ -190,7 +195,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     plain(
         "dead_letters.max_bytes",
         "1 GiB",
-        "payloads that the dead-letter book keeps; beyond it the stream holds them",
+        "payloads and headers that the dead-letter book keeps; beyond it the stream holds them",
     ),
     Setting {
         key: "log.format",

@@ -42,12 +42,12 @@ impl Alone {
     pub async fn start(config: &Config) -> Result<Self, ServiceError> {
         let store = Store::open(&config.store.path, &store_options(config), &owner())?;
         let connection = connect::once(&config.nats).await?;
-        let (_, manifests) = watch::channel(manifests_now(config, &connection).await?);
+        let (_, manifests) = watch::channel(manifests_now(&connection).await?);
         let (works, works_rx) = mpsc::channel();
         let bells = Bells::default();
         let fetcher = fetcher(config, &connection).await.map_err(ServiceError::Broken)?;
         let repairer = repairer(config, &fetcher, &works, &bells);
-        let books = books(config, &connection, &store, &repairer);
+        let books = books(&connection, &store, &repairer);
         let rederiver = Rederiver {
             database: store.path().to_owned(),
             works: works.clone(),

@@ -7,8 +7,9 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::source::asking::Js;
 use crate::source::connect::Connection;
-use crate::source::opening::{backend_is_projecting, context};
+use crate::source::opening::backend_is_projecting;
 
 /// What an operator is told, in the log and by `status`.
 pub const WARNING: &str = "the backend's own projector is consuming as well, so the same tables have two writers: which \
@@ -19,7 +20,7 @@ pub const WARNING: &str = "the backend's own projector is consuming as well, so 
 /// See the module's words.
 #[derive(Debug)]
 pub struct Beside {
-    js: async_nats::jetstream::Context,
+    js: Js,
     every: Duration,
 }
 
@@ -28,7 +29,7 @@ impl Beside {
     #[must_use]
     pub fn new(connection: &Connection, config: &Config) -> Self {
         Self {
-            js: context(connection.client.clone(), config.nats.js_domain.as_deref()),
+            js: connection.js(),
             every: config.source.check_interval,
         }
     }

@@ -5,16 +5,18 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 
-use async_nats::jetstream;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use super::repair::Repairer;
-use super::resolve::{decode, follow};
+use super::resolve::{decode, follow, headers_json};
 use super::work::{LetterOrder, LetterOutcome, LetterWork, Message, Work};
-use crate::source::census::message_at;
+use crate::config;
+use crate::source::asking::Js;
+use crate::source::census::{Held, message_at};
+use crate::source::connect;
 use crate::store::dead_letters::{self, Place, Shown};
 use crate::store::{Lines, StoreError, output_book, read_only};
 use crate::wire::kv::StreamName;
@@ -123,7 +125,7 @@ pub struct Books {
     /// To the writer.
     pub works: Sender<Work>,
     /// For payloads that only the stream holds.
-    pub js: jetstream::Context,
+    pub js: Js,
     /// Reads objects, with limits of its own.
     pub repairer: Repairer,
 }
@@ -201,7 +203,9 @@ impl Books {
             Timestamp::parse_stored(&letter.listed.published_at).unwrap_or(Timestamp::from_unix_nanos(0));
         let payload = match letter.payload {
             Some(payload) => Ok(Bytes::from(payload)),
-            None => self.payload(place, &letter.listed.sha256).await,
+            None => from_stream(&self.js, place, &letter.listed.sha256)
+                .await
+                .map(|held| held.payload),
         };
         let content = match payload {
             Ok(payload) => decode(place.stream, &letter.listed.subject, &payload),
@@ -211,25 +215,6 @@ impl Books {
             )),
         };
         (content, published)
-    }
-
-    /// Beyond `dead_letters.max_bytes` only the stream holds a payload; its hash says whether it still does.
-    async fn payload(&self, place: Place, sha256: &str) -> Result<Bytes, String> {
-        let payload = message_at(&self.js, place.stream, place.seq)
-            .await
-            .map_err(|error| {
-                format!("its payload is not in the book, and the stream does not answer: {error}")
-            })?
-            .ok_or("its payload is not in the book, and the stream does not hold the message any more")?
-            .payload;
-        if hex(&Sha256::digest(&payload)) == sha256 {
-            Ok(payload)
-        } else {
-            Err(
-                "its payload is not in the book, and the stream holds another message at its sequence"
-                    .to_owned(),
-            )
-        }
     }
 
     async fn discard_letters(&self, keys: &[LetterKey]) -> Result<Vec<LetterLine>, String> {
@@ -266,6 +251,36 @@ impl Books {
         self.repairer.attempt_all(owed).await;
         self.read(move |reader| reader.states(keys)).await
     }
+}
+
+/// Beyond `dead_letters.max_bytes` only the stream holds a payload; its hash says whether it still does.
+async fn from_stream(js: &Js, place: Place, sha256: &str) -> Result<Held, String> {
+    let held = message_at(js, place.stream, place.seq)
+        .await
+        .map_err(|error| format!("its payload is not in the book, and the stream does not answer: {error}"))?
+        .ok_or("its payload is not in the book, and the stream does not hold the message any more")?;
+    if hex(&Sha256::digest(&held.payload)) == sha256 {
+        Ok(held)
+    } else {
+        Err("its payload is not in the book, and the stream holds another message at its sequence".to_owned())
+    }
+}
+
+/// A letter's headers and payload as its stream holds them.
+///
+/// # Errors
+/// Why they cannot be had, in words.
+pub async fn fetch_letter(
+    nats: &config::Nats,
+    place: Place,
+    sha256: &str,
+) -> Result<(Option<String>, Vec<u8>), String> {
+    let connection = connect::once(nats)
+        .await
+        .map_err(|error| format!("its payload is not in the book, and {error}"))?;
+    let js = connection.js();
+    let held = from_stream(&js, place, sha256).await?;
+    Ok((headers_json(Some(&held.headers)), held.payload.to_vec()))
 }
 
 /// Reads the database beside the writer.

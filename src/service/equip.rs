@@ -13,7 +13,6 @@ use crate::projection::manifests::Manifests;
 use crate::source::connect::Connection;
 use crate::source::fetch::{FetchLimits, Fetcher};
 use crate::source::manifests::snapshot;
-use crate::source::opening::context;
 use crate::store::Store;
 
 /// Fetches what is owed, with limits of its own.
@@ -33,11 +32,11 @@ pub(super) fn repairer(
 }
 
 /// What operators ask for is done by.
-pub(super) fn books(config: &Config, connection: &Connection, store: &Store, repairer: &Repairer) -> Books {
+pub(super) fn books(connection: &Connection, store: &Store, repairer: &Repairer) -> Books {
     Books {
         database: store.path().to_owned(),
         works: repairer.works.clone(),
-        js: context(connection.client.clone(), config.nats.js_domain.as_deref()),
+        js: connection.js(),
         repairer: repairer.clone(),
     }
 }
@@ -63,20 +62,12 @@ pub(super) async fn fetcher(config: &Config, connection: &Connection) -> Result<
         min_rate: outputs.min_rate_bytes,
         concurrency: outputs.concurrency,
     };
-    Fetcher::new(
-        connection.client.clone(),
-        config.nats.js_domain.as_deref(),
-        limits,
-    )
-    .await
+    Fetcher::new(connection, limits).await
 }
 
 /// The manifests as they are now: what one command does is done under one set of them.
-pub(super) async fn manifests_now(
-    config: &Config,
-    connection: &Connection,
-) -> Result<Arc<Manifests>, ServiceError> {
-    let js = context(connection.client.clone(), config.nats.js_domain.as_deref());
+pub(super) async fn manifests_now(connection: &Connection) -> Result<Arc<Manifests>, ServiceError> {
+    let js = connection.js();
     let documents = snapshot(&js)
         .await
         .map_err(|error| ServiceError::Unavailable(error.to_string()))?;

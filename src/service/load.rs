@@ -14,7 +14,7 @@ use crate::projection::manifests::Manifests;
 use crate::source::census::{Census, Shared, Unsaid, census, census_of_outputs, shared};
 use crate::source::connect::{self, Connection};
 use crate::source::flow::{Bounds, Refused, Standing as ReaderStanding};
-use crate::source::opening::{Desk, context};
+use crate::source::opening::Desk;
 use crate::store::carry::{Completed, Foreknowledge};
 use crate::store::scratch;
 use crate::store::{Lock, Standing, Store, StoreError, StoreOptions, Use, read_only, real_path, standings};
@@ -101,8 +101,8 @@ impl<'a> Loader<'a> {
                 Some(connection) => connection,
                 None => connect::once(&config.nats).await?,
             };
-            let manifests = manifests_now(config, &connection).await?;
-            let forecast = forecast(config, &connection).await?;
+            let manifests = manifests_now(&connection).await?;
+            let forecast = forecast(&connection).await?;
             Ok::<_, ServiceError>((connection, manifests, forecast))
         };
         let (connection, manifests, forecast) = tokio::select! {
@@ -284,8 +284,8 @@ pub(super) fn stopped() -> ServiceError {
 ///
 /// # Errors
 /// [`ServiceError::Unavailable`] when the server does not answer.
-pub(super) async fn forecast(config: &Config, connection: &Connection) -> Result<Forecast, ServiceError> {
-    let js = context(connection.client.clone(), config.nats.js_domain.as_deref());
+pub(super) async fn forecast(connection: &Connection) -> Result<Forecast, ServiceError> {
+    let js = connection.js();
     let unavailable = |error: crate::source::opening::AskError| ServiceError::Unavailable(error.to_string());
     let mut forecast = Forecast::default();
     for stream in StreamName::ALL {

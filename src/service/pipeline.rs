@@ -151,8 +151,7 @@ pub async fn run(
         store = Store::open(&config.store.path, &store_options(config), &me)?;
     }
     if options.create_missing
-        && let Err(error) =
-            create_output_store(connection.client.clone(), config.nats.js_domain.as_deref()).await
+        && let Err(error) = create_output_store(&connection).await
     {
         warn!(%error, "the object store was not created");
     }
@@ -315,8 +314,7 @@ impl Pipeline {
             lanes.insert(stream, Lane::new(generation_rx.clone(), feedback));
             states.insert(stream, state_rx);
             let desk = Desk::new(
-                connection.client.clone(),
-                config.nats.js_domain.as_deref(),
+                &connection,
                 stream,
                 identity.clone(),
                 parts::pull_options(config, &budget, temporary.as_deref()),
@@ -362,7 +360,7 @@ impl Pipeline {
         if load.is_none()
             && let Some(socket) = Socket::listen(store.path())
         {
-            let books = books(config, &connection, &store, &repairer);
+            let books = books(&connection, &store, &repairer);
             others.spawn(socket.serve(books, down.clone()));
         }
         if store.is_adopted() && load.is_none() {

@@ -13,7 +13,6 @@ use crate::config::Config;
 use crate::source::census::census;
 use crate::source::connect::Connection;
 use crate::source::flow::Bounds;
-use crate::source::opening::context;
 use crate::store::carry::{Completed, Purpose};
 use crate::store::output_book::missing_counts;
 use crate::store::scratch::{Beside, Scratch, sync};
@@ -79,7 +78,7 @@ pub(super) async fn initial(
     stop: watch::Receiver<bool>,
     tell: Tell<'_>,
 ) -> Result<Option<Rebuilt>, ServiceError> {
-    let js = context(connection.client.clone(), config.nats.js_domain.as_deref());
+    let js = connection.js();
     let mut messages = 0;
     for stream in StreamName::ALL {
         let census = census(&js, stream)

@@ -16,6 +16,7 @@ use crate::projection::output::Output;
 use crate::projection::result::ResultMessage;
 use crate::source::fetch::{Fetcher, Found, Looked};
 use crate::source::flow::{Item, Read};
+use crate::wire::inert::inert;
 use crate::wire::kv::StreamName;
 use crate::wire::output::Attempt;
 use crate::wire::result::{ExecResult, decode_shared};
@@ -347,7 +348,7 @@ fn owed(pointer: Option<&ByteString>, request_id: &str) -> Option<Output> {
 #[must_use]
 pub fn decode(stream: StreamName, subject: &str, payload: &Bytes) -> Message {
     if !subject::belongs_to(stream, subject) {
-        let shown: String = subject.escape_debug().take(200).collect();
+        let shown = inert(subject, 200);
         return Message::Dead(format!("subject \"{shown}\" is not one of the stream {stream}"));
     }
     let decoded = match stream {

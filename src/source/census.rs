@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use async_nats::Subject;
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::stream::RawMessageErrorKind;
-use async_nats::jetstream::{self, ErrorCode};
+use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 
+use super::asking::{Js, Which};
 use super::flow::Standing;
 use super::opening::{AskError, Desk};
 use super::reconcile::{Found, Plan, Refusal, reconcile};
@@ -34,7 +34,7 @@ pub struct Census {
 ///
 /// # Errors
 /// When the leader does not answer.
-pub async fn census(js: &jetstream::Context, stream: StreamName) -> Result<Option<Census>, AskError> {
+pub async fn census(js: &Js, stream: StreamName) -> Result<Option<Census>, AskError> {
     count(js, stream.as_str()).await
 }
 
@@ -42,12 +42,14 @@ pub async fn census(js: &jetstream::Context, stream: StreamName) -> Result<Optio
 ///
 /// # Errors
 /// When the leader does not answer.
-pub async fn census_of_outputs(js: &jetstream::Context) -> Result<Option<Census>, AskError> {
+pub async fn census_of_outputs(js: &Js) -> Result<Option<Census>, AskError> {
     count(js, &format!("OBJ_{OBJECT_RESULT_OUTPUT}")).await
 }
 
-async fn count(js: &jetstream::Context, name: &str) -> Result<Option<Census>, AskError> {
-    match js.get_stream(name).await {
+async fn count(js: &Js, name: &str) -> Result<Option<Census>, AskError> {
+    let asking = || format!("ask for the stream {name}");
+    let answer = js.ask(&format!("STREAM.INFO.{name}"), js.get_stream(name)).await;
+    match answer.map_err(|denied| AskError::new(asking(), denied))? {
         Ok(stream) => {
             let state = &stream.cached_info().state;
             Ok(Some(Census {
@@ -62,7 +64,7 @@ async fn count(js: &jetstream::Context, name: &str) -> Result<Option<Census>, As
             GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => {
                 Ok(None)
             }
-            _ => Err(AskError::new(format!("ask for the stream {name}"), error)),
+            _ => Err(AskError::new(asking(), error)),
         },
     }
 }
@@ -74,6 +76,8 @@ pub struct Held {
     pub subject: Subject,
     /// When the server stored it.
     pub published: Timestamp,
+    /// As published; empty without any.
+    pub headers: HeaderMap,
     /// As published.
     pub payload: Bytes,
 }
@@ -82,25 +86,21 @@ pub struct Held {
 ///
 /// # Errors
 /// When the leader does not answer.
-pub async fn message_at(
-    js: &jetstream::Context,
-    stream: StreamName,
-    seq: StreamSeq,
-) -> Result<Option<Held>, AskError> {
-    let what = || format!("ask for message {seq} of {stream}");
-    let handle = js
-        .get_stream_no_info(stream.as_str())
+pub async fn message_at(js: &Js, stream: StreamName, seq: StreamSeq) -> Result<Option<Held>, AskError> {
+    let which = Which {
+        seq: Some(seq.0),
+        ..Which::default()
+    };
+    let found = js
+        .message(stream.as_str(), &which)
         .await
-        .map_err(|error| AskError::new(what(), error))?;
-    match handle.get_raw_message(seq.0).await {
-        Ok(message) => Ok(Some(Held {
-            subject: message.subject,
-            published: Timestamp::from(message.time),
-            payload: message.payload,
-        })),
-        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
-        Err(error) => Err(AskError::new(what(), error)),
-    }
+        .map_err(|error| AskError::new(format!("ask for message {seq} of {stream}"), error))?;
+    Ok(found.map(|message| Held {
+        subject: message.subject.into(),
+        published: message.published,
+        headers: message.headers,
+        payload: message.payload,
+    }))
 }
 
 /// How far a stream's messages are those that a database has read.

@@ -3,16 +3,19 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 use thiserror::Error;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use super::asking::{Denials, Denied, Js};
 use super::opening::jitter;
 use crate::config;
 
+/// A JetStream API call that takes longer is unknown, not failed.
+const API_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection attempt that takes longer has failed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that is silent for two of these is dead.
@@ -29,6 +32,10 @@ pub struct ConnectionState {
     pub connected: bool,
     /// Rises with every loss and every return.
     pub epoch: u64,
+    /// When it was lost last.
+    pub lost: Option<Instant>,
+    /// What the server does not allow this user.
+    pub denied: Denials,
 }
 
 /// A client, and what is told of it.
@@ -38,6 +45,26 @@ pub struct Connection {
     pub client: Client,
     /// Its ups and downs.
     pub state: watch::Receiver<ConnectionState>,
+    /// JetStream domain.
+    pub js_domain: Option<String>,
+}
+
+impl Connection {
+    /// JetStream, with our time-out for calls of its API.
+    #[must_use]
+    pub fn js(&self) -> Js {
+        self.js_within(API_TIMEOUT)
+    }
+
+    /// JetStream, whose calls fail after `timeout`.
+    pub(super) fn js_within(&self, timeout: Duration) -> Js {
+        Js::new(
+            self.client.clone(),
+            self.js_domain.as_deref(),
+            timeout,
+            self.state.clone(),
+        )
+    }
 }
 
 /// Why there is no connection.
@@ -84,7 +111,15 @@ impl ConnectError {
 pub async fn once(nats: &config::Nats) -> Result<Connection, ConnectError> {
     let (tx, state) = watch::channel(ConnectionState::default());
     let client = attempt(nats, Arc::new(tx)).await?;
-    Ok(Connection { client, state })
+    Ok(connection(nats, client, state))
+}
+
+fn connection(nats: &config::Nats, client: Client, state: watch::Receiver<ConnectionState>) -> Connection {
+    Connection {
+        client,
+        state,
+        js_domain: nats.js_domain.clone(),
+    }
 }
 
 /// Tries until the server is there: for the service.
@@ -97,7 +132,7 @@ pub async fn patiently(nats: &config::Nats) -> Result<Connection, ConnectError> 
     let mut attempts = 0_u32;
     loop {
         match attempt(nats, tx.clone()).await {
-            Ok(client) => return Ok(Connection { client, state }),
+            Ok(client) => return Ok(connection(nats, client, state)),
             Err(error @ ConnectError::Configuration(_)) => return Err(error),
             Err(error) => {
                 if attempts.is_multiple_of(SAY_EVERY) {
@@ -134,6 +169,7 @@ async fn attempt(
     let losses = Arc::new(AtomicU64::new(0));
     let options = options(nats)?
         .name("results-projector")
+        .custom_inbox_prefix(&nats.inbox_prefix)
         .connection_timeout(CONNECT_TIMEOUT)
         .ping_interval(PING_INTERVAL)
         .max_reconnects(None)
@@ -174,6 +210,7 @@ fn told(state: &watch::Sender<ConnectionState>, losses: &AtomicU64, event: &Even
             state.send_modify(|state| {
                 state.connected = false;
                 state.epoch += 1;
+                state.lost = Some(Instant::now());
             });
             if was {
                 warn!("the connection to NATS was lost; reconnecting by itself");
@@ -186,6 +223,17 @@ fn told(state: &watch::Sender<ConnectionState>, losses: &AtomicU64, event: &Even
                 );
             }
         }
+        Event::ServerError(error) => match Denied::parse(&error.to_string()) {
+            Some(denied) => {
+                let mut first = false;
+                state.send_modify(|state| first = state.denied.note(denied.clone(), state.epoch));
+                // Acks alone may be denied thousands of times.
+                if first {
+                    error!("{denied}");
+                }
+            }
+            None => tracing::debug!(%error, "the server told an error"),
+        },
         other => tracing::debug!(event = %other, "client event"),
     }
 }

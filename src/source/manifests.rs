@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream;
 use async_nats::jetstream::kv::{Entry, Operation, Watch};
 use async_nats::jetstream::stream::Info;
 use chrono::{DateTime, Utc};
@@ -14,8 +13,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tracing::{debug, info, warn};
 
-use super::connect::ConnectionState;
-use super::opening::{AskError, bucket_info, context, jitter};
+use super::asking::Js;
+use super::connect::Connection;
+use super::opening::{AskError, bucket_info, jitter};
 use crate::wire::kv::BUCKET_JOBS;
 use crate::wire::manifest::Posted;
 
@@ -29,11 +29,7 @@ pub type Documents = BTreeMap<String, Posted>;
 #[derive(Debug)]
 pub struct Watcher {
     /// The connection.
-    pub client: async_nats::Client,
-    /// JetStream domain.
-    pub js_domain: Option<String>,
-    /// Its ups and downs.
-    pub connection: watch::Receiver<ConnectionState>,
+    pub connection: Connection,
     /// Between two looks at whether the watch has fallen silent.
     pub check_interval: Duration,
     /// Where snapshots go; `None` until the first is whole.
@@ -106,13 +102,13 @@ impl Watcher {
 
     async fn follow(&mut self) -> Result<End, End> {
         let epoch = self.connected().await;
-        let js = context(self.client.clone(), self.js_domain.as_deref());
+        let js = self.connection.js();
         let mut bucket = read(&js).await?.ok_or(End::Missing)?;
         self.publish(bucket.documents.clone());
         let mut checks = interval_at(Instant::now() + self.check_interval, self.check_interval);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut behind = false;
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection.state.clone();
         loop {
             tokio::select! {
                 () = async {
@@ -145,8 +141,13 @@ impl Watcher {
 
     async fn connected(&mut self) -> u64 {
         // An error is a connection that is gone for good: then nothing answers either.
-        let _connected = self.connection.wait_for(|state| state.connected).await.is_ok();
-        self.connection.borrow_and_update().epoch
+        let _connected = self
+            .connection
+            .state
+            .wait_for(|state| state.connected)
+            .await
+            .is_ok();
+        self.connection.state.borrow_and_update().epoch
     }
 
     fn publish(&self, documents: Documents) {
@@ -202,17 +203,22 @@ impl Bucket {
 }
 
 /// The bucket and what comes after. `None`: there is no such bucket.
-async fn read(js: &jetstream::Context) -> Result<Option<Bucket>, AskError> {
+async fn read(js: &Js) -> Result<Option<Bucket>, AskError> {
     let asking = || format!("read the bucket {BUCKET_JOBS}");
     let Some(info) = bucket_info(js, BUCKET_JOBS).await? else {
         return Ok(None);
     };
+    let asked = format!("STREAM.INFO.KV_{BUCKET_JOBS}");
+    let store = js
+        .ask(&asked, js.get_key_value(BUCKET_JOBS))
+        .await
+        .map_err(|denied| AskError::new(asking(), denied))?
+        .map_err(|error| AskError::new(asking(), error))?;
+    let creating = format!("CONSUMER.CREATE.KV_{BUCKET_JOBS}");
     let entries = js
-        .get_key_value(BUCKET_JOBS)
+        .ask(&creating, store.watch_with_history(">"))
         .await
-        .map_err(|error| AskError::new(asking(), error))?
-        .watch_with_history(">")
-        .await
+        .map_err(|denied| AskError::new(asking(), denied))?
         .map_err(|error| AskError::new(asking(), error))?;
     let mut bucket = Bucket {
         documents: Documents::new(),
@@ -238,6 +244,6 @@ async fn read(js: &jetstream::Context) -> Result<Option<Bucket>, AskError> {
 ///
 /// # Errors
 /// When the bucket cannot be read.
-pub async fn snapshot(js: &jetstream::Context) -> Result<Option<Documents>, AskError> {
+pub async fn snapshot(js: &Js) -> Result<Option<Documents>, AskError> {
     Ok(read(js).await?.map(|bucket| bucket.documents))
 }

@@ -6,6 +6,7 @@
 //! mislead us; every delivery proves its place by two numbers ([`order`]); an ack follows the commit that carries its
 //! message (I2), and nothing depends on its arrival.
 
+pub mod asking;
 pub mod census;
 pub mod connect;
 pub mod fetch;

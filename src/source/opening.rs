@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::{ConsumerInfoErrorKind, GetStreamErrorKind};
-use async_nats::jetstream::stream::{
-    ConsumerErrorKind, RawMessageErrorKind, RetentionPolicy, StorageType, Stream,
-};
+use async_nats::jetstream::stream::{ConsumerErrorKind, RetentionPolicy, StorageType, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 use thiserror::Error;
 
+use super::asking::{Js, Raw, Which};
+use super::connect::Connection;
 use super::reconcile::{Answer, DurableFound, Known, Opening, StreamFound};
 use crate::wire::kv::{self, StreamName};
+use crate::wire::object;
 use crate::wire::sequence::{Mark, StreamSeq, SubjectHash};
 use crate::wire::time::Timestamp;
 
@@ -75,7 +76,7 @@ pub struct PullOptions {
 /// One stream at the server, and our durable on it.
 #[derive(Clone, Debug)]
 pub struct Desk {
-    js: jetstream::Context,
+    js: Js,
     stream: StreamName,
     identity: Identity,
     options: PullOptions,
@@ -100,13 +101,12 @@ impl Desk {
     /// # Errors
     /// When the client refuses the stream's name, which it does not for those of the contract.
     pub async fn new(
-        client: async_nats::Client,
-        js_domain: Option<&str>,
+        connection: &Connection,
         stream: StreamName,
         identity: Identity,
         options: PullOptions,
     ) -> Result<Self, AskError> {
-        let js = context(client, js_domain);
+        let js = connection.js();
         let handle = js
             .get_stream_no_info(stream.as_str())
             .await
@@ -144,7 +144,9 @@ impl Desk {
         let what = || format!("ask for the stream {}", self.stream);
         let mut last = String::new();
         for _ in 0..ATTEMPTS {
-            match self.js.get_stream(self.stream.as_str()).await {
+            let answer = self.js.get_stream(self.stream.as_str());
+            let answer = self.js.ask(&format!("STREAM.INFO.{}", self.stream), answer).await;
+            match answer.map_err(|denied| AskError::new(what(), denied))? {
                 Ok(stream) => {
                     let info = stream.cached_info();
                     let last = StreamSeq(info.state.last_sequence);
@@ -194,25 +196,30 @@ impl Desk {
     }
 
     async fn message_at(&self, seq: StreamSeq) -> Result<Option<Mark>, AskError> {
+        let which = Which {
+            seq: Some(seq.0),
+            ..Which::default()
+        };
+        let found = self
+            .message(which, || format!("ask for message {seq} of {}", self.stream))
+            .await?;
+        Ok(found.map(|message| Mark {
+            seq,
+            published: message.published,
+            subject: SubjectHash::of(&message.subject),
+        }))
+    }
+
+    async fn message(&self, which: Which<'_>, what: impl Fn() -> String) -> Result<Option<Raw>, AskError> {
         let mut last = String::new();
         for _ in 0..ATTEMPTS {
-            match self.handle.get_raw_message(seq.0).await {
-                Ok(message) => {
-                    return Ok(Some(Mark {
-                        seq,
-                        published: Timestamp::from(message.time),
-                        subject: SubjectHash::of(&message.subject),
-                    }));
-                }
-                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(None),
-                Err(error) => last = error.to_string(),
+            match self.js.message(self.stream.as_str(), &which).await {
+                Ok(found) => return Ok(found),
+                Err(error) => last = error,
             }
             jitter(50, 150).await;
         }
-        Err(AskError::new(
-            format!("ask for message {seq} of {}", self.stream),
-            last,
-        ))
+        Err(AskError::new(what(), last))
     }
 
     /// Whether any message stands at or after a sequence.
@@ -228,28 +235,21 @@ impl Desk {
     /// # Errors
     /// When the leader does not answer.
     pub async fn next_at_or_after(&self, seq: StreamSeq) -> Result<Option<(StreamSeq, Timestamp)>, AskError> {
-        let mut last = String::new();
-        for _ in 0..ATTEMPTS {
-            match self
-                .handle
-                .raw_message_builder()
-                .sequence(seq.0)
-                .next_by_subject(">")
-                .send()
-                .await
-            {
-                Ok(message) => {
-                    return Ok(Some((StreamSeq(message.sequence), Timestamp::from(message.time))));
-                }
-                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(None),
-                Err(error) => last = error.to_string(),
-            }
-            jitter(50, 150).await;
-        }
-        Err(AskError::new(
-            format!("ask for the message after {seq} of {}", self.stream),
-            last,
-        ))
+        let found = self.raw_at_or_after(seq).await?;
+        Ok(found.map(|message| (StreamSeq(message.seq), message.published)))
+    }
+
+    /// The first message at or after a sequence, whole.
+    pub(super) async fn raw_at_or_after(&self, seq: StreamSeq) -> Result<Option<Raw>, AskError> {
+        let which = Which {
+            seq: Some(seq.0),
+            next_by_subj: Some(">"),
+            last_by_subj: None,
+        };
+        self.message(which, || {
+            format!("ask for the message after {seq} of {}", self.stream)
+        })
+        .await
     }
 
     /// Our durable; `None` when there is none.
@@ -259,7 +259,11 @@ impl Desk {
     pub async fn durable_info(&self) -> Result<Option<DurableInfo>, AskError> {
         let mut last = String::new();
         for _ in 0..ATTEMPTS {
-            match self.handle.consumer_info(self.durable()).await {
+            let answer = self.handle.consumer_info(self.durable());
+            let answer = self.js.ask(&self.question("CONSUMER.INFO"), answer).await;
+            match answer
+                .map_err(|denied| AskError::new(format!("ask for the consumer {}", self.durable()), denied))?
+            {
                 Ok(info) => {
                     let meta = &info.config.metadata;
                     let ours = meta
@@ -303,7 +307,9 @@ impl Desk {
         let durable = self.durable();
         let deleting = format!("delete the consumer {durable}");
         // Our acks went out on this connection before this call: its answer proves that the server has seen them.
-        match self.handle.delete_consumer(&durable).await {
+        let answer = self.handle.delete_consumer(&durable);
+        let answer = self.js.ask(&self.question("CONSUMER.DELETE"), answer).await;
+        match answer.map_err(|denied| AskError::new(deleting.clone(), denied))? {
             Ok(_) => {}
             Err(error) => match error.kind() {
                 ConsumerErrorKind::JetStream(answer)
@@ -334,11 +340,14 @@ impl Desk {
             ]),
             ..pull::Config::default()
         };
+        let creating = || format!("create the consumer {durable}");
+        let answer = self.handle.create_consumer_strict(config);
         let consumer: consumer::Consumer<pull::Config> = self
-            .handle
-            .create_consumer_strict(config)
+            .js
+            .ask(&self.question("CONSUMER.CREATE"), answer)
             .await
-            .map_err(|error| AskError::new(format!("create the consumer {durable}"), error))?;
+            .map_err(|denied| AskError::new(creating(), denied))?
+            .map_err(|error| AskError::new(creating(), error))?;
         let batch_bytes = self
             .options
             .batch_bytes
@@ -354,6 +363,16 @@ impl Desk {
             .await
             .map_err(|error| AskError::new(format!("pull from the consumer {durable}"), error))?;
         Ok((messages, created))
+    }
+
+    /// What is asked of our durable, as the API names it.
+    fn question(&self, verb: &str) -> String {
+        format!("{verb}.{}.{}", self.stream, self.durable())
+    }
+
+    /// Pulls, which nobody answers when they are not allowed.
+    pub(super) fn pulls(&self) -> String {
+        self.question("CONSUMER.MSG.NEXT")
     }
 
     /// Ends the use of a temporary consumer; one that lives on is left as it is.
@@ -382,38 +401,21 @@ impl Desk {
             storage: StorageType::File,
             ..jetstream::stream::Config::default()
         };
+        let creating = || format!("create the stream {}", self.stream);
         self.js
-            .create_stream(config)
+            .ask(
+                &format!("STREAM.CREATE.{}", self.stream),
+                self.js.create_stream(config),
+            )
             .await
+            .map_err(|denied| AskError::new(creating(), denied))?
             .map(|_| ())
-            .map_err(|error| AskError::new(format!("create the stream {}", self.stream), error))
+            .map_err(|error| AskError::new(creating(), error))
     }
 }
 
 /// Subject, reply and headers count against a pull request's bytes too.
 const MESSAGE_OVERHEAD_BYTES: usize = 64 << 10;
-/// A JetStream API call that takes longer is unknown, not failed.
-const API_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A JetStream context with our time-out for API calls.
-#[must_use]
-pub fn context(client: async_nats::Client, js_domain: Option<&str>) -> jetstream::Context {
-    context_with_timeout(client, js_domain, API_TIMEOUT)
-}
-
-/// A JetStream context whose requests fail after `timeout`.
-pub(super) fn context_with_timeout(
-    client: async_nats::Client,
-    js_domain: Option<&str>,
-    timeout: Duration,
-) -> jetstream::Context {
-    let builder = jetstream::context::ContextBuilder::new().timeout(timeout);
-    match js_domain {
-        Some(domain) => builder.domain(domain).build(client),
-        None => builder.build(client),
-    }
-}
-
 /// A temporary consumer that nobody pulls from is deleted by the server after so long.
 const TEMPORARY_LIFE: Duration = Duration::from_secs(300);
 
@@ -421,12 +423,15 @@ const TEMPORARY_LIFE: Duration = Duration::from_secs(300);
 ///
 /// # Errors
 /// The server's.
-pub async fn create_output_store(
-    client: async_nats::Client,
-    js_domain: Option<&str>,
-) -> Result<(), AskError> {
-    let js = context(client, js_domain);
-    if js.get_object_store(kv::OBJECT_RESULT_OUTPUT).await.is_ok() {
+pub async fn create_output_store(connection: &Connection) -> Result<(), AskError> {
+    let js = connection.js();
+    let stream = object::stream_name(kv::OBJECT_RESULT_OUTPUT);
+    let creating = || format!("create the object store {}", kv::OBJECT_RESULT_OUTPUT);
+    let asked = format!("STREAM.INFO.{stream}");
+    let there = js
+        .ask(&asked, js.get_object_store(kv::OBJECT_RESULT_OUTPUT))
+        .await;
+    if there.map_err(|denied| AskError::new(creating(), denied))?.is_ok() {
         return Ok(());
     }
     let config = jetstream::object_store::Config {
@@ -435,39 +440,41 @@ pub async fn create_output_store(
         max_bytes: 1 << 30,
         ..jetstream::object_store::Config::default()
     };
-    js.create_object_store(config).await.map(|_| ()).map_err(|error| {
-        AskError::new(
-            format!("create the object store {}", kv::OBJECT_RESULT_OUTPUT),
-            error,
-        )
-    })
+    js.ask(&format!("STREAM.CREATE.{stream}"), js.create_object_store(config))
+        .await
+        .map_err(|denied| AskError::new(creating(), denied))?
+        .map(|_| ())
+        .map_err(|error| AskError::new(creating(), error))
 }
 
 /// What there is to know of a bucket's stream; `None` when there is no such bucket.
 ///
 /// # Errors
 /// When the leader does not answer.
-pub(super) async fn bucket_info(
-    js: &jetstream::Context,
-    bucket: &str,
-) -> Result<Option<jetstream::stream::Info>, AskError> {
-    match js.get_stream(format!("KV_{bucket}")).await {
+pub(super) async fn bucket_info(js: &Js, bucket: &str) -> Result<Option<jetstream::stream::Info>, AskError> {
+    let asking = || format!("ask for the bucket {bucket}");
+    let stream = format!("KV_{bucket}");
+    let answer = js
+        .ask(&format!("STREAM.INFO.{stream}"), js.get_stream(&stream))
+        .await;
+    match answer.map_err(|denied| AskError::new(asking(), denied))? {
         Ok(found) => Ok(Some(found.cached_info().clone())),
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => {
                 Ok(None)
             }
-            _ => Err(AskError::new(format!("ask for the bucket {bucket}"), error)),
+            _ => Err(AskError::new(asking(), error)),
         },
     }
 }
 
 /// Whether the backend's own projector is at work on a stream (contract §2.6): its durable, there and not paused.
 /// `None` when it cannot be told.
-pub async fn backend_is_projecting(js: &jetstream::Context) -> Option<bool> {
+pub async fn backend_is_projecting(js: &Js) -> Option<bool> {
     for (stream, durable) in kv::BACKEND_DURABLES {
         let handle = js.get_stream_no_info(stream).await.ok()?;
-        match handle.consumer_info(durable).await {
+        let question = format!("CONSUMER.INFO.{stream}.{durable}");
+        match js.ask(&question, handle.consumer_info(durable)).await.ok()? {
             Ok(info) if !info.paused => return Some(true),
             Ok(_) => {}
             Err(error) => match error.kind() {

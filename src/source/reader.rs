@@ -2,6 +2,8 @@
 //! an operator must decide; no error of the server ends it.
 
 mod check;
+mod denied;
+mod detour;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -38,6 +40,10 @@ pub struct Reader {
     /// When this process's last durable was made, by the server's clock.
     opened: Option<Timestamp>,
     failures: u32,
+    /// Openings in a row that delivered nothing of what was there.
+    barren: u32,
+    /// The last session ended because the server denied our pulls.
+    denied: bool,
     /// The reason that was logged last: repeats are not.
     said: Option<String>,
 }
@@ -54,6 +60,10 @@ struct Session {
     /// The last sequence whose ack was due.
     acked: StreamSeq,
     epoch: u64,
+    /// How often the server had denied our pulls before.
+    denied: u64,
+    /// Whether anything was there to be delivered.
+    has_more: bool,
 }
 
 struct Held {
@@ -100,6 +110,8 @@ impl Reader {
             generation: 0,
             opened: None,
             failures: 0,
+            barren: 0,
+            denied: false,
             said: None,
         }
     }
@@ -118,6 +130,7 @@ impl Reader {
             let end = match opened {
                 Ok(session) => {
                     self.failures = 0;
+                    self.barren += u32::from(session.has_more);
                     self.read(session).await
                 }
                 Err(end) => end,
@@ -239,8 +252,11 @@ impl Reader {
             }
         };
         self.record(&stream, &opening, standing.is_some())?;
+        let opening = self.detour(opening).await?;
+        let denied = self.denied_pulls();
         let (messages, created) = self.desk.open(&opening).await.map_err(unknown)?;
         self.opened = Some(created);
+        self.still_denied(denied).await?;
         self.wiring.state.send_modify(|state| {
             state
                 .first_last
@@ -260,6 +276,8 @@ impl Reader {
             accepted: 0,
             acked: opening.start.before(),
             epoch,
+            denied,
+            has_more: opening.start <= self.settings.bounds.end(stream.last),
         })
     }
 
@@ -323,14 +341,18 @@ impl Reader {
             held,
             checks,
             epoch,
+            denied,
             ..
         } = session;
+        let pulls = self.desk.pulls();
         let wiring = &mut self.wiring;
-        let epoch = *epoch;
+        let (epoch, denied) = (*epoch, *denied);
         tokio::select! {
             biased;
             _ = wiring.shutdown.wait_for(|down| *down) => Happening::Shutdown,
-            _ = wiring.connection.wait_for(|state| state.epoch != epoch) => Happening::Disconnected,
+            _ = wiring.connection.wait_for(|state| state.epoch != epoch || state.denied.times(&pulls) > denied) => {
+                Happening::Disconnected
+            }
             changed = wiring.feedback.changed() => match changed {
                 Ok(()) => Happening::Feedback,
                 Err(_) => Happening::Shutdown,
@@ -358,7 +380,7 @@ impl Reader {
             Happening::Delivered(message) => self.delivered(session, message),
             Happening::Permitted(held, permit) => self.hand_on(held.message, held.numbers, held.gap, permit),
             Happening::Failed(reason) => Err(End::OpenAnew(reason)),
-            Happening::Disconnected => Err(End::OpenAnew("the connection was lost".to_owned())),
+            Happening::Disconnected => Err(End::OpenAnew(self.why_disconnected(session))),
             Happening::Feedback => self.feedback(session).await,
             Happening::CheckDue => self.check(session).await,
             Happening::Shutdown => Err(End::Shutdown),
@@ -386,6 +408,7 @@ impl Reader {
                 Ok(())
             }
             Verdict::Accept { gap } => {
+                self.barren = 0;
                 session.accepted += 1;
                 let message = message.message;
                 let charge = self.wiring.budget.charge(&message);
@@ -466,6 +489,7 @@ impl Reader {
     /// Only while connected: what the client keeps for a later connection would be a late ack.
     async fn ack(&self, reply: Subject) {
         if self.wiring.connection.borrow().connected
+            && !reply.is_empty()
             && let Err(error) = self.client.publish(reply, Bytes::new()).await
         {
             debug!(stream = %self.stream, %error, "an ack was not sent; nothing depends on it");

@@ -77,30 +77,34 @@ pub struct Listed {
 pub struct Shown {
     /// The line of the list.
     pub listed: Listed,
-    /// JSON: name to list of values.
+    /// JSON: name to list of values; of one whose payload only the stream holds, they are only there too.
     pub headers: Option<String>,
     /// As published; `None` when only the stream holds it.
     pub payload: Option<Vec<u8>>,
 }
 
-/// Bytes of all payloads in the book.
-pub(super) fn payload_bytes(conn: &Connection) -> Result<u64, StoreError> {
+/// What a letter takes of `dead_letters.max_bytes`: its payload and its headers, whose length is the sender's too.
+const TAKES: &str =
+    "CASE WHEN payload IS NULL THEN 0 ELSE payload_bytes + coalesce(octet_length(headers), 0) END";
+
+/// Bytes of all payloads and headers in the book.
+pub(super) fn kept_bytes(conn: &Connection) -> Result<u64, StoreError> {
     conn.query_row(
-        "SELECT coalesce(sum(payload_bytes), 0) FROM projector_dead_letters WHERE payload IS NOT NULL",
+        &format!("SELECT coalesce(sum({TAKES}), 0) FROM projector_dead_letters"),
         [],
         |row| row.get(0),
     )
     .map_err(StoreError::sqlite("sum the payloads of projector_dead_letters"))
 }
 
-/// Enters a message; returns the bytes its payload added to the book. Without room for the payload (`room`, bytes)
-/// its hash and place are kept, and the stream holds the rest.
+/// Enters a message; returns the bytes its payload and headers added to the book. Without room for them (`room`, bytes)
+/// its hash and place are kept, and the stream holds the rest: then `None`.
 pub(super) fn enter(
     conn: &Connection,
     incarnation: u64,
     letter: &DeadLetter,
     room: u64,
-) -> Result<u64, StoreError> {
+) -> Result<Option<u64>, StoreError> {
     let what = || format!("keep {} {} as a dead letter", letter.stream, letter.seq);
     let published = letter.published.stored();
     let seq = letter.seq.0;
@@ -117,10 +121,12 @@ pub(super) fn enter(
         })
         .map_err(StoreError::sqlite(what()))?;
     if met_before.is_some() {
-        return Ok(0);
+        return Ok(Some(0));
     }
-    let bytes = u64::try_from(letter.payload.len()).unwrap_or(u64::MAX);
-    let kept = bytes <= room;
+    let length = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
+    let takes =
+        length(letter.payload.len()).saturating_add(length(letter.headers.as_ref().map_or(0, String::len)));
+    let kept = takes <= room;
     conn.prepare_cached(
         "INSERT INTO projector_dead_letters (stream, incarnation, stream_seq, subject, published_at, reason, headers,
              payload, payload_bytes, sha256, state)
@@ -134,14 +140,14 @@ pub(super) fn enter(
             letter.subject,
             published,
             letter.reason,
-            letter.headers,
+            letter.headers.as_ref().filter(|_| kept),
             kept.then_some(&letter.payload[..]),
-            bytes,
+            length(letter.payload.len()),
             hex(&Sha256::digest(&letter.payload)),
         ])
     })
     .map_err(StoreError::sqlite(what()))?;
-    Ok(if kept { bytes } else { 0 })
+    Ok(kept.then_some(takes))
 }
 
 /// Whether a message is in the book.
@@ -155,12 +161,12 @@ pub(super) fn is_there(conn: &Connection, place: Place) -> Result<bool, StoreErr
     .map_err(StoreError::sqlite(format_args!("look for the dead letter {place}")))
 }
 
-/// Takes a message that was projected out of the book; returns the bytes that its payload had there.
+/// Takes a message that was projected out of the book; returns the bytes that its payload and headers had there.
 pub(super) fn remove(conn: &Connection, place: Place) -> Result<u64, StoreError> {
-    conn.prepare_cached(
+    conn.prepare_cached(&format!(
         "DELETE FROM projector_dead_letters WHERE stream = ?1 AND incarnation = ?2 AND stream_seq = ?3
-         RETURNING CASE WHEN payload IS NULL THEN 0 ELSE payload_bytes END",
-    )
+         RETURNING {TAKES}"
+    ))
     .and_then(|mut delete| {
         delete.query_row(
             params![place.stream.as_str(), place.incarnation, place.seq.0],

@@ -18,6 +18,7 @@ use super::StoreError;
 use super::names::quoted;
 use super::output_book::hex;
 use crate::projection::spec::is_taken;
+use crate::wire::inert::{inert_json, json_escape, steers};
 
 /// The tables of contract §6.4, and the order of their rows.
 const FIXED: [(&str, &str); 9] = [
@@ -91,8 +92,8 @@ pub fn write(conn: &Connection, only: &[String], out: &mut dyn Write) -> Result<
             table: &table.name,
             columns: &table.columns,
         };
-        serde_json::to_writer(&mut *out, &head).map_err(std::io::Error::from)?;
-        out.write_all(b"\n")?;
+        let head = serde_json::to_string(&head).map_err(std::io::Error::from)?;
+        writeln!(out, "{}", inert_json(&head))?;
         let what = || format!("dump {}", table.name);
         let columns: Vec<String> = table.columns.iter().map(|column| quoted(column)).collect();
         let mut select = conn
@@ -199,18 +200,13 @@ fn cell(line: &mut String, value: ValueRef<'_>) {
 fn json_text(line: &mut String, text: &str) {
     line.push('"');
     for c in text.chars() {
-        let steers = c.is_control()
-            || ('\u{202a}'..='\u{202e}').contains(&c)
-            || ('\u{2066}'..='\u{2069}').contains(&c);
         match c {
             '"' | '\\' => {
                 line.push('\\');
                 line.push(c);
             }
             '\n' => line.push_str("\\n"),
-            _ if steers => {
-                let _written = write!(line, "\\u{:04x}", u32::from(c));
-            }
+            _ if steers(c) => json_escape(line, c),
             _ => line.push(c),
         }
     }

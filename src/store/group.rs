@@ -91,6 +91,8 @@ pub struct Group<'s> {
     /// See [`Deriver::any_issues`].
     any_issues: bool,
     letter_bytes_added: u64,
+    /// One had no room for its payload.
+    letters_overflow: bool,
     kept_outputs: u64,
     /// See [`foreknown::first_entry`].
     first_entry: Option<i64>,
@@ -170,6 +172,7 @@ impl<'s> Group<'s> {
                 manifests,
                 any_issues,
                 letter_bytes_added: 0,
+                letters_overflow: false,
                 kept_outputs: 0,
                 first_entry,
                 letter_bytes_removed: 0,
@@ -373,7 +376,10 @@ impl<'s> Group<'s> {
         let room = letters
             .bytes_max
             .saturating_sub(letters.bytes + self.letter_bytes_added);
-        self.letter_bytes_added += dead_letters::enter(self.tx, incarnation, letter, room)?;
+        match dead_letters::enter(self.tx, incarnation, letter, room)? {
+            Some(bytes) => self.letter_bytes_added += bytes,
+            None => self.letters_overflow = true,
+        }
         self.discard_again(incarnation, letter)
     }
 
@@ -493,6 +499,14 @@ impl<'s> Group<'s> {
         self.committed = true;
         let letters = &mut self.desk.letters;
         letters.bytes = (letters.bytes + self.letter_bytes_added).saturating_sub(self.letter_bytes_removed);
+        if self.letters_overflow && !std::mem::replace(&mut letters.overflowed, true) {
+            tracing::error!(
+                bytes = letters.bytes,
+                limit = letters.bytes_max,
+                "the dead-letter book is full: of further dead letters only the stream holds the payload, as long as that \
+                 lasts; look at `dead-letters list`, then retry or discard them, or raise dead_letters.max_bytes"
+            );
+        }
         if let Some(known) = &self.desk.foreknown {
             known.add_kept_outputs(self.kept_outputs);
         }

@@ -60,7 +60,8 @@ fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreE
     Ok(group::Desk {
         triggers: completions::TriggerWatch::default(),
         letters: group::LetterRoom {
-            bytes: dead_letters::payload_bytes(conn)?,
+            bytes: dead_letters::kept_bytes(conn)?,
+            overflowed: false,
             bytes_max: options.dead_letter_bytes_max,
         },
         shapes: derive::Shapes::default(),

@@ -3,6 +3,7 @@
 
 mod duration;
 pub mod fence;
+pub mod inert;
 pub mod inventory;
 pub mod json;
 pub mod kv;

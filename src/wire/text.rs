@@ -9,6 +9,11 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use thiserror::Error;
 
+use super::inert::inert;
+
+/// Outside text may stand in a reason: characters that are kept of it, in one line.
+const REASON_MAX: usize = 300;
+
 /// Why bytes are none of the wire's messages, and where.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DecodeError {
@@ -80,17 +85,6 @@ pub(super) fn share(whole: &ByteString, text: Borrowed<'_>) -> ByteString {
 
 /// One JSON value and nothing after it.
 pub(super) fn json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, DecodeError> {
-    serde_json::from_str(text).map_err(|error| DecodeError::Json(one_line(&error.to_string())))
-}
-
-/// Outside text may stand in the message: it is shown on terminals, and in one line.
-fn one_line(text: &str) -> String {
-    let shown = text.chars().flat_map(|c| {
-        if c.is_control() {
-            c.escape_default().collect()
-        } else {
-            vec![c]
-        }
-    });
-    shown.take(300).collect()
+    serde_json::from_str(text)
+        .map_err(|error| DecodeError::Json(inert(&error.to_string(), REASON_MAX).into_owned()))
 }

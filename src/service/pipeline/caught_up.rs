@@ -10,7 +10,15 @@ use crate::source::connect::ConnectionState;
 use crate::wire::sequence::StreamSeq;
 
 /// Catching up ends when nothing has answered for so long.
-pub(super) const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+
+/// See [`SILENCE_LIMIT`].
+pub(super) fn silence_limit() -> Duration {
+    Duration::from_secs(super::super::unless_tested(
+        SILENCE_LIMIT.as_secs(),
+        "RESULTS_PROJECTOR_SILENCE_SECONDS",
+    ))
+}
 
 /// Returns when every position has reached its stream's end as seen at the first opening; never, unless asked for.
 pub(super) async fn caught_up(
@@ -21,8 +29,7 @@ pub(super) async fn caught_up(
     if !asked_for {
         std::future::pending::<()>().await;
     }
-    let limit = super::super::unless_tested(SILENCE_LIMIT.as_secs(), "RESULTS_PROJECTOR_SILENCE_SECONDS");
-    let limit = Duration::from_secs(limit);
+    let limit = silence_limit();
     let mut silent_since: Option<Instant> = None;
     loop {
         let positions = watched.writer.borrow().positions.clone();

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::super::work::Work;
 use super::ServiceError;
-use super::caught_up::SILENCE_LIMIT;
+use super::caught_up::silence_limit;
 use crate::config::Config;
 use crate::projection::manifests::Manifests;
 use crate::source::connect::Connection;
@@ -28,9 +28,7 @@ async fn documents(
 ) -> Result<watch::Receiver<Option<Arc<Documents>>>, ServiceError> {
     let (to, mut documents) = watch::channel(None);
     let watcher = Watcher {
-        client: connection.client.clone(),
-        js_domain: config.nats.js_domain.clone(),
-        connection: connection.state.clone(),
+        connection: connection.clone(),
         check_interval: config.source.check_interval,
         to,
     };
@@ -38,9 +36,12 @@ async fn documents(
     match timeout(limit, documents.wait_for(Option::is_some)).await {
         Ok(Ok(_)) => {}
         Ok(Err(_)) | Err(_) => {
-            return Err(ServiceError::Unavailable(
-                "the bucket jobs cannot be read; are its permissions granted?".to_owned(),
-            ));
+            // Why it cannot be read is told where that is found out.
+            return Err(ServiceError::Unavailable(format!(
+                "the bucket jobs was not read within {} s (what is in the way is said above, unless the server is only \
+                 slow); nothing is projected without it",
+                limit.as_secs()
+            )));
         }
     }
     Ok(documents)
@@ -61,7 +62,7 @@ pub(super) async fn manifests(
     others: &mut JoinSet<()>,
 ) -> Result<watch::Receiver<Arc<Manifests>>, ServiceError> {
     let limit = if until_caught_up {
-        SILENCE_LIMIT
+        silence_limit()
     } else {
         Duration::MAX
     };
@@ -114,8 +115,7 @@ pub(in super::super) async fn desk(
     };
     let budget = Budget::new(config.source.in_flight_bytes);
     Desk::new(
-        connection.client.clone(),
-        config.nats.js_domain.as_deref(),
+        connection,
         stream,
         identity,
         pull_options(config, &budget, Some(purpose)),

@@ -1,6 +1,5 @@
 //! A quick look: some results, chosen at random, each row against its message. Derived tables are not looked at.
 
-use async_nats::jetstream;
 use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::watch;
@@ -13,10 +12,10 @@ use super::super::work::Message;
 use super::Verified;
 use crate::config::Config;
 use crate::projection::result::ResultMessage;
+use crate::source::asking::Js;
 use crate::source::census::message_at;
 use crate::source::connect;
 use crate::source::fetch::Fetcher;
-use crate::source::opening::context;
 use crate::store::carry::cleanup_before;
 use crate::store::compare::sampled::{self, Checked, Line};
 use crate::store::{read_only, standings};
@@ -48,7 +47,7 @@ pub async fn sample(
 async fn look(config: &Config, results: usize, now: Timestamp) -> Result<Verified, ServiceError> {
     let conn = read_only(&config.store.path)?;
     let connection = connect::once(&config.nats).await?;
-    let js = context(connection.client.clone(), config.nats.js_domain.as_deref());
+    let js = connection.js();
     let fetcher = fetcher(config, &connection).await.map_err(ServiceError::Broken)?;
     let budget = ObjectBudget::new(config.outputs.in_flight_bytes);
     let mut verified = Verified {
@@ -89,7 +88,7 @@ async fn look(config: &Config, results: usize, now: Timestamp) -> Result<Verifie
 
 /// A line's message, its pointers followed; `None` when the stream does not hold it any more.
 async fn message(
-    js: &jetstream::Context,
+    js: &Js,
     fetcher: &Fetcher,
     budget: &ObjectBudget,
     line: Line,

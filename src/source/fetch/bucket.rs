@@ -4,11 +4,13 @@
 //! the server allows a thousand. Where nobody answers direct gets (the bucket forbids them) the leader is asked.
 
 use async_nats::StatusCode;
-use async_nats::jetstream::stream::{DirectGetError, DirectGetErrorKind, RawMessageErrorKind, Stream};
-use async_nats::jetstream::{self, response::Response};
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::response::Response;
+use async_nats::jetstream::stream::{DirectGetError, DirectGetErrorKind, Stream};
 use bytes::Bytes;
 use serde::Deserialize;
 
+use super::super::asking::{Js, Raw, Which};
 use crate::wire::kv::{self, StreamName};
 use crate::wire::object;
 use crate::wire::time::Timestamp;
@@ -65,7 +67,7 @@ impl Meta {
 
 #[derive(Clone, Debug)]
 pub(super) struct Bucket {
-    js: jetstream::Context,
+    js: Js,
     handle: Stream<()>,
     stream: String,
 }
@@ -77,7 +79,7 @@ struct Clock {
 }
 
 impl Bucket {
-    pub(super) async fn new(js: jetstream::Context) -> Result<Self, String> {
+    pub(super) async fn new(js: Js) -> Result<Self, String> {
         let stream = object::stream_name(kv::OBJECT_RESULT_OUTPUT);
         let handle = js
             .get_stream_no_info(&stream)
@@ -91,25 +93,34 @@ impl Bucket {
         let subject = object::meta_subject(kv::OBJECT_RESULT_OUTPUT, name);
         let direct = match via {
             Via::Leader => None,
-            Via::Anybody => match self.handle.direct_get_last_for_subject(&subject).await {
-                Ok(message) => Some(message),
-                Err(error) if nobody_answers_direct_gets(&error) => None,
-                Err(error) => return Err(direct_failed(error)),
-            },
+            Via::Anybody => {
+                let question = format!("DIRECT.GET.{}.{subject}", self.stream);
+                let answer = self.handle.direct_get_last_for_subject(&subject);
+                self.direct(&question, answer).await?
+            }
         };
-        let message = match direct {
-            Some(message) => message,
-            None => self
-                .handle
-                .get_last_raw_message_by_subject(&subject)
-                .await
-                .map_err(raw_failed)?,
+        let payload = match direct {
+            Some(message) => message.payload,
+            None => {
+                let which = Which {
+                    last_by_subj: Some(&subject),
+                    ..Which::default()
+                };
+                self.leader(which).await?.payload
+            }
         };
-        let meta: Meta = serde_json::from_slice(&message.payload)
+        let meta: Meta = serde_json::from_slice(&payload)
             .map_err(|error| AskFailed::Unreachable(format!("its metadata cannot be read: {error}")))?;
         if meta.name != name {
             return Err(AskFailed::Unreachable(
                 "its metadata carries another name".to_owned(),
+            ));
+        }
+        // A wildcard would ask for the chunks of other objects.
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if meta.chunks > 0 && (meta.nuid.is_empty() || !meta.nuid.chars().all(plain)) {
+            return Err(AskFailed::Unreachable(
+                "its metadata names no chunks of its own".to_owned(),
             ));
         }
         Ok(meta)
@@ -124,25 +135,41 @@ impl Bucket {
     ) -> Result<(u64, Bytes), AskFailed> {
         let subject = object::chunk_subject(kv::OBJECT_RESULT_OUTPUT, nuid);
         if via == Via::Anybody {
-            match self
-                .handle
-                .direct_get_next_for_subject(&subject, Some(after + 1))
-                .await
-            {
-                Ok(message) => return Ok((message.sequence, message.payload)),
-                Err(error) if nobody_answers_direct_gets(&error) => {}
-                Err(error) => return Err(direct_failed(error)),
+            let question = format!("DIRECT.GET.{}", self.stream);
+            let answer = self.handle.direct_get_next_for_subject(&subject, Some(after + 1));
+            if let Some(message) = self.direct(&question, answer).await? {
+                return Ok((message.sequence, message.payload));
             }
         }
-        let message = self
-            .handle
-            .raw_message_builder()
-            .sequence(after + 1)
-            .next_by_subject(subject)
-            .send()
-            .await
-            .map_err(raw_failed)?;
-        Ok((message.sequence, message.payload))
+        let which = Which {
+            seq: Some(after + 1),
+            next_by_subj: Some(&subject),
+            last_by_subj: None,
+        };
+        let message = self.leader(which).await?;
+        Ok((message.seq, message.payload))
+    }
+
+    /// A direct get; `None` where nobody answers them.
+    async fn direct(
+        &self,
+        question: &str,
+        answer: impl Future<Output = Result<StreamMessage, DirectGetError>>,
+    ) -> Result<Option<StreamMessage>, AskFailed> {
+        match self.js.ask(question, answer).await {
+            Ok(Ok(message)) => Ok(Some(message)),
+            Ok(Err(error)) if nobody_answers_direct_gets(&error) => Ok(None),
+            Ok(Err(error)) => Err(direct_failed(error)),
+            Err(denied) => Err(AskFailed::Unreachable(denied.to_string())),
+        }
+    }
+
+    async fn leader(&self, which: Which<'_>) -> Result<Raw, AskFailed> {
+        match self.js.message(&self.stream, &which).await {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => Err(AskFailed::NotFound),
+            Err(error) => Err(AskFailed::Unreachable(error)),
+        }
     }
 
     /// The time by the clock of the bucket's leader.
@@ -157,10 +184,13 @@ impl Bucket {
     }
 
     async fn time_of(&self, stream: &str, what: &str) -> Result<Timestamp, AskFailed> {
+        let question = format!("STREAM.INFO.{stream}");
+        let answer = self.js.request(question.clone(), &());
         let response: Response<Clock> = self
             .js
-            .request(format!("STREAM.INFO.{stream}"), &())
+            .ask(&question, answer)
             .await
+            .map_err(|denied| AskFailed::Unreachable(denied.to_string()))?
             .map_err(|error| AskFailed::Unreachable(format!("{what} does not answer: {error}")))?;
         match response {
             Response::Ok(clock) => Ok(clock.ts),
@@ -179,13 +209,6 @@ fn nobody_answers_direct_gets(error: &DirectGetError) -> bool {
 fn direct_failed(error: DirectGetError) -> AskFailed {
     match error.kind() {
         DirectGetErrorKind::NotFound => AskFailed::NotFound,
-        _ => AskFailed::Unreachable(format!("the object store does not answer: {error}")),
-    }
-}
-
-fn raw_failed(error: jetstream::stream::RawMessageError) -> AskFailed {
-    match error.kind() {
-        RawMessageErrorKind::NoMessageFound => AskFailed::NotFound,
         _ => AskFailed::Unreachable(format!("the object store does not answer: {error}")),
     }
 }

@@ -14,11 +14,12 @@ use base64::Engine;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use self::breaker::Breaker;
 use self::bucket::{AskFailed, Bucket, Meta, Via};
+use super::connect::{Connection, ConnectionState};
 use crate::wire::output::{Attempt, Content};
 use crate::wire::time::Timestamp;
 
@@ -26,6 +27,13 @@ use crate::wire::time::Timestamp;
 const CERTAIN_AFTER: Duration = Duration::from_secs(120);
 /// A fresh object that is not seen yet is asked for again after these: all of them were there within 17 ms.
 const FRESH_PAUSES_MS: [u64; 3] = [10, 50, 250];
+
+/// After the connection was lost, objects are asked for carefully for so long.
+const CAREFUL: Duration = Duration::from_secs(60);
+/// Longest name in bytes that is asked for. A server closes the connection on a line of its protocol that is longer than
+/// 4,096 bytes, and a name takes four thirds of its length there: whoever sends a longer one would cut us off, again at every
+/// try. Nobody could have stored such an object either; an agent's names have some hundred bytes.
+const NAME_MAX: usize = 2_048;
 
 /// Limits of one fetch.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +81,7 @@ impl Found {
 pub struct Fetcher {
     bucket: Bucket,
     limits: FetchLimits,
+    connection: watch::Receiver<ConnectionState>,
     breaker: Arc<Breaker>,
     looks: Arc<Semaphore>,
     reads: Arc<Semaphore>,
@@ -100,23 +109,15 @@ impl Fetcher {
     ///
     /// # Errors
     /// When the client refuses the bucket's name, which it does not for that of the contract.
-    pub async fn new(
-        client: async_nats::Client,
-        js_domain: Option<&str>,
-        limits: FetchLimits,
-    ) -> Result<Self, String> {
+    pub async fn new(connection: &Connection, limits: FetchLimits) -> Result<Self, String> {
         // Longer than our own limit, which must be the one that counts.
         let request_limit = limits.idle + Duration::from_secs(1);
-        let bucket = Bucket::new(super::opening::context_with_timeout(
-            client,
-            js_domain,
-            request_limit,
-        ))
-        .await?;
+        let bucket = Bucket::new(connection.js_within(request_limit)).await?;
         let permits = limits.concurrency.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Self {
             bucket,
             limits,
+            connection: connection.state.clone(),
             breaker: Arc::new(Breaker::default()),
             looks: Arc::new(Semaphore::new(permits)),
             reads: Arc::new(Semaphore::new(permits)),
@@ -145,6 +146,12 @@ impl Fetcher {
         let Ok(_permit) = self.looks.acquire().await else {
             return Looked::Ended(Attempt::Pending("shutting down".to_owned()));
         };
+        if name.len() > NAME_MAX {
+            return Looked::Ended(Attempt::Gone(format!(
+                "no object has a name of {} bytes",
+                name.len()
+            )));
+        }
         if !self.breaker.may_try() {
             return Looked::Ended(Attempt::Pending(
                 "the object store did not answer; it is asked again soon".to_owned(),
@@ -219,16 +226,17 @@ impl Fetcher {
 
     /// Asks whoever answers, again after short pauses while the object may be fresh, then the leader.
     async fn look_twice(&self, name: &str, published: Timestamp) -> Result<(Meta, Via), Attempt> {
-        let mut reason = match self.meta(name, Via::Anybody).await {
-            Ok(meta) => return Ok((meta, Via::Anybody)),
+        let first = self.first();
+        let mut reason = match self.meta(name, first).await {
+            Ok(meta) => return Ok((meta, first)),
             Err(Trouble::Unreachable(reason)) => return Err(Attempt::Pending(reason)),
             Err(Trouble::Missing(reason)) => reason,
         };
         if !self.old_enough(published).await? {
             for pause in FRESH_PAUSES_MS {
                 tokio::time::sleep(Duration::from_millis(pause)).await;
-                match self.meta(name, Via::Anybody).await {
-                    Ok(meta) => return Ok((meta, Via::Anybody)),
+                match self.meta(name, first).await {
+                    Ok(meta) => return Ok((meta, first)),
                     Err(Trouble::Unreachable(reason)) => return Err(Attempt::Pending(reason)),
                     Err(Trouble::Missing(again)) => reason = again,
                 }
@@ -280,6 +288,15 @@ impl Fetcher {
     pub async fn published_before(&self, published: Timestamp, age: Duration) -> bool {
         let now = self.ask(self.bucket.results_time()).await;
         now.is_ok_and(|now| is_older(published, age, now))
+    }
+
+    /// Who is asked first. An object's messages may have headers that break the connection with a direct get, which then
+    /// would be tried again and again: after a loss the leader is asked, whose answers hold anything.
+    fn first(&self) -> Via {
+        match self.connection.borrow().lost {
+            Some(lost) if lost.elapsed() < CAREFUL => Via::Leader,
+            _ => Via::Anybody,
+        }
     }
 
     async fn meta(&self, name: &str, via: Via) -> Result<Meta, Trouble> {

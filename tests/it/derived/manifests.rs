@@ -246,8 +246,19 @@ async fn when_a_manifest_was_changed_is_told_by_the_servers_clock() {
     let server = NatsServer::start();
     let js = server.fleet().await;
     put_manifest(&js, DISKS, &manifest(DISKS)).await;
+    let flags = results_projector::cli::GlobalArgs {
+        nats_url: Some(server.url()),
+        ..Default::default()
+    };
+    let config = results_projector::config::Config::load(&flags, &|_| None).unwrap();
+    let connection = results_projector::source::connect::once(&config.nats)
+        .await
+        .unwrap();
+    let asked = connection.js();
     let changed = async || {
-        let documents = results_projector::source::manifests::snapshot(&js).await.unwrap();
+        let documents = results_projector::source::manifests::snapshot(&asked)
+            .await
+            .unwrap();
         let manifests =
             results_projector::projection::manifests::Manifests::of_bucket(documents.unwrap_or_default());
         manifests.job(DISKS).unwrap().changed.unwrap()

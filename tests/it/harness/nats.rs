@@ -50,6 +50,25 @@ impl NatsServer {
         Self::start_in(folder, "")
     }
 
+    /// On a copy of a store, with more lines in its configuration file.
+    pub fn start_copy(store: &Path, config: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        copy(store, &folder.path().join("store"));
+        Self::start_in(folder, config)
+    }
+
+    /// Stopped, and started with other lines in its configuration file.
+    pub fn restart_with(&mut self, config: &str) {
+        self.stop();
+        config.clone_into(&mut self.config);
+        self.start_again();
+    }
+
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("nats.log")).unwrap_or_default()
+    }
+
     fn start_in(folder: TempDir, config: &str) -> Self {
         let mut server = Self {
             folder,
@@ -189,7 +208,7 @@ impl NatsServer {
     }
 
     fn log_tail(&self) -> String {
-        let log = fs::read_to_string(self.folder.path().join("nats.log")).unwrap_or_default();
+        let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }

@@ -1,0 +1,408 @@
+//! Questions to the server: with our time-out, with the server's word that a question is not allowed, and for one message in
+//! a form that no sender can break.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::ops::Deref;
+use std::str::FromStr;
+use std::time::Duration;
+
+use async_nats::jetstream::context::{ContextBuilder, RequestErrorKind};
+use async_nats::jetstream::response::Response;
+use async_nats::jetstream::{self, ErrorCode};
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::connect::ConnectionState;
+use crate::wire::time::Timestamp;
+
+/// Headers that are none, as a dead letter keeps them.
+const UNREADABLE: &str = "Results-Projector-Unreadable-Base64";
+
+/// The server does not allow this user something that is needed. The permission is named as `docs/PERMISSIONS.md` does.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Denied {
+    /// To ask, to ack.
+    Publish(String),
+    /// To hear the answers.
+    Subscribe(String),
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, subject) = match self {
+            Self::Publish(subject) => ("publish to", subject),
+            Self::Subscribe(subject) => ("subscribe to", subject),
+        };
+        write!(
+            f,
+            "the server does not allow this user to {what} {subject:?}; add that to its permissions (docs/PERMISSIONS.md lists \
+             what is needed)"
+        )
+    }
+}
+
+impl Denied {
+    /// What the server says of it: `Permissions Violation for Publish to "…"`.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (_, text) = text.split_once("Permissions Violation for ")?;
+        let subject = |text: &str| text.split('"').nth(1).map(str::to_owned);
+        match text.split_once(' ')? {
+            ("Publish", rest) => Some(Self::Publish(pattern(&subject(rest)?))),
+            ("Subscription", rest) => {
+                // The last token is a number of ours, or stands for any.
+                let subject = subject(rest)?;
+                let inbox = subject.trim_end_matches(".*");
+                let prefix = inbox.rsplit_once('.').map_or(inbox, |(prefix, _)| prefix);
+                Some(Self::Subscribe(format!("{prefix}.>")))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The entry in a list of permissions that allows a subject: what differs from message to message, or from one temporary
+/// consumer to the next, is a wildcard.
+fn pattern(subject: &str) -> String {
+    let tokens: Vec<&str> = subject.split('.').collect();
+    let name = |stream: &str, name: &str| {
+        let is_number = |part: &str| part.len() == 8 && part.chars().all(|c| c.is_ascii_hexdigit());
+        if stream.starts_with("KV_") || name.split('_').any(is_number) {
+            "*".to_owned()
+        } else {
+            name.to_owned()
+        }
+    };
+    let api = tokens
+        .iter()
+        .position(|token| *token == "API")
+        .map_or(0, |at| at + 1);
+    let (head, rest) = tokens.split_at(api.min(tokens.len()));
+    let tail = match rest {
+        ["$JS", "ACK", stream, consumer, ..] => format!("$JS.ACK.{stream}.{}.>", name(stream, consumer)),
+        ["$JS", "FC", stream, ..] => format!("$JS.FC.{stream}.>"),
+        ["DIRECT", "GET", stream, _, ..] => format!("DIRECT.GET.{stream}.>"),
+        ["CONSUMER", "MSG", "NEXT", stream, consumer] => {
+            format!("CONSUMER.MSG.NEXT.{stream}.{}", name(stream, consumer))
+        }
+        ["CONSUMER", verb, stream, consumer, filter @ ..] => {
+            let mut all = vec![
+                "CONSUMER".to_owned(),
+                (*verb).to_owned(),
+                (*stream).to_owned(),
+                name(stream, consumer),
+            ];
+            all.extend(filter.iter().map(|token| (*token).to_owned()));
+            all.join(".")
+        }
+        rest => rest.join("."),
+    };
+    if head.is_empty() {
+        tail
+    } else {
+        format!("{}.{tail}", head.join("."))
+    }
+}
+
+/// What the server has denied on this connection.
+#[derive(Clone, Debug, Default)]
+pub struct Denials(BTreeMap<Denied, Denial>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Denial {
+    times: u64,
+    epoch: u64,
+}
+
+impl Denials {
+    /// Notes one; true when it is the first of its kind.
+    pub(super) fn note(&mut self, denied: Denied, epoch: u64) -> bool {
+        let denial = self.0.entry(denied).or_default();
+        (denial.times, denial.epoch) = (denial.times + 1, epoch);
+        denial.times == 1
+    }
+
+    /// How often something that begins with the API's prefix and ends like this was denied.
+    pub(super) fn times(&self, question: &str) -> u64 {
+        self.of(question).map_or(0, |(_, denial)| denial.times)
+    }
+
+    fn of(&self, question: &str) -> Option<(&Denied, &Denial)> {
+        let question = format!(
+            ".{}",
+            pattern(&format!("API.{question}")).trim_start_matches("API.")
+        );
+        self.0
+            .iter()
+            .find(|(denied, _)| matches!(denied, Denied::Publish(subject) if subject.ends_with(&question)))
+    }
+
+    /// What stands in the way of an answer: the question, asked after it had been denied `before` times, or the inbox, for as
+    /// long as the connection lasts.
+    pub(super) fn since(&self, question: &str, before: u64, epoch: u64) -> Option<Denied> {
+        let asked = self.of(question).filter(|(_, denial)| denial.times > before);
+        let deaf = self
+            .0
+            .iter()
+            .find(|(denied, denial)| matches!(denied, Denied::Subscribe(_)) && denial.epoch == epoch);
+        asked.or(deaf).map(|(denied, _)| denied.clone())
+    }
+}
+
+/// JetStream, and what the connection tells of it.
+#[derive(Clone, Debug)]
+pub struct Js {
+    context: jetstream::Context,
+    state: watch::Receiver<ConnectionState>,
+}
+
+impl Deref for Js {
+    type Target = jetstream::Context;
+
+    fn deref(&self) -> &jetstream::Context {
+        &self.context
+    }
+}
+
+impl Js {
+    pub(super) fn new(
+        client: async_nats::Client,
+        js_domain: Option<&str>,
+        timeout: Duration,
+        state: watch::Receiver<ConnectionState>,
+    ) -> Self {
+        let builder = ContextBuilder::new().timeout(timeout);
+        let context = match js_domain {
+            Some(domain) => builder.domain(domain).build(client),
+            None => builder.build(client),
+        };
+        Self { context, state }
+    }
+
+    /// Waits for an answer to a question of the API, or for the server's word that it may not be asked: the client itself
+    /// would only wait until the time is over.
+    pub(super) async fn ask<T>(&self, question: &str, answer: impl Future<Output = T>) -> Result<T, Denied> {
+        let mut state = self.state.clone();
+        let before = state.borrow().denied.times(question);
+        let mut found = None;
+        let denied = state.wait_for(|state| {
+            found = state.denied.since(question, before, state.epoch);
+            found.is_some()
+        });
+        tokio::select! {
+            biased;
+            answer = answer => return Ok(answer),
+            Ok(_) = denied => {}
+        }
+        // The guard of the branch: it was found.
+        found.map_or_else(|| Err(Denied::Publish(question.to_owned())), Err)
+    }
+
+    /// One message of a stream, from its leader; `None` when there is no such message. As JSON, which holds whatever bytes
+    /// and names the message has: a delivery or a direct get of one with headers that are none, or with a blank of another
+    /// script in its subject, breaks the connection.
+    ///
+    /// # Errors
+    /// What came instead of an answer.
+    pub(super) async fn message(&self, stream: &str, which: &Which<'_>) -> Result<Option<Raw>, String> {
+        let question = format!("STREAM.MSG.GET.{stream}");
+        let answer = self.context.request(question.clone(), which);
+        let answer: Response<Got> = match self.ask(&question, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) if error.kind() == RequestErrorKind::TimedOut => {
+                return Err("no answer in time".to_owned());
+            }
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(denied) => return Err(denied.to_string()),
+        };
+        match answer {
+            Response::Ok(got) => got.message.read().map(Some),
+            Response::Err { error } if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
+            Response::Err { error } => Err(error.to_string()),
+        }
+    }
+}
+
+/// Which message is asked for.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Which<'a> {
+    /// This one; with `next_by_subj` the first from here on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) next_by_subj: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) last_by_subj: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct Got {
+    message: Stored,
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    subject: String,
+    seq: u64,
+    #[serde(default)]
+    hdrs: Option<String>,
+    #[serde(default)]
+    data: Option<String>,
+    time: Timestamp,
+}
+
+impl Stored {
+    fn read(self) -> Result<Raw, String> {
+        let bytes = |text: Option<String>| {
+            let text = text.unwrap_or_default();
+            STANDARD
+                .decode(text)
+                .map_err(|error| format!("the answer is no message: {error}"))
+        };
+        Ok(Raw {
+            headers: headers(&bytes(self.hdrs)?),
+            payload: bytes(self.data)?.into(),
+            subject: self.subject,
+            seq: self.seq,
+            published: self.time,
+        })
+    }
+}
+
+/// A message as its stream holds it.
+#[derive(Debug)]
+pub(super) struct Raw {
+    pub(super) subject: String,
+    pub(super) seq: u64,
+    pub(super) published: Timestamp,
+    pub(super) headers: HeaderMap,
+    pub(super) payload: Bytes,
+}
+
+/// Headers as published; what is none is kept whole under a name of its own.
+fn headers(bytes: &[u8]) -> HeaderMap {
+    let read = || -> Option<HeaderMap> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let mut lines = text.strip_prefix("NATS/1.0\r\n")?.split("\r\n");
+        let mut map = HeaderMap::new();
+        for line in lines.by_ref().take_while(|line| !line.is_empty()) {
+            let (name, value) = line.split_once(':')?;
+            map.append(
+                HeaderName::from_str(name).ok()?,
+                HeaderValue::from_str(value.trim()).ok()?,
+            );
+        }
+        Some(map)
+    };
+    if bytes.is_empty() {
+        return HeaderMap::new();
+    }
+    read().unwrap_or_else(|| {
+        let mut map = HeaderMap::new();
+        map.insert(UNREADABLE, STANDARD.encode(bytes));
+        map
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_violation_names_the_permission_that_is_missing() {
+        for (said, wanted) in [
+            (
+                "Publish to \"$JS.API.STREAM.INFO.RESULTS\"",
+                "publish to \"$JS.API.STREAM.INFO.RESULTS\"",
+            ),
+            (
+                "Publish to \"$JS.hub.API.STREAM.INFO.KV_jobs\"",
+                "publish to \"$JS.hub.API.STREAM.INFO.KV_jobs\"",
+            ),
+            (
+                "Publish to \"$JS.ACK.RESULTS.results_projector_results.1.7.7.1790.0\"",
+                "publish to \"$JS.ACK.RESULTS.results_projector_results.>\"",
+            ),
+            (
+                "Publish to \"$JS.FC.KV_jobs.abc.1\"",
+                "publish to \"$JS.FC.KV_jobs.>\"",
+            ),
+            (
+                "Publish to \"$JS.API.DIRECT.GET.OBJ_result_output.$O.result_output.M.cQ==\"",
+                "publish to \"$JS.API.DIRECT.GET.OBJ_result_output.>\"",
+            ),
+            (
+                "Publish to \"$JS.API.DIRECT.GET.OBJ_result_output\"",
+                "publish to \"$JS.API.DIRECT.GET.OBJ_result_output\"",
+            ),
+            (
+                "Publish to \"$JS.API.CONSUMER.DELETE.KV_jobs.Xyz12\"",
+                "publish to \"$JS.API.CONSUMER.DELETE.KV_jobs.*\"",
+            ),
+            (
+                "Publish to \"$JS.API.CONSUMER.MSG.NEXT.EVENTS.results_projector_verify_0a1b2c3d_events\"",
+                "publish to \"$JS.API.CONSUMER.MSG.NEXT.EVENTS.*\"",
+            ),
+            (
+                "Publish to \"$JS.API.CONSUMER.DELETE.EVENTS.results_projector_events\"",
+                "publish to \"$JS.API.CONSUMER.DELETE.EVENTS.results_projector_events\"",
+            ),
+            (
+                "Subscription to \"_INBOX_x.AbC.*\"",
+                "subscribe to \"_INBOX_x.>\"",
+            ),
+            ("Subscription to \"_INBOX_x.AbC\"", "subscribe to \"_INBOX_x.>\""),
+        ] {
+            let denied = Denied::parse(&format!("Permissions Violation for {said}")).unwrap();
+            assert!(denied.to_string().contains(wanted), "{denied}");
+        }
+        assert!(Denied::parse("Authorization Violation").is_none());
+    }
+
+    #[test]
+    fn a_question_is_found_among_denials_under_any_prefix_and_only_while_it_is_denied_again() {
+        let mut denials = Denials::default();
+        let text =
+            "Permissions Violation for Publish to \"$JS.hub.API.CONSUMER.INFO.EVENTS.x_0a1b2c3d_events\"";
+        let denied = Denied::parse(text).unwrap();
+        assert!(denials.note(denied.clone(), 1) && !denials.note(denied.clone(), 1));
+        let question = "CONSUMER.INFO.EVENTS.x_99999999_events";
+        assert_eq!(denials.times(question), 2);
+        assert_eq!(denials.since(question, 1, 1), Some(denied));
+        assert_eq!(denials.since(question, 2, 1), None);
+        assert_eq!(
+            denials.since("CONSUMER.INFO.RESULTS.x_99999999_results", 0, 1),
+            None
+        );
+        let inbox = Denied::Subscribe("_INBOX.>".to_owned());
+        denials.note(inbox.clone(), 3);
+        assert_eq!(denials.since("STREAM.INFO.RESULTS", 0, 3), Some(inbox));
+        assert_eq!(denials.since("STREAM.INFO.RESULTS", 0, 4), None);
+    }
+
+    #[test]
+    fn headers_are_read_or_kept_whole() {
+        let read = headers(b"NATS/1.0\r\nA: x\r\nA: \x1b[31m\r\nB:y \r\n\r\n");
+        let all: Vec<&str> = read.get_all("A").map(HeaderValue::as_str).collect();
+        assert_eq!(
+            (all, read.get("B").unwrap().as_str()),
+            (vec!["x", "\u{1b}[31m"], "y")
+        );
+        for odd in [
+            &b"NATS/1.0\r\nno colon\r\n\r\n"[..],
+            b"\xff",
+            b"NATS/1.0 100 Idle\r\n\r\n",
+            b"NATS/1.0\r\nn m: x\r\n\r\n",
+        ] {
+            let kept = headers(odd);
+            let kept = kept.get(UNREADABLE).unwrap().as_str();
+            assert_eq!(STANDARD.decode(kept).unwrap(), odd);
+        }
+        assert!(headers(b"").is_empty());
+    }
+}

@@ -1,0 +1,406 @@
+//! The permissions that are shipped (`deploy/nats-permissions.conf`) are enough for everything, and each of them is needed:
+//! without it the command that needs it names it, nothing is lost, and with it back all is as if it had never been away.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::derived::{DISKS, Run, disks, manifest, put_manifest, put_object, send};
+use crate::harness::nats::copy;
+use crate::harness::projector::{catch_up, place, run_with, text};
+use crate::harness::*;
+use crate::outputs::age_messages;
+
+/// What is said of every permission that is missing.
+const HINT: &str = "add that to its permissions";
+
+/// A line of the shipped list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    /// `run`, `load`, `adopted` or `create-missing`: the section's name.
+    section: String,
+    /// `publish` or `subscribe`.
+    kind: &'static str,
+    subject: String,
+    line: usize,
+}
+
+fn shipped() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/nats-permissions.conf");
+    fs::read_to_string(path).unwrap()
+}
+
+/// The entries that are allowed, section by section; those of `create-missing` are comments.
+fn entries() -> Vec<Entry> {
+    let (mut section, mut kind, mut found) = (String::new(), "", Vec::new());
+    let mut allows = false;
+    for (line, text) in shipped().lines().enumerate() {
+        let text = text.trim();
+        if let Some(rest) = text.strip_prefix("# [") {
+            section = rest.split(']').next().unwrap().to_owned();
+        }
+        match text {
+            "publish: {" => kind = "publish",
+            "subscribe: {" => kind = "subscribe",
+            "allow: [" => allows = true,
+            "]" => allows = false,
+            _ => {}
+        }
+        let entry = text.strip_prefix("# ").unwrap_or(text);
+        if allows && entry.starts_with('"') {
+            let subject = entry.trim_matches('"').to_owned();
+            let section = section.clone();
+            found.push(Entry {
+                section,
+                kind,
+                subject,
+                line,
+            });
+        }
+    }
+    found
+}
+
+/// The shipped file without some of its lines; `create-missing` only where it is wanted.
+fn without(gone: &[&Entry], create_missing: bool) -> String {
+    let all = entries();
+    let lines = shipped()
+        .lines()
+        .enumerate()
+        .map(|(number, text)| {
+            let entry = all.iter().find(|entry| entry.line == number);
+            match entry {
+                // An empty list would allow everything.
+                Some(entry) if gone.contains(&entry) && entry.kind == "subscribe" => "\"nothing\"".to_owned(),
+                Some(entry) if gone.contains(&entry) => String::new(),
+                Some(entry) if create_missing && entry.section == "create-missing" => {
+                    format!("\"{}\"", entry.subject)
+                }
+                _ => text.to_owned(),
+            }
+        })
+        .collect::<Vec<_>>();
+    lines.join("\n")
+}
+
+fn server_config(permissions: &str) -> String {
+    format!(
+        "authorization {{\n{permissions}\nusers = [ {{ user: admin, password: admin }}\n{{ user: projector, password: secret, \
+         permissions: $RESULTS_PROJECTOR }} ]\n}}\nno_auth_user: admin\n"
+    )
+}
+
+/// Streams and stores with something for every permission, and a database that has read a part of them.
+struct Scene {
+    folder: TempDir,
+    store: PathBuf,
+    /// Half read.
+    half: PathBuf,
+    /// What the whole is in the end.
+    whole: Vec<String>,
+}
+
+async fn publish(js: &jetstream::Context, from: usize) {
+    for number in from..from + 6 {
+        let (id, pc) = (format!("r{number}"), format!("PC-{number}"));
+        Run::new(&id, &pc, DISKS, disks(2, 1.5)).send(js).await;
+        let id = format!("p{number}");
+        let object = Run::new(&id, &pc, DISKS, disks(3, 2.5)).send_pointer(js).await;
+        put_object(js, &object).await;
+        let started = json!({"result_id": id, "request_id": "q", "exec_id": "e", "pc_id": pc, "manifest_id": DISKS,
+            "version": "1", "started_at": "2026-06-01T00:00:00Z"});
+        send(js, &format!("events.started.e.{pc}"), &started).await;
+        send(js, &format!("inventory.{pc}.sw"), &json!({"a": number})).await;
+        send(js, "results.q", &json!("no result")).await;
+    }
+}
+
+/// Outputs that are not fetched in time stay pending.
+const IMPATIENT: (&str, &str) = ("RESULTS_PROJECTOR_OUTPUTS_BASE_TIMEOUT", "1 ms");
+
+async fn scene() -> Scene {
+    let mut server = NatsServer::start();
+    let js = server.fleet().await;
+    put_manifest(&js, DISKS, &manifest(DISKS)).await;
+    // So many bytes that the server paces the watch.
+    for number in 0..14 {
+        let long = json!({"id": "x", "version": "x".repeat(900_000), "execute": {"timeout": "1s"}});
+        put_manifest(&js, &format!("long-{number}"), &long).await;
+    }
+    publish(&js, 0).await;
+    // One whose object never was: certain, since its message is old.
+    Run::new("gone", "PC-1", "other", "x").send_pointer(&js).await;
+    server.stop();
+    age_messages(&server, Duration::from_secs(600));
+    server.start_again();
+    let (folder, half) = place();
+    let output = run_with(&half, &server.url(), &["run", "--until-caught-up"], &[IMPATIENT]);
+    assert!(output.status.success(), "{}", text(&output));
+    publish(&server.jetstream().await, 100).await;
+    server.stop();
+    fs::write(folder.path().join("password"), "secret\n").unwrap();
+    let store = folder.path().join("store");
+    copy(&server.store(), &store);
+    server.start_again();
+    let whole = folder.path().join("whole.db");
+    fs::copy(&half, &whole).unwrap();
+    catch_up(&whole, &server.url());
+    Scene {
+        whole: dump::dump(&whole),
+        folder,
+        store,
+        half,
+    }
+}
+
+impl Scene {
+    /// A server with the scene's store, whose user `projector` has these permissions.
+    fn server(&self, permissions: &str) -> NatsServer {
+        NatsServer::start_copy(&self.store, &server_config(permissions))
+    }
+
+    /// A database that has read a half.
+    fn database(&self, folder: &Path) -> PathBuf {
+        let db = folder.join("results.db");
+        fs::copy(&self.half, &db).unwrap();
+        db
+    }
+
+    /// Runs as the user with the permissions.
+    fn run(&self, db: &Path, server: &NatsServer, args: &[&str]) -> Output {
+        let password = self.folder.path().join("password");
+        let env = [
+            ("RESULTS_PROJECTOR_NATS_USER", "projector"),
+            ("RESULTS_PROJECTOR_NATS_PASSWORD_FILE", password.to_str().unwrap()),
+            ("RESULTS_PROJECTOR_SILENCE_SECONDS", "10"),
+        ];
+        run_with(db, &server.url(), args, &env)
+    }
+}
+
+const CATCH_UP: [&str; 2] = ["run", "--until-caught-up"];
+
+/// The user's permissions without some sections.
+fn sections(gone: &[&str]) -> Vec<Entry> {
+    let all = entries();
+    all.into_iter()
+        .filter(|entry| gone.contains(&entry.section.as_str()))
+        .collect()
+}
+
+#[test]
+fn the_shipped_list_is_read_whole() {
+    let all = entries();
+    let count = |section: &str| all.iter().filter(|entry| entry.section == section).count();
+    assert_eq!(
+        (
+            count("run"),
+            count("load"),
+            count("adopted"),
+            count("create-missing")
+        ),
+        (29, 15, 2, 4)
+    );
+    assert_eq!(all.iter().filter(|entry| entry.kind == "subscribe").count(), 1);
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/PERMISSIONS.md")).unwrap();
+    for entry in &all {
+        let streams = ["RESULTS", "EVENTS", "INVENTORY"];
+        let stream = streams
+            .iter()
+            .find(|stream| entry.subject.contains(&format!(".{stream}")));
+        let general = stream.map_or(entry.subject.clone(), |stream| {
+            let own = format!("results_projector_{}", stream.to_lowercase());
+            entry
+                .subject
+                .replace(&own, "results_projector_<stream>")
+                .replace(stream, "<STREAM>")
+        });
+        assert!(
+            page.contains(&format!("`{general}`")) || page.contains(&format!("`{}`", entry.subject)),
+            "docs/PERMISSIONS.md says nothing of {general}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_exactly_the_shipped_permissions_every_command_works() {
+    let scene = scene().await;
+    let server = scene.server(&without(&[], false));
+    let (_folder, db) = place();
+    let db = scene.database(db.parent().unwrap());
+    for args in [
+        &CATCH_UP[..],
+        &["status"],
+        &["verify"],
+        &["verify", "--sample", "5"],
+        &["replay"],
+        &["replay", "--job", DISKS],
+        &["rebuild"],
+        &["dead-letters", "list"],
+        &["outputs", "list"],
+    ] {
+        let output = scene.run(&db, &server, args);
+        assert!(output.status.success(), "{args:?}: {}", text(&output));
+        assert!(
+            !text(&output).contains("not allow"),
+            "{args:?}: {}",
+            text(&output)
+        );
+    }
+    assert_eq!(dump::dump(&db), scene.whole);
+    for args in [
+        &["dead-letters", "retry", "--all"][..],
+        &["outputs", "retry", "--all"],
+    ] {
+        let output = scene.run(&db, &server, args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {}", text(&output));
+    }
+    check_i3(&db);
+    // A first load in bulk, and letters whose payload only the stream holds.
+    let (_folder, new) = place();
+    let password = scene.folder.path().join("password");
+    let env = [
+        ("RESULTS_PROJECTOR_NATS_USER", "projector"),
+        ("RESULTS_PROJECTOR_NATS_PASSWORD_FILE", password.to_str().unwrap()),
+        ("RESULTS_PROJECTOR_STORE_BULK_FROM", "1"),
+        ("RESULTS_PROJECTOR_DEAD_LETTERS_MAX_BYTES", "1"),
+    ];
+    let output = run_with(&new, &server.url(), &CATCH_UP, &env);
+    assert!(text(&output).contains("loaded in bulk"), "{}", text(&output));
+    let seq = one(&new, "SELECT min(stream_seq) FROM projector_dead_letters").to_string();
+    let shown = run_with(
+        &new,
+        &server.url(),
+        &["dead-letters", "show", "RESULTS", &seq],
+        &env,
+    );
+    assert!(text(&shown).contains("(from the stream)"), "{}", text(&shown));
+    // Dots in an inbox, as before: somebody else's answers are not ours to hear.
+    let log = server.log();
+    assert!(!log.contains("Violation"), "{log}");
+    let env = [env[0], env[1], ("RESULTS_PROJECTOR_NATS_INBOX_PREFIX", "_INBOX")];
+    let output = run_with(&db, &server.url(), &["verify"], &env);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(
+        text(&output).contains("subscribe to \"_INBOX.>\""),
+        "{}",
+        text(&output)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_needs_the_first_section_only_and_creates_what_is_missing_with_the_last() {
+    let scene = scene().await;
+    let rest = sections(&["watch", "load", "adopted"]);
+    let gone: Vec<&Entry> = rest.iter().collect();
+    let server = scene.server(&without(&gone, false));
+    let (_folder, db) = place();
+    let db = scene.database(db.parent().unwrap());
+    let output = scene.run(&db, &server, &CATCH_UP);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(!server.log().contains("Violation"), "{}", server.log());
+    assert_eq!(dump::dump(&db), scene.whole);
+
+    let empty = NatsServer::start_with(&server_config(&without(&gone, false)));
+    let (_folder, db) = place();
+    let output = scene.run(&db, &empty, &["run", "--until-caught-up", "--create-missing"]);
+    assert_eq!(output.status.code(), Some(3));
+    for stream in ["RESULTS", "EVENTS", "INVENTORY", "OBJ_result_output"] {
+        let named = format!("publish to \"$JS.API.STREAM.CREATE.{stream}\"");
+        assert!(text(&output).contains(&named), "{stream}: {}", text(&output));
+    }
+    let empty = NatsServer::start_with(&server_config(&without(&gone, true)));
+    let output = scene.run(&db, &empty, &["run", "--until-caught-up", "--create-missing"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(!empty.log().contains("Violation"), "{}", empty.log());
+}
+
+/// One permission is missing.
+fn one_is_missing(scene: &Scene, entry: &Entry, also: &[Entry]) {
+    let gone: Vec<&Entry> = also.iter().chain([entry]).collect();
+    let mut server = scene.server(&without(&gone, false));
+    let folder = tempfile::tempdir().unwrap();
+    let db = scene.database(folder.path());
+    if entry.section == "load" {
+        let all = scene.server(&without(&[], false));
+        let output = scene.run(&db, &all, &CATCH_UP);
+        assert!(output.status.success(), "{}", text(&output));
+    }
+    let args: &[&str] = if entry.section == "load" {
+        &["verify"]
+    } else {
+        &CATCH_UP
+    };
+    let output = scene.run(&db, &server, args);
+    let said = text(&output);
+    let what = if entry.kind == "publish" {
+        "publish to"
+    } else {
+        "subscribe to"
+    };
+    let named = format!("{what} \"{}\"", entry.subject);
+    let escaped = named.replace('"', "\\\"");
+    let kind = (entry.section.as_str(), entry.subject.as_str());
+    assert!(
+        said.contains(&named) || said.contains(&escaped),
+        "without {kind:?} it says:\n{said}"
+    );
+    assert!(said.contains(HINT), "without {kind:?} it says:\n{said}");
+    // Without pulls messages are asked for one by one, which takes longer.
+    let works_on = ["ACK", "OBJ_result_output", "MSG.NEXT"]
+        .iter()
+        .any(|part| entry.subject.contains(part));
+    let code = output.status.code();
+    assert!(
+        code == Some(3) || (works_on && code == Some(0)),
+        "without {kind:?}: {code:?}\n{said}"
+    );
+    // With it back, all is there.
+    let rest: Vec<&Entry> = also.iter().collect();
+    server.restart_with(&server_config(&without(&rest, false)));
+    let output = scene.run(&db, &server, &CATCH_UP);
+    assert!(output.status.success(), "{}", text(&output));
+    check_i3(&db);
+    assert_eq!(dump::dump(&db), scene.whole, "without {kind:?}");
+}
+
+fn each_is_needed(scene: &Scene, section: &str, also: &[Entry]) {
+    // Every day, one stream stands for the three.
+    let wanted = |entry: &Entry| {
+        scale(false, true)
+            || !["EVENTS", "INVENTORY"]
+                .iter()
+                .any(|other| entry.subject.contains(other))
+    };
+    let queue: Mutex<VecDeque<Entry>> = Mutex::new(sections(&[section]).into_iter().filter(wanted).collect());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap().pop_front();
+                    let Some(entry) = next else { return };
+                    one_is_missing(scene, &entry, also);
+                }
+            });
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_permission_of_the_service_is_named_when_it_is_missing_and_nothing_is_lost() {
+    let scene = scene().await;
+    each_is_needed(&scene, "run", &sections(&["watch", "load", "adopted"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_permission_of_a_load_is_named_when_it_is_missing() {
+    let scene = scene().await;
+    each_is_needed(&scene, "load", &[]);
+}

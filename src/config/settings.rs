@@ -190,7 +190,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     plain(
         "dead_letters.max_bytes",
         "1 GiB",
-        "payloads that the dead-letter book keeps; beyond it the stream holds them",
+        "payloads and headers that the dead-letter book keeps; beyond it the stream holds them",
     ),
     Setting {
         key: "log.format",

@@ -83,17 +83,23 @@ pub struct Shown {
     pub payload: Option<Vec<u8>>,
 }
 
-/// Bytes of all payloads in the book.
-pub(super) fn payload_bytes(conn: &Connection) -> Result<u64, StoreError> {
+/// What a row holds of its message: bytes that SQLite knows without reading them.
+const HELD_BYTES: &str = "(coalesce(octet_length(payload), 0) + coalesce(octet_length(headers), 0))";
+
+/// Bytes of all payloads and headers in the book.
+pub(super) fn held_bytes(conn: &Connection) -> Result<u64, StoreError> {
     conn.query_row(
-        "SELECT coalesce(sum(payload_bytes), 0) FROM projector_dead_letters WHERE payload IS NOT NULL",
+        &format!("SELECT coalesce(sum({HELD_BYTES}), 0) FROM projector_dead_letters"),
         [],
         |row| row.get(0),
     )
     .map_err(StoreError::sqlite("sum the payloads of projector_dead_letters"))
 }
 
-/// Enters a message; returns the bytes its payload added to the book. Without room for the payload (`room`, bytes)
+const MET_BEFORE: &str = "SELECT incarnation FROM projector_dead_letters
+     WHERE stream = ?1 AND incarnation <= ?2 AND stream_seq = ?3 AND published_at = ?4 AND subject = ?5";
+
+/// Enters a message; returns the bytes its payload and headers added to the book. Without room for them (`room`, bytes)
 /// its hash and place are kept, and the stream holds the rest.
 pub(super) fn enter(
     conn: &Connection,
@@ -101,25 +107,29 @@ pub(super) fn enter(
     letter: &DeadLetter,
     room: u64,
 ) -> Result<u64, StoreError> {
-    let what = || format!("keep {} {} as a dead letter", letter.stream, letter.seq);
+    let what = |error| {
+        StoreError::sqlite(format_args!(
+            "keep {} {} as a dead letter",
+            letter.stream, letter.seq
+        ))(error)
+    };
     let published = letter.published.stored();
     let seq = letter.seq.0;
     // Met again after the stream's sequences began a new life: the same message keeps its entry (DESIGN §3).
     let met_before: Option<i64> = conn
-        .prepare_cached(
-            "SELECT incarnation FROM projector_dead_letters
-             WHERE stream = ?1 AND incarnation <= ?2 AND stream_seq = ?3 AND published_at = ?4 AND subject = ?5",
-        )
+        .prepare_cached(MET_BEFORE)
         .and_then(|mut statement| {
             statement
                 .query_row(params![letter.stream.as_str(), incarnation, seq, published, letter.subject], |row| row.get(0))
                 .optional()
         })
-        .map_err(StoreError::sqlite(what()))?;
+        .map_err(what)?;
     if met_before.is_some() {
         return Ok(0);
     }
-    let bytes = u64::try_from(letter.payload.len()).unwrap_or(u64::MAX);
+    let headers = letter.headers.as_deref();
+    let bytes = letter.payload.len() + headers.map_or(0, str::len);
+    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
     let kept = bytes <= room;
     conn.prepare_cached(
         "INSERT INTO projector_dead_letters (stream, incarnation, stream_seq, subject, published_at, reason, headers,
@@ -134,13 +144,13 @@ pub(super) fn enter(
             letter.subject,
             published,
             letter.reason,
-            letter.headers,
+            headers.filter(|_| kept),
             kept.then_some(&letter.payload[..]),
-            bytes,
+            letter.payload.len(),
             hex(&Sha256::digest(&letter.payload)),
         ])
     })
-    .map_err(StoreError::sqlite(what()))?;
+    .map_err(what)?;
     Ok(if kept { bytes } else { 0 })
 }
 
@@ -155,12 +165,12 @@ pub(super) fn is_there(conn: &Connection, place: Place) -> Result<bool, StoreErr
     .map_err(StoreError::sqlite(format_args!("look for the dead letter {place}")))
 }
 
-/// Takes a message that was projected out of the book; returns the bytes that its payload had there.
+/// Takes a message that was projected out of the book; returns the bytes that it held there.
 pub(super) fn remove(conn: &Connection, place: Place) -> Result<u64, StoreError> {
-    conn.prepare_cached(
+    conn.prepare_cached(&format!(
         "DELETE FROM projector_dead_letters WHERE stream = ?1 AND incarnation = ?2 AND stream_seq = ?3
-         RETURNING CASE WHEN payload IS NULL THEN 0 ELSE payload_bytes END",
-    )
+         RETURNING {HELD_BYTES}"
+    ))
     .and_then(|mut delete| {
         delete.query_row(
             params![place.stream.as_str(), place.incarnation, place.seq.0],
@@ -318,4 +328,29 @@ pub fn counts(conn: &Connection) -> Result<(u64, u64), StoreError> {
         |row| Ok((row.get(0)?, row.get(1)?)),
     )
     .map_err(StoreError::sqlite("count projector_dead_letters"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::migrate;
+
+    /// What SQLite does for a statement.
+    fn plan(sql: &str) -> String {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate::run(&mut conn, false).unwrap();
+        let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let mut rows = explain.raw_query();
+        let mut plan = String::new();
+        while let Some(row) = rows.next().unwrap() {
+            plan += &row.get::<_, String>(3).unwrap();
+        }
+        plan
+    }
+
+    #[test]
+    fn whether_a_message_was_met_before_is_seen_without_reading_the_book() {
+        let plan = plan(MET_BEFORE);
+        assert!(plan.contains("stream=? AND stream_seq=? AND incarnation<?"), "{plan}");
+    }
 }

@@ -10,7 +10,10 @@ const READ_MODEL: &[&str] = &[
     include_str!("../../migrations/read_model/0001_results.sql"),
     include_str!("../../migrations/read_model/0002_derived.sql"),
 ];
-const BOOKS: &[&str] = &[include_str!("../../migrations/books/0001_books.sql")];
+const BOOKS: &[&str] = &[
+    include_str!("../../migrations/books/0001_books.sql"),
+    include_str!("../../migrations/books/0002_dead_letters.sql"),
+];
 
 /// `projector_meta` key of the books' version.
 pub(super) const BOOKS_VERSION: &str = "books_version";

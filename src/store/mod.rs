@@ -60,7 +60,7 @@ fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreE
     Ok(group::Desk {
         triggers: completions::TriggerWatch::default(),
         letters: group::LetterRoom {
-            bytes: dead_letters::payload_bytes(conn)?,
+            bytes: dead_letters::held_bytes(conn)?,
             bytes_max: options.dead_letter_bytes_max,
         },
         shapes: derive::Shapes::default(),

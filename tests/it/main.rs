@@ -22,6 +22,7 @@ mod connect;
 mod derived;
 mod fleet;
 mod hostile;
+mod load;
 mod outputs;
 mod proof;
 mod properties;

@@ -123,20 +123,24 @@ impl Letter {
     }
 
     /// The database's entry, in the place of the scratch's if that has one: its state is an operator's decision, and the
-    /// payload may be in either.
+    /// headers and payload may be in either.
     fn take(&self, conn: &Connection) -> Result<usize, rusqlite::Error> {
         let key = params![self.stream, self.incarnation, self.seq];
-        let (payload, replace) = (
-            "(SELECT s.payload FROM main.projector_dead_letters AS s WHERE s.stream = o.stream
-                 AND s.stream_seq = o.stream_seq AND s.published_at = o.published_at AND s.subject = o.subject)",
-            self.here && self.incarnation != self.life,
-        );
+        let replace = self.here && self.incarnation != self.life;
+        let either = |column: &str| {
+            format!(
+                "CASE WHEN o.state = 'kept' THEN coalesce(o.{column},
+                     (SELECT s.{column} FROM main.projector_dead_letters AS s WHERE s.stream = o.stream
+                         AND s.stream_seq = o.stream_seq AND s.published_at = o.published_at AND s.subject = o.subject))
+                 ELSE o.{column} END"
+            )
+        };
+        let (headers, payload) = (either("headers"), either("payload"));
         let brought = conn
             .prepare_cached(&format!(
                 "INSERT OR REPLACE INTO main.projector_dead_letters (stream, incarnation, stream_seq, subject,
                      published_at, reason, headers, payload, payload_bytes, sha256, state)
-                 SELECT o.stream, o.incarnation, o.stream_seq, o.subject, o.published_at, o.reason, o.headers,
-                     CASE WHEN o.state = 'kept' THEN coalesce(o.payload, {payload}) ELSE o.payload END,
+                 SELECT o.stream, o.incarnation, o.stream_seq, o.subject, o.published_at, o.reason, {headers}, {payload},
                      o.payload_bytes, o.sha256, o.state
                  FROM old.projector_dead_letters AS o
                  WHERE o.stream = ?1 AND o.incarnation = ?2 AND o.stream_seq = ?3"

@@ -26,7 +26,7 @@ pub(in super::super) struct Desk {
     pub(in super::super) foreknown: Option<Foreknowledge>,
 }
 
-/// How many payload bytes the dead-letter book may still take.
+/// How many bytes of payloads and headers the dead-letter book may still take.
 #[derive(Debug)]
 pub(in super::super) struct LetterRoom {
     pub(in super::super) bytes: u64,

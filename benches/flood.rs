@@ -22,7 +22,8 @@ use async_nats::jetstream;
 use bytes::Bytes;
 use rusqlite::Connection;
 use serde_json::{Value, json};
-use support::{Server, argument, drain, fleet, malformed, median};
+use support::malformed::malformed;
+use support::{Server, argument, drain, fleet, median};
 
 /// What the live path keeps, at least.
 const SHARE_MIN: f64 = 0.5;
@@ -194,7 +195,9 @@ fn variants(runtime: &tokio::runtime::Runtime, results: usize, long: usize) -> V
     let length = |number: usize| malformed(number, long_bytes(number));
     vec![
         new("good alone", n, good.clone()),
-        new("1 malformed to 1", n, mixed(&good, 1, short)).against(0).bound(),
+        new("1 malformed to 1", n, mixed(&good, 1, short))
+            .against(0)
+            .bound(),
         full(new("the same, the book full", n, mixed(&good, 1, short)))
             .against(0)
             .bound(),
@@ -214,13 +217,9 @@ fn variants(runtime: &tokio::runtime::Runtime, results: usize, long: usize) -> V
         new("1 long malformed to 4", m, mixed(&few, 4, length))
             .against(5)
             .bound(),
-        full(new(
-            "the same, the book full of 4 MiB",
-            m,
-            mixed(&few, 4, length),
-        ))
-        .against(5)
-        .bound(),
+        full(new("the same, the book full of 4 MiB", m, mixed(&few, 4, length)))
+            .against(5)
+            .bound(),
     ]
 }
 

@@ -27,12 +27,15 @@ use support::service::{STREAMS, Service, caught_up, consumers};
 use support::{Server, argument, flag, fleet};
 
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Longer than a blocking thread of the runtime waits for more work.
-const REST: Duration = Duration::from_secs(12);
+/// Longer than a blocking thread of the runtime waits for more work, and than the server keeps a watch of the manifests
+/// that nobody listens to any more (the client asks for 30 s).
+const REST: Duration = Duration::from_secs(45);
 /// What the allocator may keep of a burst without being said to leak.
 const NOISE_BYTES: u64 = 24 << 20;
-/// Everything periodic, a hundred times as often.
-const HASTE: [(&str, &str); 3] = [
+/// Everything periodic, a hundred times as often; and a page cache that is soon full, so that memory that grows is none
+/// of a growing file.
+const HASTE: [(&str, &str); 4] = [
+    ("RESULTS_PROJECTOR_STORE_PAGE_CACHE", "8 MiB"),
     ("RESULTS_PROJECTOR_SOURCE_CHECK_INTERVAL", "300 ms"),
     ("RESULTS_PROJECTOR_SOURCE_HEARTBEAT", "500 ms"),
     ("RESULTS_PROJECTOR_SOURCE_EXPIRES", "1 s"),

@@ -25,9 +25,10 @@ use async_nats::jetstream;
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use rusqlite::Connection;
+use support::malformed::malformed;
 use support::process::{Handles, files_beside, look};
 use support::service::{Most, Service, Watch, caught_up, consumers};
-use support::{Server, argument, flag, fleet, malformed};
+use support::{Server, argument, flag, fleet};
 
 const MIB: u64 = 1 << 20;
 /// I6: the page cache, messages and outputs in flight, outputs under repair, and a constant.
@@ -119,10 +120,7 @@ impl Load {
             format!("round {round}, {name}: memory {:.0} MiB", mib(most.anonymous))
         });
         self.require(most.wal <= WAL_MAX, || {
-            format!(
-                "round {round}, {name}: the log had {:.0} MiB",
-                mib(most.wal)
-            )
+            format!("round {round}, {name}: the log had {:.0} MiB", mib(most.wal))
         });
     }
 
@@ -190,8 +188,9 @@ impl Load {
         let rows = one("SELECT count(*) FROM projector_results");
         let dead = one("SELECT count(*) FROM projector_dead_letters");
         let without = one("SELECT count(*) FROM projector_dead_letters WHERE payload IS NULL");
-        let kept =
-            one("SELECT coalesce(sum(payload_bytes), 0) FROM projector_dead_letters WHERE payload IS NOT NULL");
+        let kept = one(
+            "SELECT coalesce(sum(payload_bytes), 0) FROM projector_dead_letters WHERE payload IS NOT NULL",
+        );
         println!(
             "\n{rows} results, {dead} dead letters, {without} of them without their payload; {} MiB of payloads",
             kept / MIB
@@ -338,7 +337,19 @@ async fn run(amounts: Amounts) -> ExitCode {
     println!("at the start: {handles}; files {}", files.join(", "));
     println!(
         "{:>5}  {:<10}{:>9}{:>8}{:>10}{:>8}{:>8}{:>8}{:>9}{:>8}{:>9}{:>8}{:>9}",
-        "round", "phase", "messages", "s", "catch-up", "peak", "bound", "after", "threads", "handles", "WAL", "after", "lag"
+        "round",
+        "phase",
+        "messages",
+        "s",
+        "catch-up",
+        "peak",
+        "bound",
+        "after",
+        "threads",
+        "handles",
+        "WAL",
+        "after",
+        "lag"
     );
     let mut load = Load {
         js,
@@ -360,14 +371,17 @@ async fn run(amounts: Amounts) -> ExitCode {
             scans,
             ..
         } = load.amounts;
-        load.phase(round, "small", |js, seed| small(js, seed, results)).await;
+        load.phase(round, "small", |js, seed| small(js, seed, results))
+            .await;
         load.silence(round).await;
-        load.phase(round, "1 MB", |js, seed| outputs(js, seed, long)).await;
+        load.phase(round, "1 MB", |js, seed| outputs(js, seed, long))
+            .await;
         load.silence(round).await;
         // Room on the disk: what has a row is needed no more.
         let store = load.js.get_stream("OBJ_result_output").await.unwrap();
         store.purge().await.unwrap();
-        load.phase(round, "malformed", |js, seed| flood(js, seed, paced)).await;
+        load.phase(round, "malformed", |js, seed| flood(js, seed, paced))
+            .await;
         load.phase(round, "derived", |js, seed| derived(js, seed, pcs, scans))
             .await;
         load.silence(round).await;

@@ -5,11 +5,9 @@
 pub mod fleet;
 
 pub mod bare;
-mod malformed;
+pub mod malformed;
 pub mod process;
 pub mod service;
-
-pub use malformed::malformed;
 
 use std::fs;
 use std::path::Path;
@@ -33,7 +31,13 @@ impl Server {
     pub fn kill_and_restart(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let port = self.url.rsplit(':').next().unwrap().trim_end_matches('/').to_owned();
+        let port = self
+            .url
+            .rsplit(':')
+            .next()
+            .unwrap()
+            .trim_end_matches('/')
+            .to_owned();
         (self.child, self.url) = launch(self.folder.path(), &port);
     }
 }

@@ -62,7 +62,10 @@ pub fn look(pid: u32) -> Look {
 /// The open handles; of files the name, of the rest the kind.
 pub fn handles(pid: u32) -> Handles {
     let mut kinds = BTreeMap::new();
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let entries = fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten();
     for target in entries.filter_map(|entry| fs::read_link(entry.path()).ok()) {
         let text = target.to_string_lossy().into_owned();
         let kind = match text.split_once(':') {

@@ -91,8 +91,8 @@ pub fn positions(db: &Path) -> BTreeMap<String, u64> {
     let read = || -> Result<BTreeMap<String, u64>, rusqlite::Error> {
         let conn = Connection::open_with_flags(db, flags)?;
         conn.busy_timeout(Duration::from_secs(5))?;
-        let mut select =
-            conn.prepare("SELECT stream, max(incarnation), position FROM projector_position GROUP BY stream")?;
+        let mut select = conn
+            .prepare("SELECT stream, max(incarnation), position FROM projector_position GROUP BY stream")?;
         select
             .query_map([], |row| Ok((row.get(0)?, row.get(2)?)))?
             .collect()

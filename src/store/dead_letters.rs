@@ -120,7 +120,16 @@ pub(super) fn enter(
         .prepare_cached(MET_BEFORE)
         .and_then(|mut statement| {
             statement
-                .query_row(params![letter.stream.as_str(), incarnation, seq, published, letter.subject], |row| row.get(0))
+                .query_row(
+                    params![
+                        letter.stream.as_str(),
+                        incarnation,
+                        seq,
+                        published,
+                        letter.subject
+                    ],
+                    |row| row.get(0),
+                )
                 .optional()
         })
         .map_err(what)?;
@@ -351,6 +360,9 @@ mod tests {
     #[test]
     fn whether_a_message_was_met_before_is_seen_without_reading_the_book() {
         let plan = plan(MET_BEFORE);
-        assert!(plan.contains("stream=? AND stream_seq=? AND incarnation<?"), "{plan}");
+        assert!(
+            plan.contains("stream=? AND stream_seq=? AND incarnation<?"),
+            "{plan}"
+        );
     }
 }

@@ -1,9 +1,11 @@
 //! Bursts leave nothing behind. The long version with figures is `benches/load.rs`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_nats::jetstream;
 use futures_util::TryStreamExt;
+use rusqlite::{Connection, OpenFlags};
 
 use crate::harness::projector::place;
 use crate::harness::*;
@@ -47,7 +49,14 @@ async fn flood(js: &jetstream::Context, from: usize) {
         .map(|number| Planned {
             subject: ["results.bad", "events.started.bad", "inventory.PC-BAD.hw"][number % 3].into(),
             payload: malformed(number, if number % 50 == 7 { 100_000 } else { 500 }),
-            ..plan(1, &Profile { results: 1, ..Profile::default() }).remove(0)
+            ..plan(
+                1,
+                &Profile {
+                    results: 1,
+                    ..Profile::default()
+                },
+            )
+            .remove(0)
         })
         .collect();
     fleet::publish_messages(js, &bad).await.unwrap();
@@ -69,8 +78,17 @@ async fn caught_up(js: &jetstream::Context, db: &Path) {
         let stream = js.get_stream(name).await.unwrap();
         ends += stream.cached_info().state.last_sequence;
     }
+    let read = || -> Result<u64, rusqlite::Error> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        Connection::open_with_flags(db, flags)?.query_row(
+            "SELECT sum(position) FROM projector_position",
+            [],
+            |row| row.get(0),
+        )
+    };
+    // Before the first group there is no file, or no table in it.
     wait_until("it is caught up", PATIENCE, || {
-        db.exists() && one(db, "SELECT coalesce(sum(position), 0) FROM projector_position") as u64 == ends
+        read().is_ok_and(|position| position == ends)
     });
 }
 
@@ -109,7 +127,9 @@ async fn bursts_leave_no_handle_no_file_no_consumer_and_no_long_log_behind() {
         };
         publish(&js, &plan(80 + round, &long)).await.unwrap();
         flood(&js, MALFORMED * round as usize).await;
-        publish(&js, &plan(90 + round, &Profile::everything(500))).await.unwrap();
+        publish(&js, &plan(90 + round, &Profile::everything(500)))
+            .await
+            .unwrap();
         caught_up(&js, &db).await;
     }
 
@@ -145,9 +165,48 @@ async fn bursts_leave_no_handle_no_file_no_consumer_and_no_long_log_behind() {
         &db,
         "SELECT sum(coalesce(octet_length(payload), 0) + coalesce(octet_length(headers), 0)) FROM projector_dead_letters",
     );
-    assert!(kept as u64 <= LETTERS_MAX.1, "{kept} bytes of payloads and headers");
-    assert!(one(&db, "SELECT count(*) FROM projector_dead_letters WHERE payload IS NULL") > 0);
+    assert!(
+        kept as u64 <= LETTERS_MAX.1,
+        "{kept} bytes of payloads and headers"
+    );
+    assert!(
+        one(
+            &db,
+            "SELECT count(*) FROM projector_dead_letters WHERE payload IS NULL"
+        ) > 0
+    );
     assert!(one(&db, "SELECT count(*) FROM projector_dead_letters") as usize >= 3 * MALFORMED);
     check_i3(&db);
+    assert!(service.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_log_that_a_reader_kept_from_being_cut_is_cut_when_the_reader_has_left() {
+    const QUIET: u64 = 32 << 20;
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (_folder, db) = place();
+    let service = Projector::start(&db, &server.url());
+    let long = Profile {
+        results: 60,
+        overflow_permille: 1_000,
+        overflow_bytes: (1_000_000, 1_000_001),
+        ..Profile::default()
+    };
+    publish(&js, &plan(75, &long)).await.unwrap();
+    caught_up(&js, &db).await;
+    let wal = PathBuf::from(format!("{}-wal", db.display()));
+    let wal_bytes = || std::fs::metadata(&wal).map_or(0, |meta| meta.len());
+    {
+        let reader = dump::open(&db);
+        reader
+            .execute_batch("BEGIN; SELECT count(*) FROM execution_results")
+            .unwrap();
+        assert!(wal_bytes() > QUIET, "{} bytes", wal_bytes());
+        // A quiet log is cut after three seconds; less waiting would only let a broken product pass.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(wal_bytes() > QUIET, "the reader does not keep it");
+    }
+    wait_until("the log is cut", Duration::from_secs(20), || wal_bytes() <= QUIET);
     assert!(service.terminate().success());
 }

@@ -5,6 +5,9 @@
 pub mod fleet;
 
 pub mod bare;
+pub mod malformed;
+pub mod process;
+pub mod service;
 
 use std::fs;
 use std::path::Path;
@@ -14,54 +17,70 @@ use std::time::{Duration, Instant};
 pub struct Server {
     child: Child,
     pub url: String,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Server {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/nats-server");
-        let found = Command::new(script).stderr(Stdio::inherit()).output().unwrap();
-        let binary = String::from_utf8(found.stdout).unwrap();
-        let ports = folder.path().join("ports");
-        fs::create_dir(&ports).unwrap();
-        let config = folder.path().join("nats.conf");
-        fs::write(
-            &config,
-            format!(
-                "listen: \"127.0.0.1:-1\"\nports_file_dir: \"{}\"\njetstream {{ store_dir: \"{}\", max_file_store: 1TB }}\n",
-                ports.display(),
-                folder.path().join("store").display()
-            ),
-        )
-        .unwrap();
-        let child = Command::new(binary.trim())
-            .arg("-c")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let started = Instant::now();
-        let url = loop {
-            assert!(started.elapsed() < Duration::from_secs(20), "no server");
-            let found = fs::read_dir(&ports).unwrap().flatten().find_map(|entry| {
-                let json: serde_json::Value =
-                    serde_json::from_str(&fs::read_to_string(entry.path()).ok()?).ok()?;
-                Some(json["nats"][0].as_str()?.to_owned())
-            });
-            if let Some(url) = found {
-                break url;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        };
-        std::thread::sleep(Duration::from_millis(300));
-        Self {
-            child,
-            url,
-            _folder: folder,
-        }
+        let (child, url) = launch(folder.path(), "-1");
+        Self { child, url, folder }
     }
+
+    /// kill -9; then on the same port and store.
+    pub fn kill_and_restart(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let port = self
+            .url
+            .rsplit(':')
+            .next()
+            .unwrap()
+            .trim_end_matches('/')
+            .to_owned();
+        (self.child, self.url) = launch(self.folder.path(), &port);
+    }
+}
+
+fn launch(folder: &Path, port: &str) -> (Child, String) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/nats-server");
+    let found = Command::new(script).stderr(Stdio::inherit()).output().unwrap();
+    let binary = String::from_utf8(found.stdout).unwrap();
+    let ports = folder.join("ports");
+    let _ = fs::remove_dir_all(&ports);
+    fs::create_dir(&ports).unwrap();
+    let config = folder.join("nats.conf");
+    fs::write(
+        &config,
+        format!(
+            "listen: \"127.0.0.1:{port}\"\nports_file_dir: \"{}\"\njetstream {{ store_dir: \"{}\", max_file_store: 1TB }}\n",
+            ports.display(),
+            folder.join("store").display()
+        ),
+    )
+    .unwrap();
+    let child = Command::new(binary.trim())
+        .arg("-c")
+        .arg(&config)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    let url = loop {
+        assert!(started.elapsed() < Duration::from_secs(20), "no server");
+        let found = fs::read_dir(&ports).unwrap().flatten().find_map(|entry| {
+            let json: serde_json::Value =
+                serde_json::from_str(&fs::read_to_string(entry.path()).ok()?).ok()?;
+            Some(json["nats"][0].as_str()?.to_owned())
+        });
+        if let Some(url) = found {
+            break url;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    std::thread::sleep(Duration::from_millis(300));
+    (child, url)
 }
 
 impl Drop for Server {

@@ -97,6 +97,9 @@ pub(super) fn kept_bytes(conn: &Connection) -> Result<u64, StoreError> {
     .map_err(StoreError::sqlite("sum the payloads of projector_dead_letters"))
 }
 
+const MET_BEFORE: &str = "SELECT incarnation FROM projector_dead_letters
+     WHERE stream = ?1 AND incarnation <= ?2 AND stream_seq = ?3 AND published_at = ?4 AND subject = ?5";
+
 /// Enters a message; returns the bytes its payload and headers added to the book. Without room for them (`room`, bytes)
 /// its hash and place are kept, and the stream holds the rest: then `None`.
 pub(super) fn enter(
@@ -110,13 +113,19 @@ pub(super) fn enter(
     let seq = letter.seq.0;
     // Met again after the stream's sequences began a new life: the same message keeps its entry (DESIGN §3).
     let met_before: Option<i64> = conn
-        .prepare_cached(
-            "SELECT incarnation FROM projector_dead_letters
-             WHERE stream = ?1 AND incarnation <= ?2 AND stream_seq = ?3 AND published_at = ?4 AND subject = ?5",
-        )
+        .prepare_cached(MET_BEFORE)
         .and_then(|mut statement| {
             statement
-                .query_row(params![letter.stream.as_str(), incarnation, seq, published, letter.subject], |row| row.get(0))
+                .query_row(
+                    params![
+                        letter.stream.as_str(),
+                        incarnation,
+                        seq,
+                        published,
+                        letter.subject
+                    ],
+                    |row| row.get(0),
+                )
                 .optional()
         })
         .map_err(StoreError::sqlite(what()))?;
@@ -360,16 +369,17 @@ mod tests {
     fn a_message_is_kept_whole_and_without_room_its_hash_and_place_are() {
         let conn = database();
         let letter_bytes = letter(3).payload.len() as u64;
-        assert_eq!(enter(&conn, 1, &letter(3), letter_bytes).unwrap(), letter_bytes);
-        assert_eq!(enter(&conn, 1, &letter(4), letter_bytes - 1).unwrap(), 0);
-        assert_eq!(payload_bytes(&conn).unwrap(), letter_bytes);
+        let whole = letter_bytes + letter(3).headers.unwrap().len() as u64;
+        assert_eq!(enter(&conn, 1, &letter(3), whole).unwrap(), Some(whole));
+        assert_eq!(enter(&conn, 1, &letter(4), whole - 1).unwrap(), None);
+        assert_eq!(kept_bytes(&conn).unwrap(), whole);
         assert_eq!(counts(&conn).unwrap(), (2, 1));
         for (seq, payload) in [(3, Some(letter(3).payload.to_vec())), (4, None)] {
             let shown = show(&conn, StreamName::Results, StreamSeq(seq), None)
                 .unwrap()
                 .unwrap();
             assert_eq!(shown.payload, payload);
-            assert_eq!(shown.headers, letter(seq).headers);
+            assert_eq!(shown.headers, letter(seq).headers.filter(|_| payload.is_some()));
             let listed = shown.listed;
             assert_eq!((listed.stream_seq, listed.payload_bytes), (seq, letter_bytes));
             assert_eq!(listed.payload_kept, payload.is_some());
@@ -386,13 +396,13 @@ mod tests {
     fn the_same_message_in_a_new_life_of_the_stream_keeps_its_entry_and_another_one_gets_its_own() {
         let conn = database();
         enter(&conn, 1, &letter(3), 1_000).unwrap();
-        assert_eq!(enter(&conn, 2, &letter(3), 1_000).unwrap(), 0);
+        assert_eq!(enter(&conn, 2, &letter(3), 1_000).unwrap(), Some(0));
         assert_eq!(counts(&conn).unwrap(), (1, 0));
         let other = DeadLetter {
             published: Timestamp::from_unix_nanos(1_780_272_000_123_456_790),
             ..letter(3)
         };
-        assert!(enter(&conn, 2, &other, 1_000).unwrap() > 0);
+        assert!(enter(&conn, 2, &other, 1_000).unwrap() > Some(0));
         assert_eq!(counts(&conn).unwrap(), (2, 0));
     }
 
@@ -412,7 +422,8 @@ mod tests {
             1_000,
         )
         .unwrap();
-        assert_eq!(remove(&conn, place(1)).unwrap(), letter(1).payload.len() as u64);
+        let whole = letter(1).payload.len() + letter(1).headers.unwrap().len();
+        assert_eq!(remove(&conn, place(1)).unwrap(), whole as u64);
         assert!(!is_there(&conn, place(1)).unwrap() && is_there(&conn, place(2)).unwrap());
         assert!(discard(&conn, place(2)).unwrap() && !discard(&conn, place(1)).unwrap());
         let left = kept(&conn, None, None).unwrap();
@@ -434,5 +445,27 @@ mod tests {
             .map(|listed| listed.reason)
             .collect();
         assert_eq!(reasons, ["still not a result", "not a result", "not a result"]);
+    }
+
+    /// What SQLite does for a statement.
+    fn plan(sql: &str) -> String {
+        let mut conn = Connection::open_in_memory().unwrap();
+        super::super::migrate::run(&mut conn, false).unwrap();
+        let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let mut rows = explain.raw_query();
+        let mut plan = String::new();
+        while let Some(row) = rows.next().unwrap() {
+            plan += &row.get::<_, String>(3).unwrap();
+        }
+        plan
+    }
+
+    #[test]
+    fn whether_a_message_was_met_before_is_seen_without_reading_the_book() {
+        let plan = plan(MET_BEFORE);
+        assert!(
+            plan.contains("stream=? AND stream_seq=? AND incarnation<?"),
+            "{plan}"
+        );
     }
 }

@@ -10,7 +10,10 @@ const READ_MODEL: &[&str] = &[
     include_str!("../../migrations/read_model/0001_results.sql"),
     include_str!("../../migrations/read_model/0002_derived.sql"),
 ];
-const BOOKS: &[&str] = &[include_str!("../../migrations/books/0001_books.sql")];
+const BOOKS: &[&str] = &[
+    include_str!("../../migrations/books/0001_books.sql"),
+    include_str!("../../migrations/books/0002_dead_letters.sql"),
+];
 
 /// `projector_meta` key of the books' version.
 pub(super) const BOOKS_VERSION: &str = "books_version";
@@ -88,4 +91,44 @@ fn apply(conn: &mut Connection, key: &str, steps: &[&str]) -> Result<(), StoreEr
         tx.commit().map_err(StoreError::sqlite(what()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dead_letters_of_the_first_schema_are_there_in_the_second() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(
+            "CREATE TABLE projector_meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
+        )
+        .unwrap();
+        apply(&mut conn, BOOKS_VERSION, &BOOKS[..1]).unwrap();
+        conn.execute_batch(
+            "INSERT INTO projector_dead_letters VALUES
+                 ('RESULTS', 1, 7, 'results.q', 't', 'why', '{\"a\":[\"b\"]}', x'00ff', 2, 'hash', 'discarded'),
+                 ('EVENTS', 2, 7, 'events.q', 't', 'why', NULL, NULL, 9, 'hash', 'kept')",
+        )
+        .unwrap();
+        run(&mut conn, false).unwrap();
+        let mut select = conn
+            .prepare(
+                "SELECT concat_ws('|', stream, incarnation, stream_seq, subject, published_at, reason, sha256, state,
+                     payload_bytes, headers, hex(payload)) FROM projector_dead_letters ORDER BY stream",
+            )
+            .unwrap();
+        let rows: Vec<String> = select
+            .query_map([], |row| row.get(0))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                "EVENTS|2|7|events.q|t|why|hash|kept|9|",
+                "RESULTS|1|7|results.q|t|why|hash|discarded|2|{\"a\":[\"b\"]}|00FF"
+            ]
+        );
+    }
 }

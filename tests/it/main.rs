@@ -23,6 +23,7 @@ mod derived;
 mod fleet;
 mod hostile;
 mod hostile_output;
+mod load;
 mod outputs;
 mod permissions;
 mod proof;

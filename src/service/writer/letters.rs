@@ -99,7 +99,35 @@ impl Writer {
     }
 
     pub(super) fn is_mostly_dead(&self) -> bool {
-        self.recent_dead.len() == WATCHED_MESSAGES
-            && self.recent_dead.iter().filter(|dead| **dead).count() > WATCHED_MESSAGES / 2
+        let dead = self.recent_dead.iter().filter(|dead| **dead).count();
+        self.recent_dead.len() == WATCHED_MESSAGES && mostly_dead(dead, self.state.borrow().mostly_dead)
+    }
+}
+
+/// More than half of the watched messages; once that is said, until fewer than a quarter are: a flood at about the rate
+/// of the good messages must not have it said with every group.
+fn mostly_dead(dead: usize, said: bool) -> bool {
+    let limit = if said {
+        WATCHED_MESSAGES / 4
+    } else {
+        WATCHED_MESSAGES / 2
+    };
+    dead > limit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_at_the_rate_of_the_good_messages_is_told_once() {
+        let mut said = false;
+        let mut told = 0;
+        for dead in [490, 501, 499, 510, 400, 505, 260, 240, 480] {
+            let now = mostly_dead(dead, said);
+            told += u32::from(now && !said);
+            said = now;
+        }
+        assert_eq!((told, said), (1, false));
     }
 }

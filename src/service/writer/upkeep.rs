@@ -48,11 +48,11 @@ impl Writer {
                 warn!(%error, "the size of checkpoints was not set");
             }
         }
-        self.cut_long_log();
+        self.cut_log_past(self.limits.wal_bytes_max);
     }
 
-    fn cut_long_log(&mut self) {
-        if self.store.wal_bytes() < self.limits.wal_bytes_max {
+    fn cut_log_past(&mut self, bytes: u64) {
+        if self.store.wal_bytes() <= bytes {
             self.not_cut = None;
         } else if self.not_cut.is_none_or(|at| at.elapsed() >= CUT_AGAIN_AFTER) {
             self.checkpoint(true);
@@ -65,14 +65,18 @@ impl Writer {
         if let Err(error) = self.store.end_shared_transaction(false) {
             warn!(%error, "what was loaded could not be committed; the load will find that out");
         }
-        // The reader may have left after the last group.
+        let quiet = self.last_commit.elapsed() >= QUIET_AFTER;
+        // The reader may have left after the last group, or after the quiet log was to be cut.
         if self.not_cut.is_some() {
-            self.cut_long_log();
+            self.cut_log_past(if quiet {
+                QUIET_WAL_BYTES.min(self.limits.wal_bytes_max)
+            } else {
+                self.limits.wal_bytes_max
+            });
         }
         if self.commits_since_checkpoint == 0 {
             return;
         }
-        let quiet = self.last_commit.elapsed() >= QUIET_AFTER;
         if self.commits_since_checkpoint >= COMMITS_PER_CHECKPOINT || quiet {
             self.checkpoint(quiet && self.store.wal_bytes() > QUIET_WAL_BYTES);
         }

@@ -123,7 +123,7 @@ impl Letter {
     }
 
     /// The database's entry, in the place of the scratch's if that has one: its state is an operator's decision, and the
-    /// payload may be in either.
+    /// headers and payload may be in either.
     fn take(&self, conn: &Connection) -> Result<usize, rusqlite::Error> {
         let key = params![self.stream, self.incarnation, self.seq];
         let replace = self.here && self.incarnation != self.life;

@@ -426,7 +426,7 @@ fn what_was_discarded_is_not_projected_again_and_the_counts_follow_what_was() {
     let letter = |seq: u64, state: &str| {
         format!(
             "INSERT INTO projector_dead_letters VALUES
-                 ('RESULTS', 1, {seq}, 'results.q-r{seq}', '{}', 'why', NULL, NULL, 1, 'x', '{state}');",
+                 ('RESULTS', 1, {seq}, 'results.q-r{seq}', '{}', 'why', 'x', '{state}', 1, NULL, NULL);",
             at(seq).stored()
         )
     };

@@ -179,7 +179,7 @@ mod tests {
             conn.execute_batch(&sql.replace("TABLE ", "TABLE old.")).unwrap();
         }
         conn.execute_batch(
-            "INSERT INTO old.job_completions VALUES ('job', 'PC-1', '9'), ('job', 'PC-8', '1');
+            "INSERT INTO old.job_completions VALUES ('job', 'PC-1', '9'), ('job', 'PC-2', '3'), ('job', 'PC-8', '1');
              INSERT INTO old.job_version_completions VALUES ('job', '1.0', 'PC-8', '1')",
         )
         .unwrap();

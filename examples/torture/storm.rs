@@ -282,9 +282,19 @@ impl Storm {
             "the oracle's outputs: {}",
             text(&output)
         );
-        // What the reaper and the operators look at is there in both.
-        for db in [&self.victim.db, &self.oracle] {
-            executions(db);
+        // What the reaper and the operators look at is there in both, and counted before the world may change.
+        let [new, _] = [&self.victim.db, &self.oracle].map(|db| executions(db));
+        if new > 0 {
+            self.victim.wait_until("executions are counted", settled).await;
+            let started = Instant::now();
+            while !settled(&self.oracle) {
+                assert!(
+                    started.elapsed() < PATIENCE,
+                    "the oracle's executions are not counted"
+                );
+                let output = self.ask_oracle(&["run", "--until-caught-up"]);
+                assert!(output.status.success(), "the oracle: {}", text(&output));
+            }
         }
     }
 
@@ -399,16 +409,26 @@ fn position(db: &Path, stream: &str) -> Option<u64> {
     .ok()
 }
 
-/// The deployments that the results belong to, as the backend writes them.
-pub fn executions(db: &Path) {
+/// Whether no execution waits to be counted whose row is there.
+fn settled(db: &Path) -> bool {
+    dump::one(
+        db,
+        "SELECT count(*) FROM projector_unsettled JOIN executions USING (exec_id)",
+    ) == 0
+}
+
+/// The deployments that the results belong to, as the backend writes them; returns how many were not there.
+pub fn executions(db: &Path) -> usize {
     let conn = rusqlite::Connection::open(db).unwrap();
     conn.busy_timeout(Duration::from_secs(30)).unwrap();
+    let mut new = 0;
     for number in 0..4 {
-        conn.execute(
+        new += conn.execute(
             "INSERT INTO executions (exec_id, job_id, version, initiated_by, initiated_at, target_count)
              VALUES (?1, 'patch-scan', '1.0.0', 'alice', '2026-06-01T00:00:00+00:00', 400) ON CONFLICT DO NOTHING",
             [format!("exec-{number}")],
         )
         .unwrap();
     }
+    new
 }

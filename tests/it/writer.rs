@@ -1,6 +1,7 @@
 //! The writer: poisoned groups, an environment that does not allow a commit, files that move, a second process.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;

@@ -56,9 +56,20 @@ fn texts(conn: &Connection, sql: &str, of: &str) -> Vec<String> {
 }
 
 pub fn open(db: &Path) -> Connection {
-    let conn = Connection::open_with_flags(db, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
-    conn.busy_timeout(std::time::Duration::from_secs(30)).unwrap();
-    conn
+    let opened = |flags| {
+        let conn = Connection::open_with_flags(db, flags).unwrap();
+        conn.busy_timeout(std::time::Duration::from_secs(30)).unwrap();
+        conn
+    };
+    let conn = opened(OpenFlags::SQLITE_OPEN_READ_ONLY);
+    let first = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+        row.get::<_, i64>(0)
+    });
+    match first.map_err(|error| error.sqlite_error().map(|error| error.extended_code)) {
+        // What a killed process has left half done is undone first, by whoever may write.
+        Err(Some(rusqlite::ffi::SQLITE_READONLY_ROLLBACK)) => opened(OpenFlags::SQLITE_OPEN_READ_WRITE),
+        _ => conn,
+    }
 }
 
 /// The canonical dump (contract §6.9), a line a row.

@@ -4,6 +4,7 @@
 mod check;
 mod denied;
 mod detour;
+mod record;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,7 +21,7 @@ use tracing::{debug, info, warn};
 use super::flow::{Ack, Delivery, Item, Read, ReaderSettings, Refused, Wiring};
 use super::opening::{AskError, Desk, jitter};
 use super::order::{Numbers, Order, Verdict};
-use super::reconcile::{Found, Opening, Plan, Refusal, StreamFound, reconcile};
+use super::reconcile::{Found, Plan, Refusal, reconcile};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::{ConsumerSeq, StreamSeq};
 use crate::wire::time::Timestamp;
@@ -279,33 +280,6 @@ impl Reader {
             denied,
             has_more: opening.start <= self.settings.bounds.end(stream.last),
         })
-    }
-
-    /// Says and hands on what the opening found, before any message of it.
-    fn record(&self, stream: &StreamFound, opening: &Opening, read_before: bool) -> Result<(), End> {
-        if let Some(owner) = &opening.taken_from {
-            info!(stream = %self.stream, owner, "taking over the consumer of a process that is gone");
-        }
-        if let Some(incarnation) = opening.incarnation {
-            match incarnation.common {
-                Some(common) => {
-                    warn!(stream = %self.stream, common = common.seq.0, last = stream.last.0, "the stream was restored or lost its tail: its sequences stand for other messages now; going on after the last message in common");
-                }
-                None if read_before => {
-                    warn!(stream = %self.stream, last = stream.last.0, "the stream was made anew: no message is the one that was read; starting at its first");
-                }
-                None => {}
-            }
-            self.send(Read::Incarnation {
-                incarnation,
-                last: stream.last,
-            })
-            .map_err(|_| End::Shutdown)?;
-        }
-        if let Some((first, last)) = opening.gap {
-            self.gap(first, last, super::reconcile::GAP_BEFORE_FIRST)?;
-        }
-        Ok(())
     }
 
     async fn read(&mut self, mut session: Session) -> End {

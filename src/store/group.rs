@@ -5,6 +5,7 @@ mod first_pass;
 mod foreknown;
 mod other_streams;
 mod outputs;
+mod pairs;
 mod retry;
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use self::outputs::presence;
 pub use self::retry::Lines;
 use super::completions::Ledger;
 use super::dead_letters::{self, DeadLetter};
-use super::derive::{Deriver, DuePair, Evidence, OwnedPair, Pair, issues};
+use super::derive::{Deriver, Evidence, OwnedPair, Pair, issues};
 use super::executions::{self, Tally};
 use super::position::{self, Advance, Standing};
 use super::rows;
@@ -330,33 +331,6 @@ impl<'s> Group<'s> {
             adopted: self.desk.adopted,
             any_issues: self.any_issues,
         }
-    }
-
-    /// Applies more of what waits of a pair.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn release(&mut self, pair: &OwnedPair) -> Result<(), StoreError> {
-        if self.deriver().release(pair)? {
-            self.left.more_waiting.push(pair.clone());
-        }
-        Ok(())
-    }
-
-    /// Derives a due pair anew.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn rederive(&mut self, due: &DuePair) -> Result<(), StoreError> {
-        self.deriver().rederive(due)
-    }
-
-    /// Reports why a due pair cannot be derived anew; it stays due.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn report_due(&mut self, due: &DuePair, reason: String) -> Result<(), StoreError> {
-        self.deriver().report(due, reason)
     }
 
     /// Settles the executions whose rows have appeared.

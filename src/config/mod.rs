@@ -261,11 +261,7 @@ impl Config {
             }
         }
         let prefix = &self.source.consumer_prefix;
-        if prefix.is_empty()
-            || !prefix
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
-        {
+        if !is_plain(prefix) {
             return refuse(
                 "source.consumer_prefix",
                 format!(
@@ -275,15 +271,12 @@ impl Config {
             );
         }
         let inbox = &self.nats.inbox_prefix;
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        if inbox
-            .split('.')
-            .any(|token| token.is_empty() || !token.chars().all(plain))
-        {
+        if !inbox.split('.').all(is_plain) {
             return refuse(
                 "nats.inbox_prefix",
                 format!(
-                    "{inbox:?} cannot begin a subject; use ASCII letters, digits, '_' and '-', with dots between"
+                    "{} cannot begin a subject; use ASCII letters, digits, '_' and '-', with dots between",
+                    layers::quoted(inbox)
                 ),
             );
         }
@@ -340,6 +333,12 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Whether a text can be a token of a subject, or begin a consumer's name.
+fn is_plain(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    !text.is_empty() && text.chars().all(plain)
 }
 
 #[cfg(test)]

@@ -327,6 +327,7 @@ impl<'s> Group<'s> {
             conn: self.tx,
             manifests: &self.manifests,
             shapes: &mut self.desk.shapes,
+            orphans: &self.desk.orphans,
             isolated: self.isolating,
             adopted: self.desk.adopted,
             any_issues: self.any_issues,

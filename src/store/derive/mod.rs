@@ -73,6 +73,7 @@ pub(super) struct Deriver<'a> {
     pub(super) conn: &'a Connection,
     pub(super) manifests: &'a Manifests,
     pub(super) shapes: &'a mut Shapes,
+    pub(super) orphans: &'a Orphans,
     /// See [`Parts::isolated`].
     pub(super) isolated: bool,
     /// Older results of every pair may have been projected by others.
@@ -109,16 +110,15 @@ impl Deriver<'_> {
         if self.any_issues {
             issues::keep(self.conn, pair, || named(job))?;
         }
-        let Some(job) = job else {
-            return under_several(self.conn, pair);
-        };
-        if let Some(reason) = &job.undecodable {
+        if let Some(reason) = job.and_then(|job| job.undecodable.as_ref()) {
             let report = vec![(IssueCode::ManifestUndecodable, reason.clone())];
             issues::replace(self.conn, evidence, MANIFEST, &report)?;
-            return under_several(self.conn, pair);
         }
-        let Some(hints) = job.hints.as_deref() else {
-            return under_several(self.conn, pair);
+        let Some(hints) = job.and_then(|job| job.hints.as_deref()) else {
+            if self.orphans.has(pair.job_id) {
+                under_several(self.conn, pair)?;
+            }
+            return Ok(());
         };
         if evidence.needs(hints).is_none() {
             return Ok(());

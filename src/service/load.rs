@@ -286,7 +286,7 @@ pub(super) fn stopped() -> ServiceError {
 /// [`ServiceError::Unavailable`] when the server does not answer.
 pub(super) async fn forecast(connection: &Connection) -> Result<Forecast, ServiceError> {
     let js = connection.js();
-    let unavailable = |error: crate::source::opening::AskError| ServiceError::Unavailable(error.to_string());
+    let unavailable = |error: crate::source::asking::AskError| ServiceError::Unavailable(error.to_string());
     let mut forecast = Forecast::default();
     for stream in StreamName::ALL {
         match census(&js, stream).await.map_err(unavailable)? {

@@ -8,14 +8,15 @@ use std::ops::Deref;
 use std::str::FromStr;
 use std::time::Duration;
 
-use async_nats::jetstream::context::{ContextBuilder, RequestErrorKind};
+use async_nats::jetstream::context::{ContextBuilder, GetStreamErrorKind, RequestErrorKind};
 use async_nats::jetstream::response::Response;
-use async_nats::jetstream::{self, ErrorCode};
+use async_nats::jetstream::{self, ErrorCode, stream};
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use tokio::sync::watch;
 
 use super::connect::ConnectionState;
@@ -23,6 +24,25 @@ use crate::wire::time::Timestamp;
 
 /// Headers that are none, as a dead letter keeps them.
 const UNREADABLE: &str = "Results-Projector-Unreadable-Base64";
+
+/// A question to the server that had no usable answer. Unknown, not failed: asked again after a while.
+#[derive(Debug, Error)]
+#[error("cannot {what}: {why}")]
+pub struct AskError {
+    /// What was asked.
+    pub what: String,
+    /// What came back.
+    pub why: String,
+}
+
+impl AskError {
+    pub(super) fn new(what: impl Into<String>, why: impl ToString) -> Self {
+        Self {
+            what: what.into(),
+            why: why.to_string(),
+        }
+    }
+}
 
 /// The server does not allow this user something that is needed. The permission is named as `docs/PERMISSIONS.md` does.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,6 +153,9 @@ impl Denials {
     }
 
     fn of(&self, question: &str) -> Option<(&Denied, &Denial)> {
+        if self.0.is_empty() {
+            return None;
+        }
         let question = format!(
             ".{}",
             pattern(&format!("API.{question}")).trim_start_matches("API.")
@@ -201,6 +224,43 @@ impl Js {
         }
         // The guard of the branch: it was found.
         found.map_or_else(|| Err(Denied::Publish(question.to_owned())), Err)
+    }
+
+    /// As [`Js::ask`], both ways to fail as one error about what was asked.
+    pub(super) async fn answer<T, E: ToString>(
+        &self,
+        question: &str,
+        what: impl FnOnce() -> String,
+        answer: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, AskError> {
+        let why = match self.ask(question, answer).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => error.to_string(),
+            Err(denied) => denied.to_string(),
+        };
+        Err(AskError::new(what(), why))
+    }
+
+    /// What there is to know of a stream, from its leader; `None` when there is no such stream.
+    ///
+    /// # Errors
+    /// When the leader does not answer.
+    pub(super) async fn stream_info(&self, name: &str) -> Result<Option<stream::Info>, AskError> {
+        let answer = async {
+            match self.context.get_stream(name).await {
+                Ok(found) => Ok(Some(found.cached_info().clone())),
+                Err(error) => match error.kind() {
+                    GetStreamErrorKind::JetStream(answer)
+                        if answer.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+                    {
+                        Ok(None)
+                    }
+                    _ => Err(error),
+                },
+            }
+        };
+        let asking = || format!("ask for the stream {name}");
+        self.answer(&format!("STREAM.INFO.{name}"), asking, answer).await
     }
 
     /// One message of a stream, from its leader; `None` when there is no such message. As JSON, which holds whatever bytes

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 
-use super::asking::{Js, Which};
+use super::asking::{AskError, Js, Which};
 use super::flow::Standing;
-use super::opening::{AskError, Desk};
+use super::opening::Desk;
 use super::reconcile::{Found, Plan, Refusal, reconcile};
 use crate::wire::kv::{OBJECT_RESULT_OUTPUT, StreamName};
 use crate::wire::sequence::StreamSeq;
@@ -47,26 +45,14 @@ pub async fn census_of_outputs(js: &Js) -> Result<Option<Census>, AskError> {
 }
 
 async fn count(js: &Js, name: &str) -> Result<Option<Census>, AskError> {
-    let asking = || format!("ask for the stream {name}");
-    let answer = js.ask(&format!("STREAM.INFO.{name}"), js.get_stream(name)).await;
-    match answer.map_err(|denied| AskError::new(asking(), denied))? {
-        Ok(stream) => {
-            let state = &stream.cached_info().state;
-            Ok(Some(Census {
-                first: StreamSeq(state.first_sequence.max(1)),
-                last: StreamSeq(state.last_sequence),
-                messages: state.messages,
-                bytes: state.bytes,
-                oldest: (state.messages > 0).then(|| Timestamp::from(state.first_timestamp)),
-            }))
-        }
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                Ok(None)
-            }
-            _ => Err(AskError::new(asking(), error)),
-        },
-    }
+    let info = js.stream_info(name).await?;
+    Ok(info.map(|info| Census {
+        first: StreamSeq(info.state.first_sequence.max(1)),
+        last: StreamSeq(info.state.last_sequence),
+        messages: info.state.messages,
+        bytes: info.state.bytes,
+        oldest: (info.state.messages > 0).then(|| Timestamp::from(info.state.first_timestamp)),
+    }))
 }
 
 /// A message as the stream holds it.

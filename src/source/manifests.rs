@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tracing::{debug, info, warn};
 
-use super::asking::Js;
+use super::asking::{AskError, Js};
 use super::connect::Connection;
-use super::opening::{AskError, bucket_info, jitter};
+use super::opening::jitter;
 use crate::wire::kv::BUCKET_JOBS;
 use crate::wire::manifest::Posted;
 
@@ -127,7 +127,7 @@ impl Watcher {
                     self.publish(bucket.documents.clone());
                 }
                 _ = checks.tick() => {
-                    let info = bucket_info(&js, BUCKET_JOBS).await?.ok_or(End::Missing)?;
+                    let info = js.stream_info(&stream_name()).await?.ok_or(End::Missing)?;
                     // A change under way is no silence: twice in a row is.
                     let differs = !bucket.is(&info);
                     if differs && behind {
@@ -202,24 +202,32 @@ impl Bucket {
     }
 }
 
+/// The stream behind the bucket.
+fn stream_name() -> String {
+    format!("KV_{BUCKET_JOBS}")
+}
+
 /// The bucket and what comes after. `None`: there is no such bucket.
 async fn read(js: &Js) -> Result<Option<Bucket>, AskError> {
     let asking = || format!("read the bucket {BUCKET_JOBS}");
-    let Some(info) = bucket_info(js, BUCKET_JOBS).await? else {
+    let stream = stream_name();
+    let Some(info) = js.stream_info(&stream).await? else {
         return Ok(None);
     };
-    let asked = format!("STREAM.INFO.KV_{BUCKET_JOBS}");
     let store = js
-        .ask(&asked, js.get_key_value(BUCKET_JOBS))
-        .await
-        .map_err(|denied| AskError::new(asking(), denied))?
-        .map_err(|error| AskError::new(asking(), error))?;
-    let creating = format!("CONSUMER.CREATE.KV_{BUCKET_JOBS}");
+        .answer(
+            &format!("STREAM.INFO.{stream}"),
+            asking,
+            js.get_key_value(BUCKET_JOBS),
+        )
+        .await?;
     let entries = js
-        .ask(&creating, store.watch_with_history(">"))
-        .await
-        .map_err(|denied| AskError::new(asking(), denied))?
-        .map_err(|error| AskError::new(asking(), error))?;
+        .answer(
+            &format!("CONSUMER.CREATE.{stream}"),
+            asking,
+            store.watch_with_history(">"),
+        )
+        .await?;
     let mut bucket = Bucket {
         documents: Documents::new(),
         keys: BTreeSet::new(),

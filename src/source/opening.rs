@@ -5,12 +5,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::context::{ConsumerInfoErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::{ConsumerErrorKind, RetentionPolicy, StorageType, Stream};
 use async_nats::jetstream::{self, ErrorCode};
-use thiserror::Error;
 
-use super::asking::{Js, Raw, Which};
+use super::asking::{AskError, Js, Raw, Which};
 use super::connect::Connection;
 use super::reconcile::{Answer, DurableFound, Known, Opening, StreamFound};
 use crate::wire::kv::{self, StreamName};
@@ -23,25 +22,6 @@ const ATTEMPTS: usize = 2;
 
 const META_NONCE: &str = "results_projector.nonce";
 const META_OWNER: &str = "results_projector.owner";
-
-/// A question to the server that had no usable answer. Unknown, not failed: asked again after a while.
-#[derive(Debug, Error)]
-#[error("cannot {what}: {why}")]
-pub struct AskError {
-    /// What was asked.
-    pub what: String,
-    /// What came back.
-    pub why: String,
-}
-
-impl AskError {
-    pub(super) fn new(what: impl Into<String>, why: impl ToString) -> Self {
-        Self {
-            what: what.into(),
-            why: why.to_string(),
-        }
-    }
-}
 
 /// This process, as it writes itself into the durable's metadata.
 #[derive(Clone, Debug)]
@@ -141,38 +121,24 @@ impl Desk {
     /// # Errors
     /// When the leader does not answer.
     pub async fn stream_state(&self) -> Result<Option<StreamFound>, AskError> {
-        let what = || format!("ask for the stream {}", self.stream);
-        let mut last = String::new();
-        for _ in 0..ATTEMPTS {
-            let answer = self.js.get_stream(self.stream.as_str());
-            let answer = self.js.ask(&format!("STREAM.INFO.{}", self.stream), answer).await;
-            match answer.map_err(|denied| AskError::new(what(), denied))? {
-                Ok(stream) => {
-                    let info = stream.cached_info();
-                    let last = StreamSeq(info.state.last_sequence);
-                    return Ok(Some(StreamFound {
-                        // A stream that never had a message says 0.
-                        first: StreamSeq(info.state.first_sequence.max(1)),
-                        last,
-                        other_retention: match info.config.retention {
-                            RetentionPolicy::Limits => None,
-                            RetentionPolicy::Interest => Some("interest".to_owned()),
-                            RetentionPolicy::WorkQueue => Some("workqueue".to_owned()),
-                        },
-                    }));
-                }
-                Err(error) => match error.kind() {
-                    GetStreamErrorKind::JetStream(answer)
-                        if answer.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-                    {
-                        return Ok(None);
-                    }
-                    _ => last = error.to_string(),
-                },
+        let mut attempts = 1;
+        let info = loop {
+            match self.js.stream_info(self.stream.as_str()).await {
+                Err(_) if attempts < ATTEMPTS => attempts += 1,
+                answer => break answer?,
             }
             jitter(50, 150).await;
-        }
-        Err(AskError::new(what(), last))
+        };
+        Ok(info.map(|info| StreamFound {
+            // A stream that never had a message says 0.
+            first: StreamSeq(info.state.first_sequence.max(1)),
+            last: StreamSeq(info.state.last_sequence),
+            other_retention: match info.config.retention {
+                RetentionPolicy::Limits => None,
+                RetentionPolicy::Interest => Some("interest".to_owned()),
+                RetentionPolicy::WorkQueue => Some("workqueue".to_owned()),
+            },
+        }))
     }
 
     /// Asks for the kept marks, newest first, until one is the message that we know.
@@ -340,14 +306,15 @@ impl Desk {
             ]),
             ..pull::Config::default()
         };
-        let creating = || format!("create the consumer {durable}");
         let answer = self.handle.create_consumer_strict(config);
         let consumer: consumer::Consumer<pull::Config> = self
             .js
-            .ask(&self.question("CONSUMER.CREATE"), answer)
-            .await
-            .map_err(|denied| AskError::new(creating(), denied))?
-            .map_err(|error| AskError::new(creating(), error))?;
+            .answer(
+                &self.question("CONSUMER.CREATE"),
+                || format!("create the consumer {durable}"),
+                answer,
+            )
+            .await?;
         let batch_bytes = self
             .options
             .batch_bytes
@@ -401,16 +368,14 @@ impl Desk {
             storage: StorageType::File,
             ..jetstream::stream::Config::default()
         };
-        let creating = || format!("create the stream {}", self.stream);
         self.js
-            .ask(
+            .answer(
                 &format!("STREAM.CREATE.{}", self.stream),
+                || format!("create the stream {}", self.stream),
                 self.js.create_stream(config),
             )
             .await
-            .map_err(|denied| AskError::new(creating(), denied))?
             .map(|_| ())
-            .map_err(|error| AskError::new(creating(), error))
     }
 }
 
@@ -426,12 +391,7 @@ const TEMPORARY_LIFE: Duration = Duration::from_secs(300);
 pub async fn create_output_store(connection: &Connection) -> Result<(), AskError> {
     let js = connection.js();
     let stream = object::stream_name(kv::OBJECT_RESULT_OUTPUT);
-    let creating = || format!("create the object store {}", kv::OBJECT_RESULT_OUTPUT);
-    let asked = format!("STREAM.INFO.{stream}");
-    let there = js
-        .ask(&asked, js.get_object_store(kv::OBJECT_RESULT_OUTPUT))
-        .await;
-    if there.map_err(|denied| AskError::new(creating(), denied))?.is_ok() {
+    if js.stream_info(&stream).await?.is_some() {
         return Ok(());
     }
     let config = jetstream::object_store::Config {
@@ -440,32 +400,13 @@ pub async fn create_output_store(connection: &Connection) -> Result<(), AskError
         max_bytes: 1 << 30,
         ..jetstream::object_store::Config::default()
     };
-    js.ask(&format!("STREAM.CREATE.{stream}"), js.create_object_store(config))
-        .await
-        .map_err(|denied| AskError::new(creating(), denied))?
-        .map(|_| ())
-        .map_err(|error| AskError::new(creating(), error))
-}
-
-/// What there is to know of a bucket's stream; `None` when there is no such bucket.
-///
-/// # Errors
-/// When the leader does not answer.
-pub(super) async fn bucket_info(js: &Js, bucket: &str) -> Result<Option<jetstream::stream::Info>, AskError> {
-    let asking = || format!("ask for the bucket {bucket}");
-    let stream = format!("KV_{bucket}");
-    let answer = js
-        .ask(&format!("STREAM.INFO.{stream}"), js.get_stream(&stream))
-        .await;
-    match answer.map_err(|denied| AskError::new(asking(), denied))? {
-        Ok(found) => Ok(Some(found.cached_info().clone())),
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                Ok(None)
-            }
-            _ => Err(AskError::new(asking(), error)),
-        },
-    }
+    js.answer(
+        &format!("STREAM.CREATE.{stream}"),
+        || format!("create the object store {}", kv::OBJECT_RESULT_OUTPUT),
+        js.create_object_store(config),
+    )
+    .await
+    .map(|_| ())
 }
 
 /// Whether the backend's own projector is at work on a stream (contract §2.6): its durable, there and not paused.

@@ -18,8 +18,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::{debug, info, warn};
 
+use super::asking::AskError;
 use super::flow::{Ack, Delivery, Item, Read, ReaderSettings, Refused, Wiring};
-use super::opening::{AskError, Desk, jitter};
+use super::opening::{Desk, jitter};
 use super::order::{Numbers, Order, Verdict};
 use super::reconcile::{Found, Plan, Refusal, reconcile};
 use crate::wire::kv::StreamName;
@@ -34,6 +35,8 @@ const DRAIN_MAX: usize = 256;
 pub struct Reader {
     stream: StreamName,
     desk: Desk,
+    /// What our pulls ask, as the API names it.
+    pulls: String,
     client: async_nats::Client,
     wiring: Wiring,
     settings: ReaderSettings,
@@ -104,6 +107,7 @@ impl Reader {
     ) -> Self {
         Self {
             stream,
+            pulls: desk.pulls(),
             desk,
             client,
             wiring,
@@ -318,13 +322,13 @@ impl Reader {
             denied,
             ..
         } = session;
-        let pulls = self.desk.pulls();
+        let pulls = &self.pulls;
         let wiring = &mut self.wiring;
         let (epoch, denied) = (*epoch, *denied);
         tokio::select! {
             biased;
             _ = wiring.shutdown.wait_for(|down| *down) => Happening::Shutdown,
-            _ = wiring.connection.wait_for(|state| state.epoch != epoch || state.denied.times(&pulls) > denied) => {
+            _ = wiring.connection.wait_for(|state| state.epoch != epoch || state.denied.times(pulls) > denied) => {
                 Happening::Disconnected
             }
             changed = wiring.feedback.changed() => match changed {

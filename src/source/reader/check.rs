@@ -1,6 +1,6 @@
 //! A running reader looks at itself now and then: a stalled consumer looks healthy from outside.
 
-use super::super::opening::AskError;
+use super::super::asking::AskError;
 use super::super::reconcile::Refusal;
 use super::{End, Reader, Session};
 

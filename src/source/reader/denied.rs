@@ -12,7 +12,7 @@ const WORD_WITHIN: Duration = Duration::from_millis(500);
 impl Reader {
     /// How often the server has denied our pulls.
     pub(super) fn denied_pulls(&self) -> u64 {
-        self.wiring.connection.borrow().denied.times(&self.desk.pulls())
+        self.wiring.connection.borrow().denied.times(&self.pulls)
     }
 
     /// Why a session has no connection any more: it was lost, or our pulls are not allowed.
@@ -27,9 +27,9 @@ impl Reader {
         if !std::mem::take(&mut self.denied) {
             return Ok(());
         }
-        let pulls = self.desk.pulls();
+        let pulls = &self.pulls;
         let mut connection = self.wiring.connection.clone();
-        let denied = connection.wait_for(|state| state.denied.times(&pulls) > before);
+        let denied = connection.wait_for(|state| state.denied.times(pulls) > before);
         // Silence means that the pull was taken.
         if timeout(WORD_WITHIN, denied).await.is_err() {
             return Ok(());
@@ -40,7 +40,7 @@ impl Reader {
 
     fn denied_since(&self, before: u64) -> Option<String> {
         let state = self.wiring.connection.borrow();
-        let denied = state.denied.since(&self.desk.pulls(), before, state.epoch);
+        let denied = state.denied.since(&self.pulls, before, state.epoch);
         denied.map(|denied| denied.to_string())
     }
 }

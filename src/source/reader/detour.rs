@@ -7,7 +7,7 @@
 use async_nats::{Message, Subject};
 use tracing::warn;
 
-use super::super::opening::AskError;
+use super::super::asking::AskError;
 use super::super::reconcile::Opening;
 use super::{Delivery, End, Read, Reader};
 use crate::wire::sequence::StreamSeq;

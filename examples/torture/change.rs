@@ -1,7 +1,6 @@
 //! What leaves the world another one, and what is done to objects.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use async_nats::jetstream;
 use bytes::Bytes;
@@ -119,7 +118,7 @@ impl Storm {
                 let jobs = self.js.get_key_value("jobs").await.unwrap();
                 jobs.delete(fleet::DISKS).await.unwrap();
                 for db in [&self.victim.db, &self.oracle] {
-                    delete_job(db, fleet::DISKS);
+                    backend::delete_job(db, fleet::DISKS);
                 }
                 self.publish(unseen).await;
             }
@@ -132,14 +131,6 @@ impl Storm {
 }
 
 /// The backend's deletion of a job: the exploded rows stay (contract §6.1).
-fn delete_job(db: &Path, job: &str) {
-    let conn = backend::connect(db);
-    for table in ["inventory_facts", "inventory_history"] {
-        conn.execute(&format!("DELETE FROM {table} WHERE job_id = ?1"), [job])
-            .unwrap();
-    }
-}
-
 /// Another edit each time.
 async fn edit_manifests(js: &jetstream::Context, number: u64) {
     let jobs = js.get_key_value("jobs").await.unwrap();

@@ -212,10 +212,17 @@ pub fn schedule(seed: u64, results: usize) -> Schedule {
         adopted,
         ..Allowed::default()
     };
+    // A database can only be put back up to the next change of the world: half of the storms begin with a backup.
+    let mut first = (dice.below(2) == 0).then_some(Strike::Backup);
+    allowed.backup = first.is_some();
     let acts = (0..3)
         .map(|_| {
             let strikes = (0..4 + dice.below(4))
-                .map(|_| (20 + dice.below(400), strike(&mut dice, &mut allowed, small_disk)))
+                .map(|_| {
+                    let wait = 20 + dice.below(400);
+                    let next = || strike(&mut dice, &mut allowed, small_disk);
+                    (wait, first.take().unwrap_or_else(next))
+                })
                 .collect();
             let change = (dice.below(3) > 0).then(|| change(&mut dice, &mut allowed));
             Act { strikes, change }

@@ -268,7 +268,7 @@ impl Storm {
         let behind = |db: &Path| {
             wanted
                 .iter()
-                .any(|(stream, last)| position(db, stream) != Some(*last))
+                .any(|(stream, last)| dump::position_of(db, stream) != Some(*last))
         };
         self.victim
             .wait_until("every message is projected", |db| !behind(db))
@@ -396,17 +396,6 @@ pub async fn retrying<T, E: std::fmt::Display, F: Future<Output = Result<T, E>>>
 
 pub async fn stream(js: &jetstream::Context, name: &str) -> stream::Stream {
     retrying(|| async { js.get_stream(name).await }).await
-}
-
-fn position(db: &Path, stream: &str) -> Option<u64> {
-    let conn = rusqlite::Connection::open_with_flags(db, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
-    conn.busy_timeout(Duration::from_secs(5)).ok()?;
-    conn.query_row(
-        "SELECT position FROM projector_position WHERE stream = ?1 ORDER BY incarnation DESC LIMIT 1",
-        [stream],
-        |row| row.get(0),
-    )
-    .ok()
 }
 
 /// Whether no execution waits to be counted whose row is there.

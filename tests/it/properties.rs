@@ -12,9 +12,10 @@ use results_projector::wire::kv::StreamName;
 use results_projector::wire::time::Timestamp;
 use serde_json::{Value, json};
 
+use crate::harness::backend::delete_job;
 use crate::harness::fleet::Dice;
 use crate::harness::{dump, scale};
-use crate::scenarios::{delete_job, insert_execution, reap, tables};
+use crate::scenarios::{insert_execution, reap, tables};
 use crate::stage::{Object, Sent, Stage};
 
 pub fn manifests() -> Manifests {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use crate::harness::dump;
+use crate::harness::{backend, dump};
 use crate::stage::{Object, Sent, Stage, eventually};
 
 const FILES: [&str; 11] = [
@@ -291,7 +291,7 @@ pub fn insert_execution(db: &Path, row: &Value) {
         Value::Number(number) => rusqlite::types::Value::Integer(number.as_i64().unwrap()),
         other => rusqlite::types::Value::Text(other.as_str().unwrap().to_owned()),
     });
-    backend(db)
+    backend::connect(db)
         .execute(
             &format!(
                 "INSERT INTO executions ({}) VALUES ({})",
@@ -305,7 +305,7 @@ pub fn insert_execution(db: &Path, row: &Value) {
 
 /// The backend's reaper.
 pub fn reap(db: &Path, result_id: &str, at: &str) {
-    let conn = backend(db);
+    let conn = backend::connect(db);
     let exec_id: Option<String> = conn
         .query_row(
             "UPDATE execution_results SET finished_at = ?2, exit_code = -1, reaped = 1, stderr = 'reaped by backend'
@@ -321,22 +321,6 @@ pub fn reap(db: &Path, result_id: &str, at: &str) {
         [exec_id],
     )
     .unwrap();
-}
-
-/// The backend's deletion of a job.
-pub fn delete_job(db: &Path, job_id: &str) {
-    let conn = backend(db);
-    for table in ["inventory_facts", "inventory_history"] {
-        conn.execute(&format!("DELETE FROM {table} WHERE job_id = ?1"), [job_id])
-            .unwrap();
-    }
-}
-
-/// Another connection that writes the file, as the backend's do.
-fn backend(db: &Path) -> Connection {
-    let conn = Connection::open(db).unwrap();
-    conn.busy_timeout(std::time::Duration::from_secs(30)).unwrap();
-    conn
 }
 
 fn run(case: &Case, name: &str, in_order: bool, play: impl FnOnce(&mut Stage)) {

@@ -24,12 +24,12 @@ macro_rules! storms {
 }
 
 storms! {
-    a_storm_changes_nothing: 8,
-    a_second_storm_changes_nothing: 388,
-    a_third_storm_changes_nothing: 89,
-    a_fourth_storm_changes_nothing: 232,
-    a_fifth_storm_changes_nothing: 100,
-    a_sixth_storm_changes_nothing: 156,
+    a_storm_changes_nothing: 80,
+    a_second_storm_changes_nothing: 403,
+    a_third_storm_changes_nothing: 423,
+    a_fourth_storm_changes_nothing: 680,
+    a_fifth_storm_changes_nothing: 691,
+    a_sixth_storm_changes_nothing: 8,
     a_seventh_storm_changes_nothing: 73,
 }
 

@@ -295,6 +295,15 @@ pub fn connect(db: &Path) -> Connection {
     conn
 }
 
+/// The backend's deletion of a job.
+pub fn delete_job(db: &Path, job_id: &str) {
+    let conn = connect(db);
+    for table in ["inventory_facts", "inventory_history"] {
+        conn.execute(&format!("DELETE FROM {table} WHERE job_id = ?1"), [job_id])
+            .unwrap();
+    }
+}
+
 /// The text of everything in the schema that is neither ours nor an exploded table.
 pub fn schema(conn: &Connection) -> Vec<(String, String, Option<String>)> {
     conn.prepare(

@@ -1,6 +1,7 @@
 //! What is in a database, and whether two hold the same.
 
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
@@ -58,7 +59,7 @@ fn texts(conn: &Connection, sql: &str, of: &str) -> Vec<String> {
 pub fn open(db: &Path) -> Connection {
     let opened = |flags| {
         let conn = Connection::open_with_flags(db, flags).unwrap();
-        conn.busy_timeout(std::time::Duration::from_secs(30)).unwrap();
+        conn.busy_timeout(Duration::from_secs(30)).unwrap();
         conn
     };
     let conn = opened(OpenFlags::SQLITE_OPEN_READ_ONLY);
@@ -184,13 +185,17 @@ pub fn text(db: &Path, sql: &str) -> String {
 
 /// The committed position of RESULTS; 0 while there is none.
 pub fn position(db: &Path) -> u64 {
-    let Ok(conn) = Connection::open_with_flags(db, OpenFlags::SQLITE_OPEN_READ_ONLY) else {
-        return 0;
-    };
+    position_of(db, "RESULTS").unwrap_or(0)
+}
+
+/// The committed position of a stream, unless there is none or it cannot be read.
+pub fn position_of(db: &Path, stream: &str) -> Option<u64> {
+    let conn = Connection::open_with_flags(db, OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
+    conn.busy_timeout(Duration::from_secs(5)).ok()?;
     conn.query_row(
-        "SELECT position FROM projector_position WHERE stream = 'RESULTS' ORDER BY incarnation DESC LIMIT 1",
-        [],
+        "SELECT position FROM projector_position WHERE stream = ?1 ORDER BY incarnation DESC LIMIT 1",
+        [stream],
         |row| row.get(0),
     )
-    .unwrap_or(0)
+    .ok()
 }

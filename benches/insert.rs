@@ -53,7 +53,8 @@ fn product(db: &std::path::Path, decoded: &[ExecResult<ByteString>], rows: usize
         let from = standing.position;
         for (at, message) in group.iter().enumerate() {
             let seq = StreamSeq(from.0 + at as u64 + 1);
-            tx.result(1, seq, message.result.finished_at, message).unwrap();
+            tx.result(1, seq, message.result.finished_at, message, None)
+                .unwrap();
         }
         let to = StreamSeq(from.0 + group.len() as u64);
         standing.advance(

@@ -464,7 +464,7 @@ fn wall() -> Timestamp {
 /// Projects what a message says; returns why it is dead, if it is.
 fn item(group: &mut Group<'_>, sent: &Sent, content: &Message) -> Option<String> {
     let outcome: Result<(), StoreError> = group.isolated(|group| match content {
-        Message::Result { result } => group.result(1, sent.seq, sent.published, result),
+        Message::Result { result } => group.result(1, sent.seq, sent.published, result, None),
         Message::Started(event) => group.started(event, sent.published),
         Message::Snapshot(snapshot) => group.snapshot(snapshot, sent.published),
         Message::Ignored | Message::Dead(_) => Ok(()),

@@ -153,6 +153,14 @@ impl ExplodeSpec {
             .collect()
     }
 
+    /// Whether two rows have the same key, where NULL is NULL.
+    #[must_use]
+    pub fn is_same_identity(&self, one: &[Cell], other: &[Cell]) -> bool {
+        self.key
+            .iter()
+            .all(|column| one.get(*column) == other.get(*column))
+    }
+
     /// Whether two rows have the same key, without a NULL in it.
     fn is_same_row(&self, one: &[Cell], other: &[Cell]) -> bool {
         self.key.iter().all(|column| {
@@ -219,6 +227,12 @@ pub struct Element<'a> {
     pub value: &'a Value,
 }
 
+impl AsRef<[Cell]> for Element<'_> {
+    fn as_ref(&self) -> &[Cell] {
+        &self.cells
+    }
+}
+
 /// The payload's array as it was sent; no array, no elements.
 #[must_use]
 pub fn array<'a>(spec: &ExplodeSpec, payload: &'a Value) -> &'a [Value] {
@@ -228,41 +242,50 @@ pub fn array<'a>(spec: &ExplodeSpec, payload: &'a Value) -> &'a [Value] {
     }
 }
 
-/// The elements of the payload's array, converted. An element that is no object has no keys.
+/// The cells of the payload's elements, converted. An element that is no object has no keys.
 #[must_use]
-pub fn elements<'a>(spec: &ExplodeSpec, payload: &'a Value) -> Vec<Element<'a>> {
+pub fn cells(spec: &ExplodeSpec, payload: &Value) -> Vec<Vec<Cell>> {
     let cells = |value: &Value| {
         spec.columns
             .iter()
             .map(|column| convert(column.kind, value.get(&column.name)))
             .collect()
     };
-    array(spec, payload)
-        .iter()
-        .map(|value| Element {
-            cells: cells(value),
-            value,
+    array(spec, payload).iter().map(cells).collect()
+}
+
+/// The elements of the payload's array with their cells.
+#[must_use]
+pub fn elements<'a>(spec: &ExplodeSpec, payload: &'a Value) -> Vec<Element<'a>> {
+    cells(spec, payload)
+        .into_iter()
+        .zip(array(spec, payload))
+        .map(|(cells, value)| Element { cells, value })
+        .collect()
+}
+
+/// For each row, whether an earlier one has its key: of those that one row can be of, the first stays. NULL in a key equals
+/// nothing in SQLite, so such rows all stay. To be asked after affinity: `"1"` and `1` may have become one key.
+#[must_use]
+pub fn repeated(spec: &ExplodeSpec, rows: &[impl AsRef<[Cell]>]) -> Vec<bool> {
+    let mut seen = HashSet::with_capacity(rows.len());
+    rows.iter()
+        .map(|row| {
+            let identity = spec.identity(row.as_ref());
+            !identity.contains(&&Cell::Null) && !seen.insert(identity)
         })
         .collect()
 }
 
-/// Keeps the first of the elements that one row can be of, and says how many it drops. NULL in a key equals nothing
-/// in SQLite, so such elements all stay. To be called after affinity: `"1"` and `1` may have become one key.
+/// Keeps the elements that rows are made of (see [`repeated`]), and says how many it drops.
 #[must_use]
 pub fn drop_repeated<'a>(spec: &ExplodeSpec, elements: Vec<Element<'a>>) -> (Vec<Element<'a>>, usize) {
-    let mut seen = HashSet::with_capacity(elements.len());
-    let kept: Vec<bool> = elements
-        .iter()
-        .map(|element| {
-            let identity = spec.identity(&element.cells);
-            identity.contains(&&Cell::Null) || seen.insert(identity)
-        })
-        .collect();
+    let repeated = repeated(spec, &elements);
     let before = elements.len();
     let kept: Vec<Element<'a>> = elements
         .into_iter()
-        .zip(kept)
-        .filter_map(|(element, kept)| kept.then_some(element))
+        .zip(repeated)
+        .filter_map(|(element, repeated)| (!repeated).then_some(element))
         .collect();
     let dropped = before - kept.len();
     (kept, dropped)
@@ -283,7 +306,7 @@ pub struct Edit {
 /// and inserted again (§7.5.5). Rows with NULL in the key are the
 /// same only in every value.
 #[must_use]
-pub fn edit(spec: &ExplodeSpec, old: &[Vec<Cell>], new: &[Element<'_>]) -> Edit {
+pub fn edit(spec: &ExplodeSpec, old: &[impl AsRef<[Cell]>], new: &[Element<'_>]) -> Edit {
     let identity = |cells: &[Cell]| -> Option<Vec<Cell>> {
         let key = spec.identity(cells);
         let whole = !key.iter().any(|cell| matches!(cell, Cell::Null));
@@ -291,12 +314,12 @@ pub fn edit(spec: &ExplodeSpec, old: &[Vec<Cell>], new: &[Element<'_>]) -> Edit 
     };
     let mut edit = Edit::default();
     let mut still_to_come: Option<HashSet<Vec<Cell>>> = None;
-    for (row, cells) in old.iter().enumerate() {
+    for (row, cells) in old.iter().map(AsRef::as_ref).enumerate() {
         let next = new.get(edit.appended_from);
         if let Some(next) = next
-            && (*cells == next.cells || spec.is_same_row(cells, &next.cells))
+            && (cells == next.cells || spec.is_same_row(cells, &next.cells))
         {
-            if *cells != next.cells {
+            if cells != next.cells {
                 edit.updated.push((row, edit.appended_from));
             }
             edit.appended_from += 1;

@@ -80,29 +80,76 @@ pub fn element_events<'a>(
     old: &'a [impl AsRef<[Cell]>],
     new: &'a [Element<'_>],
 ) -> impl Iterator<Item = Event> {
+    news_in_place(spec, old, new)
+        .unwrap_or_else(|| news(spec, old, new))
+        .into_iter()
+        .map(|(before, after)| event(spec, before, after))
+}
+
+/// What an event is about: the row before, the element after; one of them, or both.
+type News<'a> = (Option<&'a [Cell]>, Option<&'a Element<'a>>);
+
+/// Differences that are looked for element by element.
+const IN_PLACE_MAX: usize = 64;
+
+/// The news where every element has the identity of the row in its place: then only values differ. `None` where that is not
+/// so, or where much differs. What [`news`] would say, without a table of all identities.
+fn news_in_place<'a>(
+    spec: &ExplodeSpec,
+    old: &'a [impl AsRef<[Cell]>],
+    new: &'a [Element<'_>],
+) -> Option<Vec<News<'a>>> {
+    if old.len() != new.len() {
+        return None;
+    }
+    let mut differing = Vec::new();
+    for (place, (row, element)) in old.iter().zip(new).enumerate() {
+        let row = row.as_ref();
+        if row == element.cells {
+            continue;
+        }
+        if differing.len() == IN_PLACE_MAX || !spec.is_same_identity(row, &element.cells) {
+            return None;
+        }
+        differing.push((place, row, element));
+    }
+    // Of equal identities the first counts.
+    let is_first = |place: usize, element: &Element<'_>| {
+        let mut earlier = new.iter().take(place);
+        !earlier.any(|other| spec.is_same_identity(&other.cells, &element.cells))
+    };
+    differing.retain(|(place, _, element)| is_first(*place, element));
+    Some(
+        differing
+            .into_iter()
+            .map(|(_, row, element)| (Some(row), Some(element)))
+            .collect(),
+    )
+}
+
+fn news<'a>(spec: &ExplodeSpec, old: &'a [impl AsRef<[Cell]>], new: &'a [Element<'_>]) -> Vec<News<'a>> {
     let mut before = HashMap::with_capacity(old.len());
     for row in old {
         let row = row.as_ref();
         before.entry(spec.identity(row)).or_insert(row);
     }
     let mut seen = HashSet::with_capacity(new.len());
-    let added_and_changed = new.iter().map(|element| (None, Some(element)));
-    let removed = old.iter().map(|row| (Some(row.as_ref()), None));
-    added_and_changed
-        .chain(removed)
-        .filter_map(move |sides| match sides {
-            (_, Some(element)) => {
-                let identity = spec.identity(&element.cells);
-                let row = before.get(&identity).copied();
-                let is_news = seen.insert(identity) && row != Some(element.cells.as_slice());
-                is_news.then(|| event(spec, row, Some(element)))
-            }
-            // What was seen is kept; of the others the first goes, once.
-            (Some(row), None) => seen
-                .insert(spec.identity(row))
-                .then(|| event(spec, Some(row), None)),
-            (None, None) => None,
-        })
+    let mut news = Vec::new();
+    for element in new {
+        let identity = spec.identity(&element.cells);
+        let row = before.get(&identity).copied();
+        if seen.insert(identity) && row != Some(element.cells.as_slice()) {
+            news.push((row, Some(element)));
+        }
+    }
+    // What was seen is kept; of the others the first goes, once.
+    for row in old {
+        let row = row.as_ref();
+        if seen.insert(spec.identity(row)) {
+            news.push((Some(row), None));
+        }
+    }
+    news
 }
 
 /// One of the two is there, or both.
@@ -217,6 +264,27 @@ mod tests {
             let (kept, _) = drop_repeated(&spec, elements(&spec, &scan));
             let stored: Vec<_> = kept.into_iter().map(|element| element.cells).collect();
             prop_assert_eq!(element_events(&spec, &stored, &elements(&spec, &scan)).next(), None);
+        }
+
+        #[test]
+        fn what_is_found_in_place_is_what_a_table_of_identities_finds(
+            scan in scans(), edits in prop::collection::vec((any::<prop::sample::Index>(), values()), 0..5)
+        ) {
+            let spec = spec();
+            let mut edited = scan.clone();
+            let apps = edited["apps"].as_array_mut().unwrap();
+            for (at, value) in edits.iter().filter(|_| !scan["apps"].as_array().unwrap().is_empty()) {
+                let at = at.index(apps.len());
+                if let Some(app) = apps[at].as_object_mut() {
+                    app.insert("size".to_owned(), value.clone());
+                }
+            }
+            let (old, new) = (rows(&scan), elements(&spec, &edited));
+            let told = |news: Vec<News<'_>>| -> Vec<Event> {
+                news.into_iter().map(|(before, after)| event(&spec, before, after)).collect()
+            };
+            let in_place = news_in_place(&spec, &old, &new).map(told);
+            prop_assert_eq!(in_place, Some(told(news(&spec, &old, &new))));
         }
 
         #[test]

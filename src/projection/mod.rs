@@ -11,5 +11,6 @@ pub mod issue;
 pub mod manifests;
 pub mod output;
 pub mod result;
+pub mod scan;
 pub mod spec;
 pub mod start;

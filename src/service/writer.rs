@@ -2,6 +2,7 @@
 //! hands the positions back. Two kinds of failure, never mixed up: the environment's is waited out, whatever it
 //! takes; a message's own makes that message a dead letter and nothing else.
 
+mod ahead;
 mod answers;
 mod attempt;
 mod intake;
@@ -19,6 +20,7 @@ use chrono::Utc;
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
+use self::ahead::Ahead;
 use self::intake::{Intake, is_current, openings_of, take_apart};
 use self::letters::WATCHED_MESSAGES;
 use self::sharing::{Settling, Sharing};
@@ -64,6 +66,7 @@ impl Lane {
 pub struct Writer {
     store: Store,
     intake: Intake,
+    ahead: Ahead,
     lanes: BTreeMap<StreamName, Lane>,
     limits: WriterLimits,
     state: watch::Sender<WriterState>,
@@ -121,6 +124,7 @@ impl Writer {
                 chores: VecDeque::new(),
                 put_back: None,
             },
+            ahead: Ahead::begin(),
             finished: take_apart(),
             lanes,
             limits,

@@ -27,6 +27,7 @@ use crate::projection::manifests::Manifests;
 use crate::projection::result::{
     Completion, Known, ResultMessage, ResultRow, RowChange, completion, row, row_change,
 };
+use crate::projection::scan::Scan;
 use crate::wire::kv::StreamName;
 use crate::wire::result::Field;
 use crate::wire::sequence::StreamSeq;
@@ -201,7 +202,7 @@ impl<'s> Group<'s> {
     }
 
     /// Projects one result: its row, its outputs' book, its line in `projector_results`, its hints, the ledgers and its
-    /// execution's counters.
+    /// execution's counters. `scan`: its stdout, if that was read already.
     ///
     /// # Errors
     /// Of class [`Class::Data`] when this message cannot be stored; any other class leaves the group lost.
@@ -211,6 +212,7 @@ impl<'s> Group<'s> {
         seq: StreamSeq,
         published: Timestamp,
         message: &ResultMessage,
+        scan: Option<Scan>,
     ) -> Result<(), StoreError> {
         let with_kept = self.with_kept_outputs(message)?;
         let (message, kept_outputs) = with_kept
@@ -262,7 +264,7 @@ impl<'s> Group<'s> {
                 stdout: presence(message, Field::Stdout),
                 stderr: presence(message, Field::Stderr),
             };
-            self.deriver().live(&evidence, entry)?;
+            self.deriver().live(&evidence, entry, scan)?;
         }
         // Last, since nothing takes these back when the item is undone.
         self.note(known, &row, after.as_ref());
@@ -330,7 +332,7 @@ impl<'s> Group<'s> {
             orphans: &self.desk.orphans,
             isolated: self.isolating,
             adopted: self.desk.adopted,
-            any_issues: self.any_issues,
+            any_issues: &mut self.any_issues,
         }
     }
 

@@ -10,6 +10,7 @@ use super::super::resolve::headers_json;
 use super::super::work::{Cargo, Entry, Envelope, LetterOutcome, Message, RepairWork, Unit};
 use super::intake::is_current;
 use super::{Failed, Writer, letters, now};
+use crate::projection::scan::Scan;
 use crate::source::flow::Delivery;
 use crate::source::reconcile::Incarnation;
 use crate::store::dead_letters::DeadLetter;
@@ -149,6 +150,7 @@ impl Writer {
             }
         }
         let mut done = Done::default();
+        self.ahead.forget();
         let manifests = self.manifests.borrow().clone();
         let mut tx = self.store.begin(&manifests, now())?;
         // Waiting for the file is not holding it.
@@ -165,7 +167,9 @@ impl Writer {
                     self.intake.give_back(group.split_off(next));
                     break;
                 }
-                apply(&mut tx, group, next, &mut courses, &mut done, isolated).map_err(|trouble| {
+                self.ahead.look(&manifests, group, next);
+                let scan = self.ahead.take(next);
+                apply(&mut tx, group, next, scan, &mut courses, &mut done, isolated).map_err(|trouble| {
                     match trouble {
                         Trouble::Store(error) if tx.is_lost() => Trouble::Lost(error),
                         trouble => trouble,
@@ -232,6 +236,7 @@ fn apply(
     tx: &mut Group<'_>,
     group: &[Unit],
     index: usize,
+    mut scan: Option<Scan>,
     courses: &mut BTreeMap<StreamName, Course>,
     done: &mut Done,
     isolated: bool,
@@ -312,7 +317,9 @@ fn apply(
                 Message::Started(event) => project(&mut |tx| tx.started(event, published))?,
                 Message::Snapshot(snapshot) => project(&mut |tx| tx.snapshot(snapshot, published))?,
                 Message::Result { result } => {
-                    let dead = project(&mut |tx| tx.result(incarnation, delivery.seq, published, result))?;
+                    let dead = project(&mut |tx| {
+                        tx.result(incarnation, delivery.seq, published, result, scan.take())
+                    })?;
                     done.owes_outputs |= dead.is_none() && content.owes_outputs();
                     dead
                 }

@@ -209,7 +209,13 @@ fn project_results(store: &mut Store, manifests: &Arc<Manifests>, messages: &[Me
         }
         let mut group = store.begin(manifests, at(0)).unwrap();
         group
-            .result(1, StreamSeq(message.seq), message.published, &decoded(message))
+            .result(
+                1,
+                StreamSeq(message.seq),
+                message.published,
+                &decoded(message),
+                None,
+            )
             .unwrap();
         group.commit().unwrap();
     }

@@ -55,7 +55,7 @@ impl Deriver<'_> {
                 Start::After { oldest, .. } if oldest == entry => Mode::StateOnly,
                 _ => Mode::WithHistory,
             };
-            self.parts(mode).apply(hints, &evidence)?;
+            self.parts(mode, true).apply(hints, &evidence, None)?;
         }
         for entry in entries {
             wait(self.conn, pair, entry)?;
@@ -72,11 +72,17 @@ impl Deriver<'_> {
     }
 
     /// Reports that the database does not let a due pair be derived anew; it stays due.
-    pub(in super::super) fn report(&self, due: &DuePair, reason: String) -> Result<(), StoreError> {
+    pub(in super::super) fn report(&mut self, due: &DuePair, reason: String) -> Result<(), StoreError> {
         let report = [(IssueCode::NotStored, reason)];
         for entry in due.entries.iter().rev() {
             if let Some(stored) = Stored::load(self.conn, *entry)? {
-                return issues::replace(self.conn, &stored.evidence(), DERIVATION, &report);
+                return issues::replace(
+                    self.conn,
+                    self.any_issues,
+                    &stored.evidence(),
+                    DERIVATION,
+                    &report,
+                );
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! One spec's rows of one pair: compared before anything is written (contract §7.5.4, §7.5.5).
 
+use std::borrow::Cow;
 use std::fmt;
 
 use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
@@ -9,10 +10,9 @@ use serde_json::Value;
 use super::super::{Class, StoreError};
 use super::shape::{Shape, Shapes, Statements};
 use super::{Evidence, Mode, history};
-use crate::projection::explode::{
-    Cell, ColumnKind, Edit, Element, ExplodeSpec, array, drop_repeated, edit, elements, needs_affinity,
-};
+use crate::projection::explode::{Cell, ColumnKind, Edit, Element, ExplodeSpec, array, edit, needs_affinity};
 use crate::projection::history::element_events;
+use crate::projection::scan::Found;
 
 /// What became of a spec's part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,13 +27,14 @@ pub(super) enum Exploded {
     TooMany(String),
 }
 
-/// Brings a pair's rows to the elements of `payload`.
+/// Brings a pair's rows to the elements of `payload`; `found`: those, if they were read already.
 pub(super) fn replace(
     conn: &Connection,
     shapes: &mut Shapes,
     spec: &ExplodeSpec,
     evidence: &Evidence<'_>,
     payload: &Value,
+    found: Option<Found>,
     mode: Mode,
 ) -> Result<Exploded, StoreError> {
     let statements = match shapes.of(conn, spec)? {
@@ -48,11 +49,12 @@ pub(super) fn replace(
             spec.elements_max()
         )));
     }
-    let mut found = elements(spec, payload);
-    apply_affinity(conn, spec, &mut found).map_err(what)?;
-    let (new, repeated) = drop_repeated(spec, found);
+    let (new, repeated) = found
+        .unwrap_or_else(|| Found::of(spec, payload))
+        .elements(spec, payload, |cells| apply_affinity(conn, spec, cells))
+        .map_err(what)?;
     let events_wanted = spec.track_history && mode == Mode::WithHistory;
-    let Some(old) = rows(conn, statements, spec, evidence).map_err(what)? else {
+    let Some(Rows { rowids, rows: old }) = rows(conn, statements, spec, evidence, &new).map_err(what)? else {
         // Too many to compare, as a spec that has grown many columns makes them.
         if events_wanted {
             return Ok(Exploded::TooMany(format!(
@@ -66,8 +68,11 @@ pub(super) fn replace(
             .map_err(what)?;
         return Ok(done(repeated));
     };
-    let (rowids, old): (Vec<i64>, Vec<Vec<Cell>>) = old.into_iter().unzip();
-    let unchanged = old.len() == new.len() && old.iter().zip(&new).all(|(old, new)| *old == new.cells);
+    let unchanged = old.len() == new.len()
+        && old
+            .iter()
+            .zip(&new)
+            .all(|(old, new)| matches!(old, Cow::Borrowed(_)) || **old == new.cells);
     if unchanged {
         touch(conn, statements, evidence, &rowids).map_err(what)?;
         return Ok(done(repeated));
@@ -128,31 +133,87 @@ pub(super) fn clear(
     Ok(())
 }
 
-/// Rows by their row ids.
-type Rows = Vec<(i64, Vec<Cell>)>;
+/// A pair's rows in the order in which they were written. What is stored as the new element at its place wants it is that
+/// element's.
+struct Rows<'n> {
+    rowids: Vec<i64>,
+    rows: Vec<Cow<'n, [Cell]>>,
+}
 
-/// A pair's rows with their row ids, in the order in which they were written. `None`: more than fit.
-fn rows(
+/// Reads a pair's rows, and looks at each whether it is the new element in its place already. `None`: more than fit.
+fn rows<'n>(
     conn: &Connection,
     statements: &Statements,
     spec: &ExplodeSpec,
     evidence: &Evidence<'_>,
-) -> Result<Option<Rows>, rusqlite::Error> {
+    new: &'n [Element<'_>],
+) -> Result<Option<Rows<'n>>, rusqlite::Error> {
+    let Evidence { pair, .. } = evidence;
     let columns = spec.columns.len();
-    let mut select = conn.prepare_cached(&statements.select)?;
-    let mut found = select.query([evidence.pair.pc_id, evidence.pair.job_id])?;
-    let mut rows = Vec::new();
-    while let Some(row) = found.next()? {
-        if !spec.fits(rows.len() + 1) {
-            return Ok(None);
-        }
-        let cells = (0..columns)
-            .map(|index| cell(row, index + 1))
-            .collect::<Result<_, _>>()?;
-        rows.push((row.get(0)?, cells));
+    let cells = |row: &Row<'_>, from: usize| -> Result<Vec<Cell>, rusqlite::Error> {
+        (from..from + columns).map(|index| cell(row, index)).collect()
+    };
+    let (first, last, count): (Option<i64>, Option<i64>, usize) = conn
+        .prepare_cached(&statements.span)?
+        .query_row([pair.pc_id, pair.job_id], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?;
+    let (Some(first), Some(last)) = (first, last) else {
+        return Ok(Some(Rows {
+            rowids: Vec::new(),
+            rows: Vec::new(),
+        }));
+    };
+    if !spec.fits(count) {
+        return Ok(None);
     }
-    rows.sort_unstable_by_key(|(rowid, _)| *rowid);
-    Ok(Some(rows))
+    if are_side_by_side(first, last, count) {
+        let mut rows = Vec::with_capacity(count);
+        let mut select = conn.prepare_cached(&statements.select_range)?;
+        let mut found = select.query([first, last])?;
+        while let Some(row) = found.next()? {
+            rows.push(match new.get(rows.len()) {
+                Some(element) if holds(row, &element.cells)? => Cow::Borrowed(element.cells.as_slice()),
+                _ => Cow::Owned(cells(row, 0)?),
+            });
+        }
+        return Ok(Some(Rows {
+            rowids: (first..=last).collect(),
+            rows,
+        }));
+    }
+    let mut select = conn.prepare_cached(&statements.select)?;
+    let mut found = select
+        .query_map([pair.pc_id, pair.job_id], |row| Ok((row.get(0)?, cells(row, 1)?)))?
+        .collect::<Result<Vec<(i64, Vec<Cell>)>, _>>()?;
+    found.sort_unstable_by_key(|(rowid, _)| *rowid);
+    let (rowids, rows) = found
+        .into_iter()
+        .map(|(rowid, cells)| (rowid, Cow::Owned(cells)))
+        .unzip();
+    Ok(Some(Rows { rowids, rows }))
+}
+
+/// Whether no row of another pair can stand between the first and the last of these.
+fn are_side_by_side(first: i64, last: i64, count: usize) -> bool {
+    i64::try_from(count).is_ok_and(|count| last.checked_sub(first) == count.checked_sub(1))
+}
+
+/// Whether a row's columns are these cells, as [`cell`] would read them.
+fn holds(row: &Row<'_>, cells: &[Cell]) -> Result<bool, rusqlite::Error> {
+    for (index, cell) in cells.iter().enumerate() {
+        let same = match (row.get_ref(index)?, cell) {
+            (ValueRef::Null, Cell::Null) => true,
+            (ValueRef::Integer(stored), Cell::Integer(number)) => stored == *number,
+            (ValueRef::Real(stored), Cell::Real(_)) => Cell::Real(stored) == *cell,
+            (ValueRef::Text(bytes) | ValueRef::Blob(bytes), Cell::Text(text)) => bytes == text.as_bytes(),
+            _ => false,
+        };
+        if !same {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn cell(row: &Row<'_>, index: usize) -> Result<Cell, rusqlite::Error> {
@@ -180,8 +241,7 @@ fn touch(
     let (Some(first), Some(last)) = (rowids.first(), rowids.last()) else {
         return Ok(());
     };
-    let side_by_side = i64::try_from(rowids.len()).is_ok_and(|rows| last - first + 1 == rows);
-    if side_by_side {
+    if are_side_by_side(*first, *last, rowids.len()) {
         conn.prepare_cached(&statements.touch_range)?
             .execute(params![finished_at, first, last])?;
     } else {
@@ -270,10 +330,10 @@ impl ToSql for Bound<'_> {
 fn apply_affinity(
     conn: &Connection,
     spec: &ExplodeSpec,
-    elements: &mut [Element<'_>],
+    rows: &mut [Vec<Cell>],
 ) -> Result<(), rusqlite::Error> {
-    for element in elements {
-        for (column, cell) in spec.columns.iter().zip(&mut element.cells) {
+    for cells in rows {
+        for (column, cell) in spec.columns.iter().zip(cells) {
             if needs_affinity(column.kind, cell) {
                 conn.prepare_cached("INSERT OR REPLACE INTO temp.projector_affinity VALUES (1, ?1, ?1)")?
                     .execute([Bound(cell)])?;

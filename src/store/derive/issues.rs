@@ -33,14 +33,16 @@ pub struct Listed {
     pub reason: String,
 }
 
-/// Replaces what is reported of a part.
+/// Replaces what is reported of a part. Sets `any` when something is reported.
 pub(super) fn replace(
     conn: &Connection,
+    any: &mut bool,
     evidence: &Evidence<'_>,
     part: &str,
     report: &[(IssueCode, String)],
 ) -> Result<(), StoreError> {
     let Evidence { pair, .. } = evidence;
+    *any |= !report.is_empty();
     let write = || -> Result<(), rusqlite::Error> {
         conn.prepare_cached(DELETE)?
             .execute([pair.job_id, pair.pc_id, part])?;
@@ -67,26 +69,27 @@ pub(super) fn replace(
     write().map_err(StoreError::sqlite(format_args!("report an issue of {pair}")))
 }
 
-/// Forgets a pair's issues of parts that are none any more: `named` are those of the manifest in force.
+/// Forgets a pair's issues of parts that are none any more: `named` are those of the manifest in force. Returns whether the
+/// pair had any.
 pub(super) fn keep(
     conn: &Connection,
     pair: Pair<'_>,
     named: impl FnOnce() -> Vec<String>,
-) -> Result<(), StoreError> {
-    let write = || -> Result<(), rusqlite::Error> {
+) -> Result<bool, StoreError> {
+    let write = || -> Result<bool, rusqlite::Error> {
         let reported: Vec<String> = conn
             .prepare_cached("SELECT DISTINCT part FROM projector_issues WHERE job_id = ?1 AND pc_id = ?2")?
             .query_map([pair.job_id, pair.pc_id], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
         if reported.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let named = named();
         for part in reported.iter().filter(|part| !named.contains(part)) {
             conn.prepare_cached(DELETE)?
                 .execute([pair.job_id, pair.pc_id, part])?;
         }
-        Ok(())
+        Ok(true)
     };
     write().map_err(StoreError::sqlite(format_args!("look at the issues of {pair}")))
 }

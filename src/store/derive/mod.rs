@@ -26,6 +26,7 @@ use self::parts::Parts;
 use super::StoreError;
 use crate::projection::issue::IssueCode;
 use crate::projection::manifests::{Hints, Job, Manifests};
+use crate::projection::scan::Scan;
 use crate::wire::result::Field;
 
 pub use evidence::OwnedPair;
@@ -78,8 +79,8 @@ pub(super) struct Deriver<'a> {
     pub(super) isolated: bool,
     /// Older results of every pair may have been projected by others.
     pub(super) adopted: bool,
-    /// The book of issues was not empty before this transaction, which knows one set of manifests only.
-    pub(super) any_issues: bool,
+    /// The book of issues was not empty before this transaction, or is not any more.
+    pub(super) any_issues: &'a mut bool,
 }
 
 /// The parts of a pair whose issues may stand.
@@ -93,8 +94,11 @@ fn named(job: Option<&Job>) -> Vec<String> {
 }
 
 impl Deriver<'_> {
-    fn parts(&mut self, mode: Mode) -> Parts<'_> {
+    /// `reported`: see [`Parts::reported`].
+    fn parts(&mut self, mode: Mode, reported: bool) -> Parts<'_> {
         Parts {
+            any_issues: self.any_issues,
+            reported,
             conn: self.conn,
             shapes: self.shapes,
             isolated: self.isolated,
@@ -102,19 +106,22 @@ impl Deriver<'_> {
         }
     }
 
-    /// A new result: applies its hints, or lets them wait in their place.
-    pub(super) fn live(&mut self, evidence: &Evidence<'_>, entry: i64) -> Result<(), StoreError> {
+    /// A new result: applies its hints, or lets them wait in their place. `scan`: its stdout, if that was read already.
+    pub(super) fn live(
+        &mut self,
+        evidence: &Evidence<'_>,
+        entry: i64,
+        scan: Option<Scan>,
+    ) -> Result<(), StoreError> {
         let pair = evidence.pair;
         let manifests = self.manifests;
         let job = manifests.job(pair.job_id);
-        if self.any_issues {
-            issues::keep(self.conn, pair, || named(job))?;
-        }
+        let reported = *self.any_issues && issues::keep(self.conn, pair, || named(job))?;
         if let Some(reason) = job.and_then(|job| job.undecodable.as_ref()) {
             let report = vec![(IssueCode::ManifestUndecodable, reason.clone())];
-            issues::replace(self.conn, evidence, MANIFEST, &report)?;
+            issues::replace(self.conn, self.any_issues, evidence, MANIFEST, &report)?;
         }
-        let Some(hints) = job.and_then(|job| job.hints.as_deref()) else {
+        let Some(hints) = job.and_then(|job| job.hints.as_ref()) else {
             if self.orphans.has(pair.job_id) {
                 under_several(self.conn, pair)?;
             }
@@ -136,7 +143,9 @@ impl Deriver<'_> {
             if !same_hints {
                 under(self.conn, pair, &hints.hash)?;
             }
-            return self.parts(Mode::WithHistory).apply(hints, evidence);
+            return self
+                .parts(Mode::WithHistory, reported)
+                .apply(hints, evidence, scan);
         }
         if standing == Standing::Settled {
             set_standing(self.conn, pair, Standing::Waiting)?;
@@ -174,7 +183,8 @@ impl Deriver<'_> {
                     Some(hints) if evidence.waits(hints) => return Ok(false),
                     Some(hints) => {
                         under(self.conn, borrowed, &hints.hash)?;
-                        self.parts(Mode::WithHistory).apply(hints, &evidence)?;
+                        self.parts(Mode::WithHistory, true)
+                            .apply(hints, &evidence, None)?;
                     }
                     // The manifest may be there again before the output is.
                     None if evidence.is_owed() => return Ok(false),

@@ -2,6 +2,7 @@
 //! (contract §7.4, §7.7, §7.8, D5).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
@@ -15,6 +16,7 @@ use crate::projection::feed::{FeedOutcome, items};
 use crate::projection::history::scalar_events;
 use crate::projection::issue::IssueCode;
 use crate::projection::manifests::{Hints, InventoryHint, SpecState};
+use crate::projection::scan::Scan;
 use crate::wire::fence::{Hint, block};
 use crate::wire::json::fields;
 use crate::wire::manifest::{Check, Feed};
@@ -29,6 +31,10 @@ pub(super) struct Parts<'a> {
     /// A part's data error undoes the part alone; else it is the caller's to run everything again this way.
     pub(super) isolated: bool,
     pub(super) mode: Mode,
+    /// See [`Deriver::any_issues`](super::Deriver::any_issues).
+    pub(super) any_issues: &'a mut bool,
+    /// The pair may have issues: a part that succeeds has something to forget.
+    pub(super) reported: bool,
 }
 
 /// The parts of a job's hints by their names in the book of issues.
@@ -86,10 +92,22 @@ fn apart(names: impl Iterator<Item = String>) -> Vec<String> {
 type Report = Vec<(IssueCode, String)>;
 
 impl Parts<'_> {
-    pub(super) fn apply(&mut self, hints: &Hints, evidence: &Evidence<'_>) -> Result<(), StoreError> {
+    /// `scan`: stdout, if it was read already.
+    pub(super) fn apply(
+        &mut self,
+        hints: &Arc<Hints>,
+        evidence: &Evidence<'_>,
+        scan: Option<Scan>,
+    ) -> Result<(), StoreError> {
         if let (0, Presence::Here(stdout)) = (evidence.exit_code, &evidence.stdout) {
             if let Some(inventory) = &hints.inventory {
-                self.inventory(inventory, evidence, stdout)?;
+                let scan = scan.filter(|scan| scan.is_under(hints));
+                self.inventory(
+                    inventory,
+                    evidence,
+                    stdout,
+                    scan.unwrap_or_else(|| Scan::of(hints, stdout)),
+                )?;
             }
             if !hints.feeds.is_empty() {
                 self.feeds(&hints.feeds, evidence, stdout)?;
@@ -131,7 +149,19 @@ impl Parts<'_> {
         } else {
             run(self)?
         };
-        issues::replace(self.conn, evidence, part, &report)
+        self.report(evidence, part, &report)
+    }
+
+    fn report(
+        &mut self,
+        evidence: &Evidence<'_>,
+        part: &str,
+        report: &[(IssueCode, String)],
+    ) -> Result<(), StoreError> {
+        if report.is_empty() && !self.reported {
+            return Ok(());
+        }
+        issues::replace(self.conn, self.any_issues, evidence, part, report)
     }
 
     fn inventory(
@@ -139,15 +169,16 @@ impl Parts<'_> {
         hint: &InventoryHint,
         evidence: &Evidence<'_>,
         stdout: &str,
+        mut scan: Scan,
     ) -> Result<(), StoreError> {
-        let text = block(stdout, Hint::Inventory);
-        let payload = match serde_json::from_str::<Value>(text) {
-            Ok(payload) => payload,
+        let payload = match &mut scan.payload {
+            Ok(payload) => std::mem::take(payload),
             Err(error) => {
-                let report = vec![(IssueCode::InventoryNotJson, error.to_string())];
-                return issues::replace(self.conn, evidence, "inventory", &report);
+                let report = vec![(IssueCode::InventoryNotJson, std::mem::take(error))];
+                return self.report(evidence, "inventory", &report);
             }
         };
+        let text = block(stdout, Hint::Inventory);
         let mut newest = true;
         self.part("inventory", evidence, |parts| {
             newest = parts.facts(hint, evidence, text, &payload)?;
@@ -156,16 +187,24 @@ impl Parts<'_> {
         if !newest {
             return Ok(());
         }
-        for (spec, part) in hint.specs.iter().zip(explode_parts(hint)) {
+        for (place, (spec, part)) in hint.specs.iter().zip(explode_parts(hint)).enumerate() {
             match spec {
                 SpecState::Refused(refused) => {
                     let report = vec![(refused.code, refused.reason.clone())];
-                    issues::replace(self.conn, evidence, &part, &report)?;
+                    self.report(evidence, &part, &report)?;
                 }
                 SpecState::Valid(spec) => {
+                    let found = scan.take_found(place);
                     self.part(&part, evidence, |parts| {
-                        let exploded =
-                            explode::replace(parts.conn, parts.shapes, spec, evidence, &payload, parts.mode)?;
+                        let exploded = explode::replace(
+                            parts.conn,
+                            parts.shapes,
+                            spec,
+                            evidence,
+                            &payload,
+                            found,
+                            parts.mode,
+                        )?;
                         Ok(match exploded {
                             Exploded::Done => Report::new(),
                             Exploded::Repeated(elements) => vec![(
@@ -216,7 +255,9 @@ impl Parts<'_> {
         {
             return Ok(false);
         }
-        if self.mode == Mode::WithHistory && !hint.scalars.is_empty() {
+        // The same text says the same of every scalar.
+        let same = known.as_ref().is_some_and(|(_, facts)| facts == text);
+        if self.mode == Mode::WithHistory && !hint.scalars.is_empty() && !same {
             let before = known.and_then(|(_, facts)| fields(&facts, &hint.scalars));
             let events = scalar_events(&hint.scalars, before.as_ref(), payload);
             history::enter(self.conn, evidence, events)?;
@@ -284,10 +325,10 @@ impl Parts<'_> {
             Ok(payload) => payload,
             Err(error) => {
                 let report = vec![(IssueCode::FeedNotJson, error.to_string())];
-                return issues::replace(self.conn, evidence, "feeds", &report);
+                return self.report(evidence, "feeds", &report);
             }
         };
-        issues::replace(self.conn, evidence, "feeds", &[])?;
+        self.report(evidence, "feeds", &[])?;
         for (feed, part) in feeds.iter().zip(feed_parts(feeds)) {
             self.part(&part, evidence, |parts| parts.feed(feed, evidence, &payload))?;
         }

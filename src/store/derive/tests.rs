@@ -9,6 +9,7 @@
 mod support;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use rusqlite::types::ValueRef;
 use serde_json::{Map, json};
@@ -21,7 +22,13 @@ use crate::store::migrate;
 use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
 use serde_json::Value;
-use support::check;
+
+/// Every case of a file of vectors, with scans that are read in their turn and before it.
+fn check(name: &str, case: impl Fn(&Value, &Value, bool)) {
+    for ahead in [false, true] {
+        support::check(name, |input, expect| case(input, expect, ahead));
+    }
+}
 
 fn database() -> Connection {
     let mut conn = Connection::open_in_memory().unwrap();
@@ -30,17 +37,17 @@ fn database() -> Connection {
     conn
 }
 
-fn hints(more: &Value) -> Hints {
+fn hints(more: &Value) -> Arc<Hints> {
     let mut document = json!({"id": "j", "version": "1", "execute": {"shell": "sh", "timeout": "1s"}});
     document
         .as_object_mut()
         .unwrap()
         .extend(more.as_object().unwrap().clone());
     let manifests = Manifests::compile([("j".to_owned(), document.to_string().into())]);
-    Hints::clone(manifests.hints("j").unwrap())
+    manifests.hints("j").unwrap().clone()
 }
 
-fn explode_hints(spec: &Value) -> Hints {
+fn explode_hints(spec: &Value) -> Arc<Hints> {
     hints(&json!({"inventory": {"display": [], "explode": [spec]}}))
 }
 
@@ -53,21 +60,33 @@ fn spec(hints: &Hints) -> &ExplodeSpec {
 
 /// A database, and what the writer knows of its tables.
 struct Bench {
+    /// Scans are read before their turn.
+    ahead: bool,
     conn: Connection,
     shapes: Shapes,
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(ahead: bool) -> Self {
         Self {
+            ahead,
             conn: database(),
             shapes: Shapes::default(),
         }
     }
 
     /// Applies a successful result with this payload.
-    fn apply(&mut self, hints: &Hints, pair: Pair<'_>, finished: &str, published: &str, payload: &Value) {
+    fn apply(
+        &mut self,
+        hints: &Arc<Hints>,
+        pair: Pair<'_>,
+        finished: &str,
+        published: &str,
+        payload: &Value,
+    ) {
         let stored = |text| Timestamp::parse_wire(text).unwrap().stored();
+        let stdout = payload.to_string();
+        let scan = self.ahead.then(|| Scan::ahead(hints, &stdout));
         let evidence = Evidence {
             incarnation: 1,
             seq: StreamSeq(1),
@@ -77,7 +96,7 @@ impl Bench {
             check_evidence: true,
             finished_at: &stored(finished),
             published: &stored(published),
-            stdout: Presence::Here(Cow::Owned(payload.to_string())),
+            stdout: Presence::Here(Cow::Borrowed(&stdout)),
             stderr: Presence::Here(Cow::Borrowed("")),
         };
         let mut parts = Parts {
@@ -85,8 +104,10 @@ impl Bench {
             shapes: &mut self.shapes,
             isolated: true,
             mode: Mode::WithHistory,
+            any_issues: &mut true,
+            reported: true,
         };
-        parts.apply(hints, &evidence).unwrap();
+        parts.apply(hints, &evidence, scan).unwrap();
     }
 
     fn shape(&mut self, hints: &Hints) {
@@ -127,8 +148,8 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
 }
 
 /// One after the other: each step sets the spec, brings rows, or only brings the table to its shape.
-fn explode_steps(input: &Value, expect: &Value) {
-    let mut bench = Bench::new();
+fn explode_steps(input: &Value, expect: &Value, ahead: bool) {
+    let mut bench = Bench::new(ahead);
     let mut hints = None;
     let steps = input["steps"].as_array().unwrap();
     assert_eq!(steps.len(), expect.as_array().unwrap().len());
@@ -168,14 +189,14 @@ fn explode_schema_change_vectors_hold_on_the_table() {
 
 #[test]
 fn explode_spec_vectors_hold_on_the_table() {
-    check("explode_spec", |input, expect| {
+    check("explode_spec", |input, expect, ahead| {
         let hints = explode_hints(input);
         if expect["ok"] == false {
             let state = &hints.inventory.as_ref().unwrap().specs[0];
             assert!(matches!(state, SpecState::Refused(_)));
             return;
         }
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(ahead);
         bench.shape(&hints);
         let table = &spec(&hints).table;
         let columns = format!(
@@ -197,7 +218,7 @@ fn explode_spec_vectors_hold_on_the_table() {
 
 #[test]
 fn explode_conversion_vectors_hold_in_the_table() {
-    check("explode_conversion", |input, expect| {
+    check("explode_conversion", |input, expect, ahead| {
         let mut column = json!({"field": "v"});
         if let Some(kind) = input.get("type") {
             column["type"] = kind.clone();
@@ -213,7 +234,7 @@ fn explode_conversion_vectors_hold_in_the_table() {
             pc_id: "p",
             job_id: "j",
         };
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(ahead);
         let time = "2026-06-01T00:00:00Z";
         bench.apply(&hints, pair, time, time, &json!({ "x": [element] }));
         assert_eq!(bench.issues(), Vec::<Value>::new());
@@ -228,8 +249,8 @@ fn explode_conversion_vectors_hold_in_the_table() {
 
 #[test]
 fn feed_replace_vectors_hold_on_the_tables() {
-    check("feed_replace", |input, expect| {
-        let mut bench = Bench::new();
+    check("feed_replace", |input, expect, ahead| {
+        let mut bench = Bench::new(ahead);
         let steps = input["steps"].as_array().unwrap();
         assert_eq!(steps.len(), expect.as_array().unwrap().len());
         for (step, expect) in steps.iter().zip(expect.as_array().unwrap()) {

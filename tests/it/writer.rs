@@ -254,7 +254,9 @@ async fn a_second_process_is_refused_with_the_first_ones_pid_and_start_time() {
     assert_eq!(second.status.code(), Some(2), "{}", text(&second));
     let said = text(&second);
     assert!(
-        said.contains(&format!("process {}", first.pid())) && said.contains("running since 20"),
+        said.contains(&format!("process {}", first.pid()))
+            && said.contains("running since 20")
+            && said.contains("one process writes a database"),
         "{said}"
     );
     assert!(first.is_running());

@@ -1,5 +1,6 @@
 //! From an array to the rows of a table (contract §7.5, §7.6).
 
+use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 
@@ -119,6 +120,22 @@ fn bits(real: f64) -> u64 {
 }
 
 impl Cell {
+    /// See [`ExplodeSpec::by_key`].
+    fn by_value(&self, other: &Self) -> Ordering {
+        let kind = |cell: &Self| match cell {
+            Self::Null => 0,
+            Self::Integer(_) => 1,
+            Self::Real(_) => 2,
+            Self::Text(_) => 3,
+        };
+        match (self, other) {
+            (Self::Integer(one), Self::Integer(other)) => one.cmp(other),
+            (Self::Real(one), Self::Real(other)) => one.total_cmp(other),
+            (Self::Text(one), Self::Text(other)) => one.cmp(other),
+            _ => kind(self).cmp(&kind(other)),
+        }
+    }
+
     /// The value as JSON, for `identity_json` and `before_json`.
     #[must_use]
     pub fn to_json(&self) -> Value {
@@ -151,6 +168,20 @@ impl ExplodeSpec {
             .iter()
             .map(|column| cells.get(*column).unwrap_or(&Cell::Null))
             .collect()
+    }
+
+    /// How two rows stand in the order of the key. Nearly SQLite's: numbers of two kinds may stand the other way round.
+    #[must_use]
+    pub fn by_key(&self, one: &[Cell], other: &[Cell]) -> Ordering {
+        let cells = |column: &usize| (one.get(*column), other.get(*column));
+        self.key
+            .iter()
+            .map(|column| match cells(column) {
+                (Some(one), Some(other)) => one.by_value(other),
+                (one, other) => one.is_some().cmp(&other.is_some()),
+            })
+            .find(|order| order.is_ne())
+            .unwrap_or(Ordering::Equal)
     }
 
     /// Whether two rows have the same key, where NULL is NULL.
@@ -291,6 +322,12 @@ pub fn drop_repeated<'a>(spec: &ExplodeSpec, elements: Vec<Element<'a>>) -> (Vec
     (kept, dropped)
 }
 
+/// Whether two rows hold the same. Quick for a row that is the element's own.
+#[must_use]
+pub fn is_same(one: &[Cell], other: &[Cell]) -> bool {
+    std::ptr::eq(one, other) || one == other
+}
+
 /// How a pair's rows become the new elements in place: what is the same row in the same order stays where it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Edit {
@@ -317,9 +354,9 @@ pub fn edit(spec: &ExplodeSpec, old: &[impl AsRef<[Cell]>], new: &[Element<'_>])
     for (row, cells) in old.iter().map(AsRef::as_ref).enumerate() {
         let next = new.get(edit.appended_from);
         if let Some(next) = next
-            && (cells == next.cells || spec.is_same_row(cells, &next.cells))
+            && (is_same(cells, &next.cells) || spec.is_same_row(cells, &next.cells))
         {
-            if cells != next.cells {
+            if !is_same(cells, &next.cells) {
                 edit.updated.push((row, edit.appended_from));
             }
             edit.appended_from += 1;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
-use super::explode::{Cell, Element, ExplodeSpec};
+use super::explode::{Cell, Element, ExplodeSpec, is_same};
 use crate::wire::json::compact;
 
 /// A row of `inventory_history`, without what the message gives.
@@ -105,7 +105,7 @@ fn news_in_place<'a>(
     let mut differing = Vec::new();
     for (place, (row, element)) in old.iter().zip(new).enumerate() {
         let row = row.as_ref();
-        if row == element.cells {
+        if is_same(row, &element.cells) {
             continue;
         }
         if differing.len() == IN_PLACE_MAX || !spec.is_same_identity(row, &element.cells) {

@@ -16,7 +16,7 @@ const CELLS_AHEAD_MAX: usize = 20_000;
 #[derive(Debug)]
 pub struct Scan {
     /// The block as JSON, or why it is none.
-    pub payload: Result<Value, String>,
+    pub payload: Result<Arc<Value>, String>,
     hints: Arc<Hints>,
     /// By the place of their spec in the hint.
     found: Vec<Option<Found>>,
@@ -27,7 +27,9 @@ impl Scan {
     #[must_use]
     pub fn of(hints: &Arc<Hints>, stdout: &str) -> Self {
         Self {
-            payload: serde_json::from_str(block(stdout, Hint::Inventory)).map_err(|error| error.to_string()),
+            payload: serde_json::from_str(block(stdout, Hint::Inventory))
+                .map(Arc::new)
+                .map_err(|error| error.to_string()),
             hints: hints.clone(),
             found: Vec::new(),
         }

@@ -10,7 +10,9 @@ use serde_json::Value;
 use super::super::{Class, StoreError};
 use super::shape::{Shape, Shapes, Statements};
 use super::{Evidence, Mode, history};
-use crate::projection::explode::{Cell, ColumnKind, Edit, Element, ExplodeSpec, array, edit, needs_affinity};
+use crate::projection::explode::{
+    Cell, ColumnKind, Edit, Element, ExplodeSpec, array, edit, is_same, needs_affinity,
+};
 use crate::projection::history::element_events;
 use crate::projection::scan::Found;
 
@@ -68,11 +70,7 @@ pub(super) fn replace(
             .map_err(what)?;
         return Ok(done(repeated));
     };
-    let unchanged = old.len() == new.len()
-        && old
-            .iter()
-            .zip(&new)
-            .all(|(old, new)| matches!(old, Cow::Borrowed(_)) || **old == new.cells);
+    let unchanged = old.len() == new.len() && old.iter().zip(&new).all(|(old, new)| is_same(old, &new.cells));
     if unchanged {
         touch(conn, statements, evidence, &rowids).map_err(what)?;
         return Ok(done(repeated));
@@ -133,14 +131,16 @@ pub(super) fn clear(
     Ok(())
 }
 
-/// A pair's rows in the order in which they were written. What is stored as the new element at its place wants it is that
-/// element's.
+/// A pair's rows in the order in which they were written. One that is stored as a new element wants it is that element's.
 struct Rows<'n> {
     rowids: Vec<i64>,
     rows: Vec<Cow<'n, [Cell]>>,
 }
 
-/// Reads a pair's rows, and looks at each whether it is the new element in its place already. `None`: more than fit.
+/// Elements that are looked at for each row, before its cells are copied.
+const LOOK_AT: usize = 8;
+
+/// Reads a pair's rows. `None`: more than fit.
 fn rows<'n>(
     conn: &Connection,
     statements: &Statements,
@@ -149,60 +149,53 @@ fn rows<'n>(
     new: &'n [Element<'_>],
 ) -> Result<Option<Rows<'n>>, rusqlite::Error> {
     let Evidence { pair, .. } = evidence;
-    let columns = spec.columns.len();
-    let cells = |row: &Row<'_>, from: usize| -> Result<Vec<Cell>, rusqlite::Error> {
-        (from..from + columns).map(|index| cell(row, index)).collect()
-    };
-    let (first, last, count): (Option<i64>, Option<i64>, usize) = conn
-        .prepare_cached(&statements.span)?
-        .query_row([pair.pc_id, pair.job_id], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })?;
-    let (Some(first), Some(last)) = (first, last) else {
-        return Ok(Some(Rows {
-            rowids: Vec::new(),
-            rows: Vec::new(),
-        }));
-    };
-    if !spec.fits(count) {
-        return Ok(None);
-    }
-    if are_side_by_side(first, last, count) {
-        let mut rows = Vec::with_capacity(count);
-        let mut select = conn.prepare_cached(&statements.select_range)?;
-        let mut found = select.query([first, last])?;
-        while let Some(row) = found.next()? {
-            rows.push(match new.get(rows.len()) {
-                Some(element) if holds(row, &element.cells)? => Cow::Borrowed(element.cells.as_slice()),
-                _ => Cow::Owned(cells(row, 0)?),
-            });
-        }
-        return Ok(Some(Rows {
-            rowids: (first..=last).collect(),
-            rows,
-        }));
-    }
+    // SQLite goes by the key, so that row and element meet without a search; in any other order this would only take longer.
+    let mut coming: Vec<&'n [Cell]> = new.iter().map(AsRef::as_ref).collect();
+    coming.sort_unstable_by(|one, other| spec.by_key(one, other));
+    let mut coming = coming.as_slice();
     let mut select = conn.prepare_cached(&statements.select)?;
-    let mut found = select
-        .query_map([pair.pc_id, pair.job_id], |row| Ok((row.get(0)?, cells(row, 1)?)))?
-        .collect::<Result<Vec<(i64, Vec<Cell>)>, _>>()?;
-    found.sort_unstable_by_key(|(rowid, _)| *rowid);
-    let (rowids, rows) = found
-        .into_iter()
-        .map(|(rowid, cells)| (rowid, Cow::Owned(cells)))
-        .unzip();
+    let mut found = select.query([pair.pc_id, pair.job_id])?;
+    let mut rows = Vec::with_capacity(new.len());
+    while let Some(row) = found.next()? {
+        if !spec.fits(rows.len() + 1) {
+            return Ok(None);
+        }
+        let mut cells = None;
+        for (at, element) in coming.iter().enumerate().take(LOOK_AT) {
+            if holds(row, element, 0..element.len())? {
+                coming = coming.get(at + 1..).unwrap_or_default();
+                cells = Some(Cow::Borrowed(*element));
+                break;
+            }
+        }
+        let cells = match (cells, coming.first()) {
+            (Some(cells), _) => cells,
+            (None, next) => {
+                if let Some(next) = next
+                    && holds(row, next, spec.key.iter().copied())?
+                {
+                    coming = coming.get(1..).unwrap_or_default();
+                }
+                let cells = (1..=spec.columns.len()).map(|index| cell(row, index));
+                Cow::Owned(cells.collect::<Result<_, _>>()?)
+            }
+        };
+        rows.push((row.get::<_, i64>(0)?, cells));
+    }
+    rows.sort_unstable_by_key(|(rowid, _)| *rowid);
+    let (rowids, rows) = rows.into_iter().unzip();
     Ok(Some(Rows { rowids, rows }))
 }
 
-/// Whether no row of another pair can stand between the first and the last of these.
-fn are_side_by_side(first: i64, last: i64, count: usize) -> bool {
-    i64::try_from(count).is_ok_and(|count| last.checked_sub(first) == count.checked_sub(1))
-}
-
-/// Whether a row's columns are these cells, as [`cell`] would read them.
-fn holds(row: &Row<'_>, cells: &[Cell]) -> Result<bool, rusqlite::Error> {
-    for (index, cell) in cells.iter().enumerate() {
-        let same = match (row.get_ref(index)?, cell) {
+/// Whether these columns of a row, behind its row id, are these cells as [`cell`] would read them.
+fn holds(
+    row: &Row<'_>,
+    cells: &[Cell],
+    columns: impl Iterator<Item = usize>,
+) -> Result<bool, rusqlite::Error> {
+    for column in columns {
+        let cell = cells.get(column).unwrap_or(&Cell::Null);
+        let same = match (row.get_ref(column + 1)?, cell) {
             (ValueRef::Null, Cell::Null) => true,
             (ValueRef::Integer(stored), Cell::Integer(number)) => stored == *number,
             (ValueRef::Real(stored), Cell::Real(_)) => Cell::Real(stored) == *cell,
@@ -241,7 +234,8 @@ fn touch(
     let (Some(first), Some(last)) = (rowids.first(), rowids.last()) else {
         return Ok(());
     };
-    if are_side_by_side(*first, *last, rowids.len()) {
+    let side_by_side = i64::try_from(rowids.len()).is_ok_and(|rows| last - first + 1 == rows);
+    if side_by_side {
         conn.prepare_cached(&statements.touch_range)?
             .execute(params![finished_at, first, last])?;
     } else {

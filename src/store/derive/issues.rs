@@ -78,7 +78,7 @@ pub(super) fn keep(
 ) -> Result<bool, StoreError> {
     let write = || -> Result<bool, rusqlite::Error> {
         let reported: Vec<String> = conn
-            .prepare_cached("SELECT DISTINCT part FROM projector_issues WHERE job_id = ?1 AND pc_id = ?2")?
+            .prepare_cached("SELECT part FROM projector_issues WHERE job_id = ?1 AND pc_id = ?2")?
             .query_map([pair.job_id, pair.pc_id], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
         if reported.is_empty() {

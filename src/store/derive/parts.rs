@@ -172,7 +172,7 @@ impl Parts<'_> {
         mut scan: Scan,
     ) -> Result<(), StoreError> {
         let payload = match &mut scan.payload {
-            Ok(payload) => std::mem::take(payload),
+            Ok(payload) => payload.clone(),
             Err(error) => {
                 let report = vec![(IssueCode::InventoryNotJson, std::mem::take(error))];
                 return self.report(evidence, "inventory", &report);

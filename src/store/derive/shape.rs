@@ -35,10 +35,6 @@ pub(super) struct Statements {
     /// Row id and declared columns of a pair's rows. In no order: for one, SQLite would prepare the statement again for
     /// each pair, and sort more slowly than we do.
     pub(super) select: String,
-    /// First and last row id of a pair's rows, and how many there are.
-    pub(super) span: String,
-    /// Declared columns of rows that stand side by side, in that order.
-    pub(super) select_range: String,
     /// All columns of one row but the key's; `None` when there are no others.
     pub(super) update: Option<String>,
     /// One row.
@@ -56,8 +52,6 @@ impl Statements {
     fn probe(&self, conn: &Connection) -> Result<(), rusqlite::Error> {
         [
             &self.select,
-            &self.span,
-            &self.select_range,
             &self.remove,
             &self.delete,
             &self.insert,
@@ -128,8 +122,6 @@ fn statements(spec: &ExplodeSpec) -> Statements {
         .collect();
     Statements {
         select: format!("SELECT {rowid}, {list} FROM {table} {pair}"),
-        span: format!("SELECT min({rowid}), max({rowid}), count(*) FROM {table} {pair}"),
-        select_range: format!("SELECT {list} FROM {table} WHERE {rowid} BETWEEN ?1 AND ?2 ORDER BY {rowid}"),
         update: (!others.is_empty())
             .then(|| format!("UPDATE {table} SET {} WHERE {rowid} = ?1", others.join(", "))),
         remove: format!("DELETE FROM {table} WHERE {rowid} = ?1"),

@@ -15,6 +15,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::time::Instant;
 
 use async_nats::jetstream;
@@ -23,7 +24,8 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use futures_util::StreamExt;
 use results_projector::wire::result::{ExecResult, decode_shared};
-use support::{Server, Usage, argument, bare::Bare, drain, flag, fleet, median, quantile};
+use support::bare::Bare;
+use support::{Server, Usage, argument, drain, flag, fleet, median, quantile, read_payloads, write_payloads};
 
 async fn consume(js: &jetstream::Context, messages: usize) -> f64 {
     let stream = js.get_stream("RESULTS").await.unwrap();
@@ -53,14 +55,11 @@ async fn consume(js: &jetstream::Context, messages: usize) -> f64 {
 
 /// (b) in a process of its own, as fresh as the product's: `--bare FILE --rows N --db FILE`.
 fn bare_process(file: &str) {
-    let bytes = Bytes::from(std::fs::read(file).unwrap());
-    let mut decoded: Vec<ExecResult<ByteString>> = Vec::new();
-    let mut at = 0;
-    while at < bytes.len() {
-        let length = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
-        decoded.push(decode_shared(&bytes.slice(at + 4..at + 4 + length)).unwrap());
-        at += 4 + length;
-    }
+    let payloads = read_payloads(Path::new(file));
+    let mut decoded: Vec<ExecResult<ByteString>> = payloads
+        .iter()
+        .map(|payload| decode_shared(payload).unwrap())
+        .collect();
     if flag("outputs") {
         let long = ByteString::from("x".repeat(1_000_000));
         decoded.iter_mut().for_each(|result| result.stdout = long.clone());
@@ -126,15 +125,8 @@ fn main() {
     });
     let bytes: usize = payloads.iter().map(Bytes::len).sum();
     let file = tempfile::NamedTempFile::new().unwrap();
-    {
-        use std::io::Write;
-        let mut out = std::io::BufWriter::new(file.reopen().unwrap());
-        for payload in payloads {
-            out.write_all(&(payload.len() as u32).to_le_bytes()).unwrap();
-            out.write_all(&payload).unwrap();
-        }
-        out.flush().unwrap();
-    }
+    write_payloads(file.path(), payloads.iter());
+    drop(payloads);
     println!(
         "{results} results, {} bytes a message, {rounds} rounds, median of each",
         bytes / results

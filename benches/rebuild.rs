@@ -16,27 +16,23 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use async_nats::jetstream;
-use bytes::Bytes;
 use bytestring::ByteString;
 use results_projector::wire::result::{ExecResult, decode_shared};
-use support::{Server, argument, bare::bulk, drain, flag, fleet, median, product};
+use support::bare::bulk;
+use support::{Server, argument, drain, flag, fleet, median, product, read_payloads, write_payloads};
 
 /// (a) in a process of its own: `--bare FILE --db FILE`.
 fn bare_process(file: &str) {
-    let bytes = Bytes::from(std::fs::read(file).unwrap());
-    let mut decoded: Vec<ExecResult<ByteString>> = Vec::new();
-    let mut at = 0;
-    while at < bytes.len() {
-        let length = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
-        decoded.push(decode_shared(&bytes.slice(at + 4..at + 4 + length)).unwrap());
-        at += 4 + length;
-    }
+    let payloads = read_payloads(Path::new(file));
+    let decoded: Vec<ExecResult<ByteString>> = payloads
+        .iter()
+        .map(|payload| decode_shared(payload).unwrap())
+        .collect();
     let phases: BTreeMap<_, _> = bulk(Path::new(&argument("db", String::new())), &decoded)
         .into_iter()
         .collect();
@@ -65,19 +61,12 @@ fn main() {
         let js = jetstream::new(async_nats::connect(&server.url).await.unwrap());
         // Beyond the backend's limits on streams: the bench must not lose messages to them.
         fleet::create_streams(&js, Some(16 << 30)).await.unwrap();
-        let mut out = std::io::BufWriter::new(file.reopen().unwrap());
-        let mut bytes = 0;
-        for part in fleet::plan(1, &profile).chunks(5_000) {
+        let planned = fleet::plan(1, &profile);
+        for part in planned.chunks(5_000) {
             fleet::publish(&js, part).await.unwrap();
-            for planned in part {
-                out.write_all(&(planned.payload.len() as u32).to_le_bytes())
-                    .unwrap();
-                out.write_all(&planned.payload).unwrap();
-                bytes += planned.payload.len();
-            }
         }
-        out.flush().unwrap();
-        bytes
+        write_payloads(file.path(), planned.iter().map(|planned| &planned.payload));
+        planned.iter().map(|planned| planned.payload.len()).sum()
     });
     println!(
         "{results} results, {} bytes a message, {rounds} rounds, median of each",

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
+use results_projector::projection::explode::Cell;
+use results_projector::projection::history::Event;
 use results_projector::wire::result::ExecResult;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Statement, TransactionBehavior, params};
@@ -100,11 +102,24 @@ pub struct Bare {
     conn: Connection,
 }
 
+/// What one scan writes, known beforehand.
+pub struct ScanRows {
+    pub result: ExecResult<ByteString>,
+    pub facts: String,
+    /// Of each table that it fills: its name and all rows.
+    pub tables: Vec<(String, Vec<Vec<Cell>>)>,
+    pub events: Vec<Event>,
+}
+
 impl Bare {
     pub fn create(db: &Path) -> Self {
+        Self::with_schema(db, READ_MODEL)
+    }
+
+    pub fn with_schema(db: &Path, schema: &str) -> Self {
         let conn = Connection::open(db).unwrap();
         conn.execute_batch("PRAGMA page_size=8192; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA temp_store=MEMORY; PRAGMA cache_size=-262144; PRAGMA wal_autocheckpoint=50000;").unwrap();
-        conn.execute_batch(READ_MODEL).unwrap();
+        conn.execute_batch(schema).unwrap();
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
             .unwrap();
         Self { conn }
@@ -145,6 +160,77 @@ impl Bare {
             commits.push(committing.elapsed().as_secs_f64());
         }
         commits
+    }
+
+    /// Writes scans, so many a transaction: each pair's rows anew, nothing read and nothing compared.
+    pub fn scans(&mut self, scans: &[ScanRows], rows: usize) {
+        for group in scans.chunks(rows) {
+            let tx = self
+                .conn
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .unwrap();
+            for scan in group {
+                let result = &scan.result;
+                let at = insert_row(&mut tx.prepare_cached(INSERT).unwrap(), result);
+                let (pc, job) = (&*result.pc_id, result.manifest_id.as_deref());
+                tx.prepare_cached(
+                    "INSERT INTO inventory_facts (pc_id, job_id, facts_json, collected_at, recorded_at)
+                     VALUES (?1, ?2, ?3, ?4, ?4)
+                     ON CONFLICT (pc_id, job_id) DO UPDATE SET facts_json = excluded.facts_json,
+                         collected_at = excluded.collected_at, recorded_at = excluded.recorded_at",
+                )
+                .unwrap()
+                .execute(params![pc, job, scan.facts, at])
+                .unwrap();
+                for (table, rows) in &scan.tables {
+                    tx.prepare_cached(&format!("DELETE FROM {table} WHERE pc_id = ?1 AND job_id = ?2"))
+                        .unwrap()
+                        .execute(params![pc, job])
+                        .unwrap();
+                    let marks = vec!["?"; 3 + rows.first().map_or(0, Vec::len)].join(", ");
+                    let mut insert = tx
+                        .prepare_cached(&format!("INSERT INTO {table} VALUES ({marks})"))
+                        .unwrap();
+                    for row in rows {
+                        for (number, text) in [Some(pc), job, Some(&at)].into_iter().enumerate() {
+                            insert.raw_bind_parameter(number + 1, text).unwrap();
+                        }
+                        for (number, cell) in row.iter().enumerate() {
+                            match cell {
+                                Cell::Null => insert.raw_bind_parameter(number + 4, None::<i64>),
+                                Cell::Integer(value) => insert.raw_bind_parameter(number + 4, value),
+                                Cell::Real(value) => insert.raw_bind_parameter(number + 4, value),
+                                Cell::Text(value) => insert.raw_bind_parameter(number + 4, value),
+                            }
+                            .unwrap();
+                        }
+                        insert.raw_execute().unwrap();
+                    }
+                }
+                let mut enter = tx
+                    .prepare_cached(
+                        "INSERT INTO inventory_history (pc_id, job_id, field_path, identity_json, change_kind,
+                             before_json, after_json, observed_at)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                    )
+                    .unwrap();
+                for event in &scan.events {
+                    enter
+                        .execute(params![
+                            pc,
+                            job,
+                            event.field_path,
+                            event.identity_json,
+                            event.kind.as_str(),
+                            event.before_json,
+                            event.after_json,
+                            at
+                        ])
+                        .unwrap();
+                }
+            }
+            tx.commit().unwrap();
+        }
     }
 
     /// Copies the log into the file: part of the work.

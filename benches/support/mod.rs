@@ -10,9 +10,12 @@ pub mod process;
 pub mod service;
 
 use std::fs;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 pub struct Server {
     child: Child,
@@ -182,6 +185,29 @@ pub fn product(url: &str, db: &Path, args: &[&str], env: &[(&str, &str)]) -> (f6
         })
         .collect();
     (seconds, usage, commits)
+}
+
+/// Keeps payloads for a process that is to be as fresh as the product's: each behind its length.
+pub fn write_payloads<'a>(file: &Path, payloads: impl Iterator<Item = &'a Bytes>) {
+    let mut out = BufWriter::new(fs::File::create(file).unwrap());
+    for payload in payloads {
+        out.write_all(&(payload.len() as u32).to_le_bytes()).unwrap();
+        out.write_all(payload).unwrap();
+    }
+    out.flush().unwrap();
+}
+
+/// See [`write_payloads`].
+pub fn read_payloads(file: &Path) -> Vec<Bytes> {
+    let bytes = Bytes::from(fs::read(file).unwrap());
+    let mut payloads = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let length = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+        payloads.push(bytes.slice(at + 4..at + 4 + length));
+        at += 4 + length;
+    }
+    payloads
 }
 
 pub fn median(values: &mut [f64]) -> f64 {

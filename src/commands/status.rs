@@ -40,6 +40,8 @@ struct Document {
     unsettled_executions: u64,
     /// The backend's own projector writes the same tables; `null` when it cannot be told, or does not matter.
     backend_is_projecting: Option<bool>,
+    /// Why that cannot be told.
+    backend_unknown: Option<String>,
 }
 
 /// Derived tables, by pairs of a PC and a job.
@@ -129,6 +131,7 @@ pub async fn status(config: &Config, as_json: bool, out: &mut dyn Write) -> Resu
         issues: report.issues,
         unsettled_executions: report.unsettled_executions,
         backend_is_projecting: outside.backend_is_projecting,
+        backend_unknown: outside.backend_unknown,
     };
     if as_json {
         text::json(out, &document)
@@ -144,6 +147,7 @@ struct Outside {
     ends: BTreeMap<String, Option<u64>>,
     manifests: Option<Manifests>,
     backend_is_projecting: Option<bool>,
+    backend_unknown: Option<String>,
 }
 
 async fn ask(config: &Config, adopted: bool) -> Result<Outside, String> {
@@ -164,7 +168,10 @@ async fn ask(config: &Config, adopted: bool) -> Result<Outside, String> {
         .ok()
         .map(|documents| Manifests::of_bucket(documents.unwrap_or_default()));
     if adopted {
-        outside.backend_is_projecting = opening::backend_is_projecting(&js).await;
+        match opening::backend_is_projecting(&js).await {
+            Ok(projecting) => outside.backend_is_projecting = Some(projecting),
+            Err(error) => outside.backend_unknown = Some(error.to_string()),
+        }
     }
     Ok(outside)
 }
@@ -228,6 +235,13 @@ fn print(document: &Document, out: &mut dyn Write) -> Result<(), CommandError> {
     }
     if document.backend_is_projecting == Some(true) {
         writeln!(out, "warning    {WARNING}")?;
+    }
+    if let Some(why) = &document.backend_unknown {
+        let why = text::inert(why, 300);
+        writeln!(
+            out,
+            "warning    whether the backend's own projector is at work is not known: {why}"
+        )?;
     }
     match &server.unavailable {
         None => writeln!(out, "server     answers")?,

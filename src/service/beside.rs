@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::Config;
 use crate::source::asking::Js;
@@ -39,15 +39,17 @@ impl Beside {
         let mut was_projecting = false;
         loop {
             match backend_is_projecting(&self.js).await {
-                Some(true) if !was_projecting => {
+                Ok(true) if !was_projecting => {
                     was_projecting = true;
                     warn!("{WARNING}");
                 }
-                Some(false) if was_projecting => {
+                Ok(false) if was_projecting => {
                     was_projecting = false;
                     info!("the backend's own projector no longer consumes");
                 }
-                _ => {}
+                Ok(_) => {}
+                // A permission that is missing was named when it was denied.
+                Err(error) => debug!(%error, "whether the backend's own projector is at work cannot be told"),
             }
             tokio::select! {
                 () = super::raised(&mut shutdown) => return,

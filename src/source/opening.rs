@@ -410,21 +410,29 @@ pub async fn create_output_store(connection: &Connection) -> Result<(), AskError
 }
 
 /// Whether the backend's own projector is at work on a stream (contract §2.6): its durable, there and not paused.
-/// `None` when it cannot be told.
-pub async fn backend_is_projecting(js: &Js) -> Option<bool> {
+///
+/// # Errors
+/// When it cannot be told.
+pub async fn backend_is_projecting(js: &Js) -> Result<bool, AskError> {
     for (stream, durable) in kv::BACKEND_DURABLES {
-        let handle = js.get_stream_no_info(stream).await.ok()?;
+        let asking = || format!("ask for the consumer {durable}");
+        let handle = js
+            .get_stream_no_info(stream)
+            .await
+            .map_err(|error| AskError::new(asking(), error))?;
+        let answer = async {
+            match handle.consumer_info(durable).await {
+                Ok(info) => Ok(!info.paused),
+                Err(error) if matches!(error.kind(), ConsumerInfoErrorKind::NotFound) => Ok(false),
+                Err(error) => Err(error),
+            }
+        };
         let question = format!("CONSUMER.INFO.{stream}.{durable}");
-        match js.ask(&question, handle.consumer_info(durable)).await.ok()? {
-            Ok(info) if !info.paused => return Some(true),
-            Ok(_) => {}
-            Err(error) => match error.kind() {
-                ConsumerInfoErrorKind::NotFound => {}
-                _ => return None,
-            },
+        if js.answer(&question, asking, answer).await? {
+            return Ok(true);
         }
     }
-    Some(false)
+    Ok(false)
 }
 
 /// Sleeps for a random time between two bounds, in milliseconds.

@@ -5,14 +5,16 @@ use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream;
+use futures_util::StreamExt;
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::derived::{DISKS, Run, disks, manifest, put_manifest, put_object, send};
+use crate::harness::backend::{BackendFile, Ledgers};
 use crate::harness::nats::copy;
 use crate::harness::projector::{catch_up, place, run_with, text};
 use crate::harness::*;
@@ -420,4 +422,120 @@ async fn each_permission_of_the_service_is_named_when_it_is_missing_and_nothing_
 async fn each_permission_of_a_load_is_named_when_it_is_missing() {
     let scene = scene().await;
     each_is_needed(&scene, "load", &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_permission_on_the_backends_file_is_named_when_it_is_missing() {
+    let (folder, db) = place();
+    let password = folder.path().join("password");
+    fs::write(&password, "secret\n").unwrap();
+    BackendFile::with(Ledgers::LikeOurs).create(&db);
+    // The wildcards of a load would allow it too.
+    let load = sections(&["load"]);
+    let adopted = sections(&["adopted"]);
+    for missing in [None, Some(&adopted[0]), Some(&adopted[1])] {
+        let gone: Vec<&Entry> = load.iter().chain(missing).collect();
+        let server = NatsServer::start_with(&server_config(&without(&gone, false)));
+        let js = server.fleet().await;
+        Run::new("r", "PC-1", "other", "x").send(&js).await;
+        let output = run_as_projector(&db, &server, &password, &CATCH_UP, &[]);
+        assert!(output.status.success(), "{}", text(&output));
+        let status = run_as_projector(&db, &server, &password, &["status"], &[]);
+        let said = text(&status);
+        match missing {
+            None => assert!(!said.contains(HINT), "{said}"),
+            Some(entry) => assert!(
+                said.contains(&format!("publish to {:?}", entry.subject)) && said.contains(HINT),
+                "without {entry:?} it says:\n{said}"
+            ),
+        }
+        assert_eq!(one(&db, "SELECT count(*) FROM execution_results"), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_fell_silent_is_begun_anew_though_its_consumer_may_not_be_taken_away() {
+    let (folder, db) = place();
+    let password = folder.path().join("password");
+    fs::write(&password, "secret\n").unwrap();
+    let watch = sections(&["watch"]);
+    let gone: Vec<&Entry> = watch.iter().collect();
+    let server = NatsServer::start_with(&server_config(&without(&gone, false)));
+    let js = server.fleet().await;
+    let env = [
+        ("RESULTS_PROJECTOR_NATS_USER", "projector"),
+        ("RESULTS_PROJECTOR_NATS_PASSWORD_FILE", password.to_str().unwrap()),
+    ];
+    let projector = Projector::start_with(&db, &server.url(), &["run"], &env);
+    Run::new("first", "PC-1", DISKS, disks(2, 1.5)).send(&js).await;
+    wait_until("it reads", PATIENCE, || db.exists() && position(&db) == 1);
+    let bucket = js.get_stream("KV_jobs").await.unwrap();
+    let mut watches = bucket.consumer_names();
+    while let Some(name) = watches.next().await {
+        bucket.delete_consumer(&name.unwrap()).await.unwrap();
+    }
+    wait_until("it is begun anew", PATIENCE, || {
+        projector.stderr().contains("reading the bucket jobs anew")
+    });
+    put_manifest(&js, DISKS, &manifest(DISKS)).await;
+    let started = std::time::Instant::now();
+    for number in 0.. {
+        assert!(started.elapsed() < PATIENCE, "{}", projector.stderr());
+        Run::new(&format!("r{number}"), "PC-1", DISKS, disks(2, 1.5))
+            .send(&js)
+            .await;
+        wait_until("it is projected", PATIENCE, || position(&db) == number + 2);
+        if one(&db, "SELECT count(*) FROM inventory_facts") == 1 {
+            break;
+        }
+    }
+    assert!(projector.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_denial_keeps_the_backends_consumers_from_the_wildcards_of_a_load() {
+    let list = shipped();
+    let (_, denials) = list.split_once("deny: [").unwrap();
+    let (denials, _) = denials.split_once(']').unwrap();
+    let denied: Vec<&str> = denials
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix('"'))
+        .collect();
+    assert_eq!(denied.len(), 8);
+    for (config, is_denied) in [
+        (list.clone(), true),
+        (list.replace(denials, "\"nothing\""), false),
+    ] {
+        let server = NatsServer::start_with(&server_config(&config));
+        let violations = Arc::new(Mutex::new(String::new()));
+        let heard = violations.clone();
+        let client = async_nats::ConnectOptions::with_user_and_password("projector".into(), "secret".into())
+            .event_callback(move |event| {
+                heard.lock().unwrap().push_str(&event.to_string());
+                std::future::ready(())
+            })
+            .connect(server.url())
+            .await
+            .unwrap();
+        for subject in &denied {
+            client
+                .publish(subject.replace(".>", ".1.1.1.1.1.0"), "".into())
+                .await
+                .unwrap();
+        }
+        // Denied in any case, after all of them.
+        client.publish("the.end", "".into()).await.unwrap();
+        wait_until("all are answered", PATIENCE, || {
+            violations.lock().unwrap().contains("\"the.end\"")
+        });
+        let said = violations.lock().unwrap();
+        for subject in &denied {
+            let named = format!("\"{}\"", subject.replace(".>", ".1.1.1.1.1.0")).to_lowercase();
+            assert_eq!(
+                said.to_lowercase().contains(&named),
+                is_denied,
+                "{subject}: {said}"
+            );
+        }
+    }
 }

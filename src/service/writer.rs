@@ -241,7 +241,7 @@ impl Writer {
         loop {
             let wait = match (self.commits_since_checkpoint > 0, self.settling.needed) {
                 (true, _) => IDLE_AFTER,
-                (false, _) if self.not_cut.is_some() => upkeep::CUT_AGAIN_AFTER,
+                (false, _) if self.log_is_long() => upkeep::CUT_AGAIN_AFTER,
                 (false, true) => sharing::SETTLE_EVERY,
                 (false, false) => return self.intake.works.recv().ok(),
             };

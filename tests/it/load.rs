@@ -184,6 +184,37 @@ async fn bursts_leave_no_handle_no_file_no_consumer_and_no_long_log_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_copied_a_moment_ago_is_cut_once_all_is_quiet() {
+    const QUIET: u64 = 32 << 20;
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (_folder, db) = place();
+    let service = Projector::start(&db, &server.url());
+    let long = Profile {
+        results: 60,
+        overflow_permille: 1_000,
+        overflow_bytes: (1_000_000, 1_000_001),
+        ..Profile::default()
+    };
+    publish(&js, &plan(76, &long)).await.unwrap();
+    caught_up(&js, &db).await;
+    let wal = PathBuf::from(format!("{}-wal", db.display()));
+    let wal_bytes = || std::fs::metadata(&wal).map_or(0, |meta| meta.len());
+    assert!(wal_bytes() > QUIET, "{} bytes", wal_bytes());
+    let few = Profile {
+        results: 100,
+        ..Profile::default()
+    };
+    // So many lone commits that the log is copied as soon as there is a moment for it.
+    for one in plan(77, &few).chunks(1) {
+        publish(&js, one).await.unwrap();
+        caught_up(&js, &db).await;
+    }
+    wait_until("the log is cut", Duration::from_secs(20), || wal_bytes() <= QUIET);
+    assert!(service.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_quiet_log_that_a_reader_kept_from_being_cut_is_cut_when_the_reader_has_left() {
     const QUIET: u64 = 32 << 20;
     let server = NatsServer::start();

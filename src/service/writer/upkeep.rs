@@ -66,20 +66,26 @@ impl Writer {
             warn!(%error, "what was loaded could not be committed; the load will find that out");
         }
         let quiet = self.last_commit.elapsed() >= QUIET_AFTER;
-        // The reader may have left after the last group, or after the quiet log was to be cut.
-        if self.not_cut.is_some() {
+        let due = self.commits_since_checkpoint >= COMMITS_PER_CHECKPOINT;
+        if due || quiet && self.commits_since_checkpoint > 0 {
+            self.checkpoint(quiet && self.store.wal_bytes() > QUIET_WAL_BYTES);
+        } else {
+            // The reader may have left after the last group, or after the quiet log was to be cut.
             self.cut_log_past(if quiet {
-                QUIET_WAL_BYTES.min(self.limits.wal_bytes_max)
+                self.quiet_wal_bytes()
             } else {
                 self.limits.wal_bytes_max
             });
         }
-        if self.commits_since_checkpoint == 0 {
-            return;
-        }
-        if self.commits_since_checkpoint >= COMMITS_PER_CHECKPOINT || quiet {
-            self.checkpoint(quiet && self.store.wal_bytes() > QUIET_WAL_BYTES);
-        }
+    }
+
+    /// Whether the log is to be cut once all is quiet. One that others write too never grows so long by us.
+    pub(super) fn log_is_long(&self) -> bool {
+        self.limits.group_time_max.is_none() && self.store.wal_bytes() > self.quiet_wal_bytes()
+    }
+
+    fn quiet_wal_bytes(&self) -> u64 {
+        QUIET_WAL_BYTES.min(self.limits.wal_bytes_max)
     }
 
     fn checkpoint(&mut self, truncate: bool) {

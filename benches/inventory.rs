@@ -79,7 +79,14 @@ fn bare_process(file: &str) {
             let job = result.manifest_id.clone().unwrap();
             let hints = manifests.hints(&job).unwrap();
             let inventory = hints.inventory.as_ref().unwrap();
-            let payload = Scan::of(hints, &result.stdout).payload.unwrap();
+            let Ok(payload) = Scan::of(hints, &result.stdout).payload else {
+                return ScanRows {
+                    result,
+                    facts: None,
+                    tables: Vec::new(),
+                    events: Vec::new(),
+                };
+            };
             let pair = (job.clone(), result.pc_id.clone());
             let mut events = scalar_events(&inventory.scalars, facts.get(&pair), &payload);
             facts.insert(pair, payload.as_object().unwrap().clone());
@@ -94,7 +101,7 @@ fn bare_process(file: &str) {
                 *old = elements.into_iter().map(|element| element.cells).collect();
                 tables.push((spec.table.clone(), old.clone()));
             }
-            let facts = block(&result.stdout, Hint::Inventory).to_owned();
+            let facts = Some(block(&result.stdout, Hint::Inventory).to_owned());
             ScanRows {
                 result,
                 facts,

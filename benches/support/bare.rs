@@ -105,7 +105,8 @@ pub struct Bare {
 /// What one scan writes, known beforehand.
 pub struct ScanRows {
     pub result: ExecResult<ByteString>,
-    pub facts: String,
+    /// `None`: it is broken, and only its row is written.
+    pub facts: Option<String>,
     /// Of each table that it fills: its name and all rows.
     pub tables: Vec<(String, Vec<Vec<Cell>>)>,
     pub events: Vec<Event>,
@@ -173,6 +174,7 @@ impl Bare {
                 let result = &scan.result;
                 let at = insert_row(&mut tx.prepare_cached(INSERT).unwrap(), result);
                 let (pc, job) = (&*result.pc_id, result.manifest_id.as_deref());
+                let Some(facts) = &scan.facts else { continue };
                 tx.prepare_cached(
                     "INSERT INTO inventory_facts (pc_id, job_id, facts_json, collected_at, recorded_at)
                      VALUES (?1, ?2, ?3, ?4, ?4)
@@ -180,7 +182,7 @@ impl Bare {
                          collected_at = excluded.collected_at, recorded_at = excluded.recorded_at",
                 )
                 .unwrap()
-                .execute(params![pc, job, scan.facts, at])
+                .execute(params![pc, job, facts, at])
                 .unwrap();
                 for (table, rows) in &scan.tables {
                     tx.prepare_cached(&format!("DELETE FROM {table} WHERE pc_id = ?1 AND job_id = ?2"))

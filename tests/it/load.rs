@@ -183,23 +183,30 @@ async fn bursts_leave_no_handle_no_file_no_consumer_and_no_long_log_behind() {
     assert!(service.terminate().success());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_was_copied_a_moment_ago_is_cut_once_all_is_quiet() {
-    const QUIET: u64 = 32 << 20;
-    let server = NatsServer::start();
-    let js = server.fleet().await;
-    let (_folder, db) = place();
-    let service = Projector::start(&db, &server.url());
+/// A quiet log is at most so long.
+const QUIET: u64 = 32 << 20;
+
+/// Outputs that make the log longer than a quiet one may be; returns what tells its length.
+async fn grown_log(js: &jetstream::Context, db: &Path, seed: u64) -> impl Fn() -> u64 + use<> {
     let long = Profile {
         results: 60,
         overflow_permille: 1_000,
         overflow_bytes: (1_000_000, 1_000_001),
         ..Profile::default()
     };
-    publish(&js, &plan(76, &long)).await.unwrap();
-    caught_up(&js, &db).await;
+    publish(js, &plan(seed, &long)).await.unwrap();
+    caught_up(js, db).await;
     let wal = PathBuf::from(format!("{}-wal", db.display()));
-    let wal_bytes = || std::fs::metadata(&wal).map_or(0, |meta| meta.len());
+    move || std::fs::metadata(&wal).map_or(0, |meta| meta.len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_copied_a_moment_ago_is_cut_once_all_is_quiet() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (_folder, db) = place();
+    let service = Projector::start(&db, &server.url());
+    let wal_bytes = grown_log(&js, &db, 76).await;
     assert!(wal_bytes() > QUIET, "{} bytes", wal_bytes());
     let few = Profile {
         results: 100,
@@ -216,21 +223,11 @@ async fn a_log_that_was_copied_a_moment_ago_is_cut_once_all_is_quiet() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quiet_log_that_a_reader_kept_from_being_cut_is_cut_when_the_reader_has_left() {
-    const QUIET: u64 = 32 << 20;
     let server = NatsServer::start();
     let js = server.fleet().await;
     let (_folder, db) = place();
     let service = Projector::start(&db, &server.url());
-    let long = Profile {
-        results: 60,
-        overflow_permille: 1_000,
-        overflow_bytes: (1_000_000, 1_000_001),
-        ..Profile::default()
-    };
-    publish(&js, &plan(75, &long)).await.unwrap();
-    caught_up(&js, &db).await;
-    let wal = PathBuf::from(format!("{}-wal", db.display()));
-    let wal_bytes = || std::fs::metadata(&wal).map_or(0, |meta| meta.len());
+    let wal_bytes = grown_log(&js, &db, 75).await;
     {
         let reader = dump::open(&db);
         reader

@@ -288,7 +288,16 @@ pub fn cells(spec: &ExplodeSpec, payload: &Value) -> Vec<Vec<Cell>> {
 /// The elements of the payload's array with their cells.
 #[must_use]
 pub fn elements<'a>(spec: &ExplodeSpec, payload: &'a Value) -> Vec<Element<'a>> {
-    cells(spec, payload)
+    with_cells(spec, payload, cells(spec, payload))
+}
+
+/// The elements of the payload's array with these cells.
+pub(super) fn with_cells<'a>(
+    spec: &ExplodeSpec,
+    payload: &'a Value,
+    cells: Vec<Vec<Cell>>,
+) -> Vec<Element<'a>> {
+    cells
         .into_iter()
         .zip(array(spec, payload))
         .map(|(cells, value)| Element { cells, value })
@@ -312,11 +321,16 @@ pub fn repeated(spec: &ExplodeSpec, rows: &[impl AsRef<[Cell]>]) -> Vec<bool> {
 #[must_use]
 pub fn drop_repeated<'a>(spec: &ExplodeSpec, elements: Vec<Element<'a>>) -> (Vec<Element<'a>>, usize) {
     let repeated = repeated(spec, &elements);
+    drop_marked(elements, repeated)
+}
+
+/// Keeps the elements that are not marked, and says how many it drops.
+pub(super) fn drop_marked<'a>(elements: Vec<Element<'a>>, marked: Vec<bool>) -> (Vec<Element<'a>>, usize) {
     let before = elements.len();
     let kept: Vec<Element<'a>> = elements
         .into_iter()
-        .zip(repeated)
-        .filter_map(|(element, repeated)| (!repeated).then_some(element))
+        .zip(marked)
+        .filter_map(|(element, marked)| (!marked).then_some(element))
         .collect();
     let dropped = before - kept.len();
     (kept, dropped)

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::explode::{Cell, Element, ExplodeSpec, array, cells, needs_affinity, repeated};
+use super::explode::{
+    Cell, Element, ExplodeSpec, array, cells, drop_marked, needs_affinity, repeated, with_cells,
+};
 use super::manifests::{Hints, SpecState};
 use crate::wire::fence::{Hint, block};
 
@@ -110,14 +112,6 @@ impl Found {
                 repeated(spec, &cells)
             }
         };
-        let sent = cells.len();
-        let kept: Vec<Element<'a>> = cells
-            .into_iter()
-            .zip(array(spec, payload))
-            .zip(repeated)
-            .filter_map(|((cells, value), repeated)| (!repeated).then_some(Element { cells, value }))
-            .collect();
-        let left_out = sent - kept.len();
-        Ok((kept, left_out))
+        Ok(drop_marked(with_cells(spec, payload, cells), repeated))
     }
 }

@@ -12,68 +12,22 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytestring::ByteString;
-use results_projector::projection::manifests::Manifests;
-use results_projector::projection::result::ResultMessage;
-use results_projector::store::{Advance, Counts, Owner, Standing, Store, StoreOptions};
-use results_projector::wire::kv::StreamName;
 use results_projector::wire::result::{ExecResult, decode_shared};
-use results_projector::wire::sequence::StreamSeq;
-use results_projector::wire::time::Timestamp;
+use support::store::{Groups, without_outputs};
 use support::{argument, bare::Bare, fleet, median};
 
 /// Returns its seconds, without those for copying the messages.
 fn product(db: &std::path::Path, decoded: &[ExecResult<ByteString>], rows: usize) -> f64 {
-    let me = Owner {
-        pid: std::process::id(),
-        started_at: String::new(),
-        host: String::new(),
-    };
-    let messages: Vec<ResultMessage> = decoded
-        .iter()
-        .map(|result| ResultMessage {
-            result: result.clone(),
-            stdout: None,
-            stderr: None,
-        })
-        .collect();
+    let messages = without_outputs(decoded);
     let started = Instant::now();
-    let mut store = Store::open(db, &StoreOptions::default(), &me).unwrap();
-    store.checkpoint_every(400 << 20).unwrap();
-    let manifests = Arc::new(Manifests::default());
-    let mut standing = Standing::new(1, StreamSeq(1));
-    for (number, group) in messages.chunks(rows).enumerate() {
-        let mut tx = store.begin(&manifests, Timestamp::from_unix_nanos(0)).unwrap();
-        if number == 0 {
-            tx.begin_incarnation(StreamName::Results, &standing).unwrap();
-        }
-        let from = standing.position;
-        for (at, message) in group.iter().enumerate() {
-            let seq = StreamSeq(from.0 + at as u64 + 1);
-            tx.result(1, seq, message.result.finished_at, message, None)
-                .unwrap();
-        }
-        let to = StreamSeq(from.0 + group.len() as u64);
-        standing.advance(
-            to,
-            None,
-            Counts {
-                projected: to.0,
-                ..Counts::default()
-            },
-        );
-        tx.advance(&Advance {
-            stream: StreamName::Results,
-            from,
-            to: standing.clone(),
-        })
-        .unwrap();
-        tx.commit().unwrap();
+    let mut groups = Groups::create(db);
+    for group in messages.chunks(rows) {
+        groups.project(group);
     }
-    store.close();
+    groups.close();
     started.elapsed().as_secs_f64()
 }
 

@@ -8,6 +8,7 @@ pub mod bare;
 pub mod malformed;
 pub mod process;
 pub mod service;
+pub mod store;
 
 use std::fs;
 use std::io::{BufWriter, Write};

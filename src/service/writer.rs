@@ -88,6 +88,7 @@ pub struct Writer {
     /// When a reader last kept the log from being cut.
     not_cut: Option<Instant>,
     last_commit: Instant,
+    last_commit_time: Duration,
 }
 
 /// Rung after a commit, for those who work beside the live path.
@@ -142,6 +143,7 @@ impl Writer {
             small_groups: 0,
             not_cut: None,
             last_commit: Instant::now(),
+            last_commit_time: Duration::ZERO,
         }
     }
 
@@ -492,6 +494,7 @@ impl Writer {
         }
         self.commits_since_checkpoint += 1;
         self.last_commit = Instant::now();
+        self.last_commit_time = done.commit_time;
         self.bound_log(backlog);
     }
 }

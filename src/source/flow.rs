@@ -74,6 +74,8 @@ pub struct Delivery {
     pub headers: Option<HeaderMap>,
     /// As published.
     pub payload: Bytes,
+    /// Whether the server had more behind it when it delivered it: something comes next.
+    pub more_follows: bool,
     /// Held until it is committed.
     pub permit: OwnedSemaphorePermit,
 }

@@ -4,6 +4,7 @@
 mod check;
 mod denied;
 mod detour;
+mod place;
 mod record;
 
 use std::future::Future;
@@ -18,13 +19,14 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::{debug, info, warn};
 
+use self::place::Place;
 use super::asking::AskError;
 use super::flow::{Ack, Delivery, Item, Read, ReaderSettings, Refused, Wiring};
 use super::opening::{Desk, jitter};
-use super::order::{Numbers, Order, Verdict};
+use super::order::{Order, Verdict};
 use super::reconcile::{Found, Plan, Refusal, reconcile};
 use crate::wire::kv::StreamName;
-use crate::wire::sequence::{ConsumerSeq, StreamSeq};
+use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
 
 /// Messages taken from the client in one go.
@@ -72,7 +74,7 @@ struct Session {
 
 struct Held {
     message: async_nats::Message,
-    numbers: (StreamSeq, Timestamp),
+    place: Place,
     gap: Option<(StreamSeq, StreamSeq)>,
     permit: Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>,
 }
@@ -356,7 +358,7 @@ impl Reader {
     async fn apply(&mut self, session: &mut Session, happening: Happening) -> Result<(), End> {
         match happening {
             Happening::Delivered(message) => self.delivered(session, message),
-            Happening::Permitted(held, permit) => self.hand_on(held.message, held.numbers, held.gap, permit),
+            Happening::Permitted(held, permit) => self.hand_on(held.message, held.place, held.gap, permit),
             Happening::Failed(reason) => Err(End::OpenAnew(reason)),
             Happening::Disconnected => Err(End::OpenAnew(self.why_disconnected(session))),
             Happening::Feedback => self.feedback(session).await,
@@ -370,15 +372,7 @@ impl Reader {
         session: &mut Session,
         message: async_nats::jetstream::Message,
     ) -> Result<(), End> {
-        let info = message
-            .info()
-            .map_err(|error| End::OpenAnew(format!("a delivery without numbers: {error}")))?;
-        let numbers = Numbers {
-            stream: StreamSeq(info.stream_sequence),
-            consumer: ConsumerSeq(info.consumer_sequence),
-            delivered: u64::try_from(info.delivered).unwrap_or(0),
-        };
-        let published = Timestamp::from(info.published);
+        let (numbers, place) = place::of(&message).map_err(End::OpenAnew)?;
         match session.order.judge(numbers) {
             Verdict::OpenAnew(reason) => Err(End::OpenAnew(reason.to_owned())),
             Verdict::Redelivered => {
@@ -390,15 +384,14 @@ impl Reader {
                 session.accepted += 1;
                 let message = message.message;
                 let charge = self.wiring.budget.charge(&message);
-                let at = (numbers.stream, published);
                 match self.wiring.budget.permits.clone().try_acquire_many_owned(charge) {
-                    Ok(permit) => self.hand_on(message, at, gap, permit),
+                    Ok(permit) => self.hand_on(message, place, gap, permit),
                     Err(_) => {
                         let permits = self.wiring.budget.permits.clone();
                         let permit = Box::pin(async move { permits.acquire_many_owned(charge).await.ok() });
                         session.held = Some(Held {
                             message,
-                            numbers: at,
+                            place,
                             gap,
                             permit,
                         });
@@ -412,13 +405,18 @@ impl Reader {
     fn hand_on(
         &self,
         message: async_nats::Message,
-        (seq, published): (StreamSeq, Timestamp),
+        place: Place,
         gap: Option<(StreamSeq, StreamSeq)>,
         permit: OwnedSemaphorePermit,
     ) -> Result<(), End> {
         if let Some((first, last)) = gap {
             self.gap(first, last, "deleted or expired in the middle of the stream")?;
         }
+        let Place {
+            seq,
+            published,
+            more_follows,
+        } = place;
         if self.settings.bounds.end(seq) < seq {
             return Ok(());
         }
@@ -432,6 +430,7 @@ impl Reader {
             reply,
             headers: message.headers,
             payload: message.payload,
+            more_follows,
             permit,
         };
         self.send(Read::Delivery(delivery)).map_err(|_| End::Shutdown)

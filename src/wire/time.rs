@@ -42,38 +42,43 @@ impl Timestamp {
     /// The text of a `TIMESTAMP` column: no fraction, or 3, 6 or 9 digits, the fewest that lose nothing, and `+00:00`.
     #[must_use]
     pub fn stored(&self) -> String {
-        let time = &self.0;
-        let year = time.year();
-        if !(0..=9999).contains(&year) || time.nanosecond() >= 1_000_000_000 {
+        // Without an offset: each question to a `DateTime` would add it anew.
+        let time = self.0.naive_utc();
+        let (date, nanos) = (time.date(), time.nanosecond());
+        let year = date.year();
+        if !(0..=9999).contains(&year) || nanos >= 1_000_000_000 {
             // Beyond four digits, or in a leap second: rare enough for the general way.
-            return time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, false);
+            return self.0.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, false);
         }
-        let mut text = String::with_capacity(35);
+        let mut text = Vec::with_capacity(35);
         let year = year.unsigned_abs();
-        digits(&mut text, year, 4);
-        for (before, value) in [
-            ('-', time.month()),
-            ('-', time.day()),
-            ('T', time.hour()),
-            (':', time.minute()),
-            (':', time.second()),
-        ] {
-            text.push(before);
-            digits(&mut text, value, 2);
-        }
-        let nanos = time.nanosecond();
-        if nanos != 0 {
-            text.push('.');
-            if nanos.is_multiple_of(1_000_000) {
+        digits(&mut text, year / 100, 2);
+        digits(&mut text, year % 100, 2);
+        text.push(b'-');
+        digits(&mut text, date.month(), 2);
+        text.push(b'-');
+        digits(&mut text, date.day(), 2);
+        text.push(b'T');
+        digits(&mut text, time.hour(), 2);
+        text.push(b':');
+        digits(&mut text, time.minute(), 2);
+        text.push(b':');
+        digits(&mut text, time.second(), 2);
+        if nanos.is_multiple_of(1_000_000) {
+            if nanos != 0 {
+                text.push(b'.');
                 digits(&mut text, nanos / 1_000_000, 3);
-            } else if nanos.is_multiple_of(1_000) {
-                digits(&mut text, nanos / 1_000, 6);
-            } else {
-                digits(&mut text, nanos, 9);
             }
+        } else if nanos.is_multiple_of(1_000) {
+            text.push(b'.');
+            digits(&mut text, nanos / 1_000, 6);
+        } else {
+            text.push(b'.');
+            digits(&mut text, nanos, 9);
         }
-        text.push_str("+00:00");
-        text
+        text.extend_from_slice(b"+00:00");
+        // Nothing but ASCII.
+        String::from_utf8(text).unwrap_or_default()
     }
 
     /// Nanoseconds since 1970.
@@ -96,12 +101,14 @@ impl Timestamp {
     }
 }
 
-/// Appends a number with leading zeros.
-fn digits(text: &mut String, value: u32, width: u32) {
-    for place in (0..width).rev() {
-        let digit = value / 10_u32.pow(place) % 10;
-        text.push(char::from(b'0' + u8::try_from(digit).unwrap_or(0)));
+/// Appends a number of at most nine digits, with leading zeros to a width.
+fn digits(text: &mut Vec<u8>, mut value: u32, width: usize) {
+    let mut places = [b'0'; 9];
+    for place in places.iter_mut().rev().take(width) {
+        *place += (value % 10) as u8;
+        value /= 10;
     }
+    text.extend(places.iter().skip(9 - width));
 }
 
 impl From<DateTime<Utc>> for Timestamp {

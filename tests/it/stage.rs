@@ -233,6 +233,7 @@ impl Stage {
             reply: "nowhere".into(),
             headers: None,
             payload: sent.payload.clone(),
+            more_follows: false,
             permit: self.permits.clone().try_acquire_owned().unwrap(),
         };
         self.entry(

@@ -22,6 +22,9 @@ use crate::wire::output::Attempt;
 use crate::wire::result::Field;
 use crate::wire::sequence::StreamSeq;
 
+/// Longest wait of a group for what is known to come.
+const PATIENCE_MAX: Duration = Duration::from_millis(250);
+
 /// What a committed group leaves to be told.
 #[derive(Debug, Default)]
 pub(super) struct Done {
@@ -100,6 +103,11 @@ impl Course {
     }
 }
 
+/// Whether the stream has more behind the last message of a group.
+fn more_follows(group: &[Unit]) -> bool {
+    delivery_at(group, group.len().checked_sub(1)).is_some_and(|delivery| delivery.more_follows)
+}
+
 fn delivery_at(group: &[Unit], at: Option<usize>) -> Option<&Delivery> {
     match group.get(at?) {
         Some(Unit::Entry(Entry {
@@ -160,6 +168,7 @@ impl Writer {
             tx.expect(*stream, &course.from)?;
         }
         let mut next = 0;
+        let mut patience: Option<Instant> = None;
         loop {
             while next < group.len() {
                 if self.limits.is_over(started, next) {
@@ -180,6 +189,13 @@ impl Writer {
             let before = group.len();
             if !isolated && !self.limits.is_over(started, next) {
                 self.intake.add_waiting(&self.limits, group, bytes);
+                if group.len() == before && self.limits.group_time_max.is_none() && more_follows(group) {
+                    // In a backlog a commit may wait for as long as the last one took: what is slow to come does not
+                    // come row by row. One that others write too is not held for that.
+                    let until = *patience
+                        .get_or_insert_with(|| Instant::now() + self.last_commit_time.min(PATIENCE_MAX));
+                    self.intake.add_coming(&self.limits, group, bytes, until);
+                }
                 // A reader may have begun to open anew since the group was gathered.
                 let mut at = 0;
                 group.retain(|unit| {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::Instant;
 
 use tracing::warn;
 
@@ -25,32 +26,49 @@ pub(super) struct Intake {
 impl Intake {
     /// Adds what waits in the channel, up to the limits. What is no part of a group ends it.
     pub(super) fn add_waiting(&mut self, limits: &WriterLimits, group: &mut Vec<Unit>, bytes: &mut usize) {
-        while self.put_back.is_none()
-            && group.len() < limits.group_rows_max
-            && *bytes < limits.group_bytes_max
-        {
+        while self.has_room(limits, group, *bytes) {
             if let Some(unit) = self.left_over.pop_front() {
                 *bytes += unit.bytes();
                 group.push(unit);
-                continue;
+            } else if let Ok(work) = self.works.try_recv() {
+                self.admit(work, group, bytes);
+            } else {
+                return;
             }
-            let unit = match self.works.try_recv() {
-                Err(_) => return,
-                Ok(Work::Derive(pairs)) => {
-                    self.chores.extend(pairs.into_iter().map(Unit::Derive));
-                    continue;
-                }
-                Ok(Work::Entry(entry)) if !matches!(entry.cargo, Cargo::Rest(_)) => Unit::Entry(entry),
-                Ok(Work::Repair(repair)) => Unit::Repair(repair),
-                Ok(Work::Letter(letter)) => Unit::Letter(letter),
-                Ok(other) => {
-                    self.put_back = Some(other);
-                    return;
-                }
-            };
-            *bytes += unit.bytes();
-            group.push(unit);
         }
+    }
+
+    /// As [`Self::add_waiting`], after waiting for the first until a moment.
+    pub(super) fn add_coming(
+        &mut self,
+        limits: &WriterLimits,
+        group: &mut Vec<Unit>,
+        bytes: &mut usize,
+        until: Instant,
+    ) {
+        let wait = until.saturating_duration_since(Instant::now());
+        if self.has_room(limits, group, *bytes)
+            && let Ok(work) = self.works.recv_timeout(wait)
+        {
+            self.admit(work, group, bytes);
+            self.add_waiting(limits, group, bytes);
+        }
+    }
+
+    fn has_room(&self, limits: &WriterLimits, group: &[Unit], bytes: usize) -> bool {
+        self.put_back.is_none() && group.len() < limits.group_rows_max && bytes < limits.group_bytes_max
+    }
+
+    fn admit(&mut self, work: Work, group: &mut Vec<Unit>, bytes: &mut usize) {
+        let unit = match work {
+            Work::Derive(pairs) => return self.chores.extend(pairs.into_iter().map(Unit::Derive)),
+            Work::Entry(entry) if !matches!(entry.cargo, Cargo::Rest(_)) => Unit::Entry(entry),
+            Work::Repair(repair) => Unit::Repair(repair),
+            Work::Letter(letter) => Unit::Letter(letter),
+            other => return self.put_back = Some(other),
+        };
+        *bytes += unit.bytes();
+        group.push(unit);
     }
 
     /// What is there now, without waiting for it.
@@ -112,6 +130,7 @@ pub(super) fn take_apart() -> Sender<Vec<Unit>> {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
+    use std::time::Duration;
 
     use tokio::sync::{oneshot, watch};
 
@@ -192,6 +211,47 @@ mod tests {
         assert_eq!(joined(&limits(7, 1 << 20), many(10)), 7);
         assert_eq!(joined(&limits(1_000, 100), many(10)), 10);
         assert_eq!(joined(&limits(1_000, 95), many(10)), 10);
+    }
+
+    #[test]
+    fn what_is_known_to_come_joins_a_group_that_waits_for_it_and_no_group_waits_beyond_its_moment() {
+        let (sender, works) = channel();
+        let mut intake = Intake {
+            works,
+            left_over: VecDeque::new(),
+            chores: VecDeque::new(),
+            put_back: None,
+        };
+        let limits = limits(1_000, 1 << 20);
+        let (mut group, mut bytes) = (Vec::new(), 0);
+        intake.add_coming(&limits, &mut group, &mut bytes, Instant::now());
+        assert!(group.is_empty(), "nothing is there and nobody waits");
+        let coming = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(30));
+            for _ in 0..3 {
+                sender.send(repair(10)).unwrap();
+            }
+            sender.send(Work::Manifests).unwrap();
+            sender.send(repair(10)).unwrap();
+        });
+        let until = Instant::now() + Duration::from_secs(30);
+        while intake.put_back.is_none() {
+            assert!(Instant::now() < until, "it came, and the group did not take it");
+            intake.add_coming(&limits, &mut group, &mut bytes, until);
+        }
+        coming.join().unwrap();
+        assert_eq!(
+            (group.len(), bytes),
+            (3, 30),
+            "what is no part of a group ends it"
+        );
+        let since = Instant::now();
+        intake.add_coming(&limits, &mut group, &mut bytes, until);
+        assert!(
+            since.elapsed() < Duration::from_secs(10),
+            "a group that has ended waits for nothing"
+        );
+        assert_eq!(group.len(), 3);
     }
 
     #[test]

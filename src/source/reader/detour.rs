@@ -75,6 +75,7 @@ impl Reader {
                 reply: Subject::from_static(""),
                 headers: message.headers,
                 payload: message.payload,
+                more_follows: true,
                 permit,
             };
             self.send(Read::Delivery(delivery)).map_err(|()| End::Shutdown)?;

@@ -43,7 +43,7 @@ enum Plan {
 pub const ALL: [Workload; 9] = [
     Workload {
         name: "small",
-        what: "results of about 1.3 KB",
+        what: "results of about 1.2 KB",
         way: Way::Live,
         results: 200_000,
         small: 5_000,

@@ -11,12 +11,9 @@ pub mod service;
 pub mod store;
 
 use std::fs;
-use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-use bytes::Bytes;
+use std::time::{Duration, Instant, SystemTime};
 
 pub struct Server {
     child: Child,
@@ -46,10 +43,24 @@ impl Server {
     }
 }
 
-fn launch(folder: &Path, port: &str) -> (Child, String) {
+fn server_binary() -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/nats-server");
     let found = Command::new(script).stderr(Stdio::inherit()).output().unwrap();
-    let binary = String::from_utf8(found.stdout).unwrap();
+    String::from_utf8(found.stdout).unwrap().trim().to_owned()
+}
+
+/// As in `nats-server: v2.11.0`.
+pub fn server_version() -> String {
+    let said = Command::new(server_binary()).arg("--version").output().unwrap();
+    let text = String::from_utf8(said.stdout).unwrap();
+    text.rsplit(['v', ' '])
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+fn launch(folder: &Path, port: &str) -> (Child, String) {
     let ports = folder.join("ports");
     let _ = fs::remove_dir_all(&ports);
     fs::create_dir(&ports).unwrap();
@@ -63,7 +74,7 @@ fn launch(folder: &Path, port: &str) -> (Child, String) {
         ),
     )
     .unwrap();
-    let child = Command::new(binary.trim())
+    let child = Command::new(server_binary())
         .arg("-c")
         .arg(&config)
         .stdout(Stdio::null())
@@ -141,18 +152,41 @@ impl Usage {
     }
 }
 
+/// One run of the product.
+pub struct Run {
+    pub began: SystemTime,
+    pub seconds: f64,
+    pub usage: Usage,
+    /// What it logged, a JSON object a line.
+    pub log: Vec<serde_json::Value>,
+}
+
+impl Run {
+    /// Of each commit that was logged, its seconds.
+    pub fn commits(&self) -> Vec<f64> {
+        let seconds = |line: &serde_json::Value| line["fields"]["commit_seconds"].as_f64();
+        self.log.iter().filter_map(seconds).collect()
+    }
+}
+
 /// Runs the product until it is caught up, message by message. Returns seconds, what it used, and its commit times in
 /// seconds.
 pub fn drain(url: &str, db: &Path, env: &[(&str, &str)]) -> (f64, Usage, Vec<f64>) {
+    let run = live(url, db, env);
+    (run.seconds, run.usage, run.commits())
+}
+
+/// As [`drain`].
+pub fn live(url: &str, db: &Path, env: &[(&str, &str)]) -> Run {
     let live = ("RESULTS_PROJECTOR_STORE_BULK_FROM", "1000000000");
     let env: Vec<(&str, &str)> = env.iter().copied().chain([live]).collect();
     product(url, db, &["-v", "run", "--until-caught-up"], &env)
 }
 
-/// Runs one command of the product; returns as [`drain`].
-pub fn product(url: &str, db: &Path, args: &[&str], env: &[(&str, &str)]) -> (f64, Usage, Vec<f64>) {
+/// Runs one command of the product to its good end.
+pub fn product(url: &str, db: &Path, args: &[&str], env: &[(&str, &str)]) -> Run {
     let log = tempfile::NamedTempFile::new().unwrap();
-    let started = Instant::now();
+    let (began, started) = (SystemTime::now(), Instant::now());
     let mut child = Command::new(env!("CARGO_BIN_EXE_results-projector"))
         .args([
             "--db",
@@ -179,36 +213,15 @@ pub fn product(url: &str, db: &Path, args: &[&str], env: &[(&str, &str)]) -> (f6
     let seconds = started.elapsed().as_secs_f64();
     let log = fs::read_to_string(log.path()).unwrap();
     assert!(status.success(), "{log}");
-    let commits = log
-        .lines()
-        .filter_map(|line| {
-            serde_json::from_str::<serde_json::Value>(line).ok()?["fields"]["commit_seconds"].as_f64()
-        })
-        .collect();
-    (seconds, usage, commits)
-}
-
-/// Keeps payloads for a process that is to be as fresh as the product's: each behind its length.
-pub fn write_payloads<'a>(file: &Path, payloads: impl Iterator<Item = &'a Bytes>) {
-    let mut out = BufWriter::new(fs::File::create(file).unwrap());
-    for payload in payloads {
-        out.write_all(&(payload.len() as u32).to_le_bytes()).unwrap();
-        out.write_all(payload).unwrap();
+    Run {
+        began,
+        seconds,
+        usage,
+        log: log
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect(),
     }
-    out.flush().unwrap();
-}
-
-/// See [`write_payloads`].
-pub fn read_payloads(file: &Path) -> Vec<Bytes> {
-    let bytes = Bytes::from(fs::read(file).unwrap());
-    let mut payloads = Vec::new();
-    let mut at = 0;
-    while at < bytes.len() {
-        let length = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
-        payloads.push(bytes.slice(at + 4..at + 4 + length));
-        at += 4 + length;
-    }
-    payloads
 }
 
 pub fn median(values: &mut [f64]) -> f64 {

@@ -104,6 +104,8 @@ impl Planned {
 pub struct Profile {
     /// Ordinary ones; scans, checks and feeds come on top.
     pub results: usize,
+    /// The number of the first: a long stream is planned in parts, each with a seed of its own, and time goes on in it.
+    pub first: usize,
     pub pcs: usize,
     /// Per thousand results.
     pub overflow_permille: u32,
@@ -136,6 +138,7 @@ impl Default for Profile {
     fn default() -> Self {
         Self {
             results: 1_000,
+            first: 0,
             pcs: 50,
             overflow_permille: 0,
             overflow_bytes: (300_000, 1_000_000),
@@ -279,7 +282,8 @@ fn results(seed: u64, profile: &Profile) -> Vec<Planned> {
         broadcast_left -= 1;
         let wants_missing = missing < profile.missing && number % missing_every == missing_every / 2;
         missing += usize::from(wants_missing);
-        planned.push(result(&mut dice, profile, number, &broadcast, wants_missing));
+        let place = profile.first + number;
+        planned.push(result(&mut dice, profile, place, &broadcast, wants_missing));
         if dice.permille(profile.duplicate_permille) {
             let first = &planned[dice.below(planned.len() as u64) as usize];
             if first.kind != Kind::Malformed {

@@ -2,6 +2,7 @@
 //! a form that no sender can break.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use async_nats::jetstream::context::{ContextBuilder, GetStreamErrorKind, RequestErrorKind};
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{self, ErrorCode, stream};
-use async_nats::{HeaderMap, HeaderName, HeaderValue};
+use async_nats::{HeaderMap, HeaderName, HeaderValue, Subscriber};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -181,6 +182,9 @@ impl Denials {
 #[derive(Clone, Debug)]
 pub struct Js {
     context: jetstream::Context,
+    client: async_nats::Client,
+    /// What the API's subjects begin with.
+    api: String,
     state: watch::Receiver<ConnectionState>,
 }
 
@@ -199,12 +203,17 @@ impl Js {
         timeout: Duration,
         state: watch::Receiver<ConnectionState>,
     ) -> Self {
-        let builder = ContextBuilder::new().timeout(timeout);
-        let context = match js_domain {
-            Some(domain) => builder.domain(domain).build(client),
-            None => builder.build(client),
+        let api = match js_domain {
+            Some(domain) => format!("$JS.{domain}.API"),
+            None => "$JS.API".to_owned(),
         };
-        Self { context, state }
+        let builder = ContextBuilder::new().timeout(timeout).api_prefix(&api);
+        Self {
+            context: builder.build(client.clone()),
+            client,
+            api,
+            state,
+        }
     }
 
     /// Waits for an answer to a question of the API, or for the server's word that it may not be asked: the client itself
@@ -224,6 +233,19 @@ impl Js {
         }
         // The guard of the branch: it was found.
         found.map_or_else(|| Err(Denied::Publish(question.to_owned())), Err)
+    }
+
+    /// Asks the API what has several answers: they come to an inbox of their own, until it is dropped.
+    pub(super) async fn ask_many(
+        &self,
+        question: &str,
+        body: Bytes,
+    ) -> Result<Subscriber, Box<dyn Error + Send + Sync>> {
+        let inbox = self.client.new_inbox();
+        let answers = self.client.subscribe(inbox.clone()).await?;
+        let subject = format!("{}.{question}", self.api);
+        self.client.publish_with_reply(subject, inbox, body).await?;
+        Ok(answers)
     }
 
     /// As [`Js::ask`], both ways to fail as one error about what was asked.

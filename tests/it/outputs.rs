@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
 use serde_json::json;
 
 use crate::harness::fleet::{create_output_store, publish_messages, store_objects};
@@ -558,4 +559,124 @@ async fn a_clock_that_was_wrong_gives_up_no_output_and_postpones_none() {
     wait_until("it is fetched", PATIENCE, || state(&db, "late") == "fetched");
     assert_eq!(stdout(&db, "late"), "here after all");
     assert!(projector.terminate().success());
+}
+
+/// Listens in on what is asked of the store's chunks; returns the questions so far.
+async fn questions(client: &async_nats::Client) -> impl FnMut() -> Vec<serde_json::Value> + use<> {
+    let mut wire = client
+        .subscribe("$JS.API.DIRECT.GET.OBJ_result_output")
+        .await
+        .unwrap();
+    client.flush().await.unwrap();
+    move || {
+        std::iter::from_fn(|| wire.next().now_or_never().flatten())
+            .map(|question| serde_json::from_slice(&question.payload).unwrap())
+            .collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_of_many_chunks_is_asked_for_once_and_brings_no_more_than_it_says() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let body = "a chunk is 131072 bytes\n".repeat(60_000);
+    put(&js, "q-long/PC-1/stdout", body.as_bytes()).await;
+    // One that says it has 300 chunks of one byte, and has three of 128 KiB.
+    put(&js, "q-more/PC-1/stdout", &vec![b'k'; 400_000]).await;
+    rewrite(&js, "q-more/PC-1/stdout", |info| {
+        info["chunks"] = json!(300);
+        info["size"] = json!(300);
+    })
+    .await;
+    for id in ["long", "more"] {
+        send(&js, pointing(id, &format!("q-{id}/PC-1/stdout"), None)).await;
+    }
+    let mut asked = questions(&server.client().await).await;
+    let (_folder, db) = place();
+    catch_up(&db, &server.url());
+    assert_eq!(stdout(&db, "long"), body);
+    assert_eq!(state(&db, "more"), "pending");
+    let asked = asked();
+    let long: Vec<_> = asked.iter().filter(|asked| asked["batch"] == 11).collect();
+    assert_eq!(long.len(), 1, "{asked:#?}");
+    let bytes = long[0]["max_bytes"].as_u64().unwrap();
+    assert!(
+        bytes >= body.len() as u64 && bytes < body.len() as u64 + 10_000,
+        "{bytes}"
+    );
+    let more: Vec<_> = asked.iter().filter(|asked| asked["batch"] == 256).collect();
+    assert!(!more.is_empty(), "{asked:#?}");
+    assert!(
+        more.iter()
+            .all(|asked| asked["max_bytes"].as_u64().unwrap() < 100_000),
+        "{asked:#?}"
+    );
+    assert!(asked.len() <= 3, "a question for each chunk: {asked:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_knows_no_batches_is_asked_for_one_chunk_after_the_other() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    js.delete_object_store("result_output").await.unwrap();
+    let client = server.client().await;
+    let mut wire = client
+        .subscribe("$JS.API.DIRECT.GET.OBJ_result_output.>")
+        .await
+        .unwrap();
+    let mut chunks = client
+        .subscribe("$JS.API.DIRECT.GET.OBJ_result_output")
+        .await
+        .unwrap();
+    client.flush().await.unwrap();
+    let parts = ["first, ", "second, ", "third"];
+    let body = parts.concat();
+    let digest = {
+        use base64::Engine;
+        use sha2::Digest;
+        base64::engine::general_purpose::URL_SAFE.encode(sha2::Sha256::digest(body.as_bytes()))
+    };
+    let meta = json!({"name": "q-old/PC-1/stdout", "nuid": "N1", "size": body.len(), "chunks": parts.len(),
+        "digest": format!("SHA-256={digest}")});
+    // As servers before 2.11 answer: the first message from a sequence on, whatever else was asked.
+    let answering = client.clone();
+    let answer = move |question: &async_nats::Message, seq: usize, payload: String| {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Nats-Stream", "OBJ_result_output");
+        headers.insert("Nats-Subject", "$O.result_output.C.N1");
+        headers.insert("Nats-Sequence", seq.to_string());
+        headers.insert("Nats-Time-Stamp", "2026-06-01T00:00:00Z");
+        let (client, reply) = (answering.clone(), question.reply.clone().unwrap());
+        async move {
+            client
+                .publish_with_headers(reply, headers, payload.into())
+                .await
+                .unwrap()
+        }
+    };
+    let store = tokio::spawn(async move {
+        let mut asked = Vec::new();
+        loop {
+            tokio::select! {
+                Some(question) = wire.next() => answer(&question, 9, meta.to_string()).await,
+                Some(question) = chunks.next() => {
+                    let from = serde_json::from_slice::<serde_json::Value>(&question.payload).unwrap()["seq"]
+                        .as_u64()
+                        .unwrap()
+                        .max(1) as usize;
+                    asked.push(from);
+                    answer(&question, from, parts[from - 1].to_owned()).await;
+                    if asked.len() == parts.len() {
+                        return asked;
+                    }
+                }
+            }
+        }
+    });
+    send(&js, pointing("old", "q-old/PC-1/stdout", None)).await;
+    let (_folder, db) = place();
+    catch_up(&db, &server.url());
+    assert_eq!(stdout(&db, "old"), body);
+    assert_eq!(state(&db, "old"), "fetched");
+    assert_eq!(store.await.unwrap(), [1, 2, 3], "each once, in order");
 }

@@ -1,14 +1,14 @@
 //! The questions that the object store's stream is asked: metadata by name, chunks in order, the time.
 //!
-//! Direct gets, one message a question: the client's own `get` leaves a consumer on the server for each object, and
+//! Direct gets: the client's own `get` leaves a consumer on the server for each object, and
 //! the server allows a thousand. Where nobody answers direct gets (the bucket forbids them) the leader is asked.
 
-use async_nats::StatusCode;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{DirectGetError, DirectGetErrorKind, Stream};
+use async_nats::{StatusCode, Subscriber};
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::super::asking::{Js, Raw, Which};
 use crate::wire::kv::{self, StreamName};
@@ -67,7 +67,7 @@ impl Meta {
 
 #[derive(Clone, Debug)]
 pub(super) struct Bucket {
-    js: Js,
+    pub(super) js: Js,
     handle: Stream<()>,
     stream: String,
 }
@@ -126,24 +126,36 @@ impl Bucket {
         Ok(meta)
     }
 
-    /// The first chunk of an object after a sequence of the bucket's stream: that chunk's sequence and bytes.
+    /// What chunks are asked by.
+    pub(super) fn question(&self) -> String {
+        format!("DIRECT.GET.{}", self.stream)
+    }
+
+    /// Asks what has several answers.
+    pub(super) async fn ask_many(&self, question: &str, body: &impl Serialize) -> Result<Subscriber, String> {
+        let body = serde_json::to_vec(body).map_err(|error| error.to_string())?;
+        self.js
+            .ask_many(question, body.into())
+            .await
+            .map_err(|error| error.to_string())
+    }
+
+    /// The first message of a subject after a sequence of the bucket's stream: its sequence and bytes.
     pub(super) async fn chunk_after(
         &self,
-        nuid: &str,
+        subject: &str,
         after: u64,
         via: Via,
     ) -> Result<(u64, Bytes), AskFailed> {
-        let subject = object::chunk_subject(kv::OBJECT_RESULT_OUTPUT, nuid);
         if via == Via::Anybody {
-            let question = format!("DIRECT.GET.{}", self.stream);
-            let answer = self.handle.direct_get_next_for_subject(&subject, Some(after + 1));
-            if let Some(message) = self.direct(&question, answer).await? {
+            let answer = self.handle.direct_get_next_for_subject(subject, Some(after + 1));
+            if let Some(message) = self.direct(&self.question(), answer).await? {
                 return Ok((message.sequence, message.payload));
             }
         }
         let which = Which {
             seq: Some(after + 1),
-            next_by_subj: Some(&subject),
+            next_by_subj: Some(subject),
             last_by_subj: None,
         };
         let message = self.leader(which).await?;

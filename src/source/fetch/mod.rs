@@ -6,6 +6,7 @@
 
 mod breaker;
 mod bucket;
+mod chunks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use self::breaker::Breaker;
 use self::bucket::{AskFailed, Bucket, Meta, Via};
+use self::chunks::Chunks;
 use super::connect::{Connection, ConnectionState};
 use crate::wire::output::{Attempt, Content};
 use crate::wire::time::Timestamp;
@@ -315,17 +317,14 @@ impl Fetcher {
             .map_err(|_| Trouble::Unreachable("its size is out of range".to_owned()))?;
         let mut bytes: Vec<u8> = Vec::with_capacity(size);
         let mut hash = Sha256::new();
-        let mut after = 0;
+        let mut chunks = Chunks::of(&self.bucket, meta, via);
         for number in 1..=meta.chunks {
-            let (seq, chunk) = self
-                .ask(self.bucket.chunk_after(&meta.nuid, after, via))
-                .await
-                .map_err(|trouble| match trouble {
-                    Trouble::Missing(_) => {
-                        Trouble::Missing(format!("chunk {number} of {} is missing", meta.chunks))
-                    }
-                    trouble => trouble,
-                })?;
+            let chunk = self.ask(chunks.next()).await.map_err(|trouble| match trouble {
+                Trouble::Missing(_) => {
+                    Trouble::Missing(format!("chunk {number} of {} is missing", meta.chunks))
+                }
+                trouble => trouble,
+            })?;
             if bytes.len() + chunk.len() > size {
                 return Err(Trouble::Missing(format!(
                     "its chunks hold more than its {size} bytes"
@@ -333,7 +332,6 @@ impl Fetcher {
             }
             hash.update(&chunk);
             bytes.extend_from_slice(&chunk);
-            after = seq;
         }
         if bytes.len() != size {
             return Err(Trouble::Missing(format!(

@@ -37,6 +37,8 @@ pub struct Store {
     pub disk_reserve_bytes: u64,
     /// Messages from which on a database that has read nothing yet is loaded in bulk.
     pub bulk_from_messages: usize,
+    /// Bytes for the page cache and for sorting while a database is made in bulk or compared.
+    pub bulk_memory_bytes: u64,
 }
 
 /// `[nats]`
@@ -164,6 +166,7 @@ impl Config {
                 wal_bytes_max: layers.bytes("store.wal_limit")?,
                 disk_reserve_bytes: layers.bytes("store.disk_reserve")?,
                 bulk_from_messages: layers.count("store.bulk_from")?,
+                bulk_memory_bytes: layers.bytes("store.bulk_memory")?,
             },
             nats: Nats {
                 url: layers.text("nats.url").to_owned(),
@@ -241,6 +244,7 @@ impl Config {
             );
         }
         for (key, bytes, least) in [
+            ("store.bulk_memory", self.store.bulk_memory_bytes, 16 << 20),
             ("source.in_flight_bytes", self.source.in_flight_bytes, 4 << 20),
             (
                 "source.in_flight_bytes",

@@ -71,6 +71,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         "50000",
         "messages from which on a database that has read nothing yet is loaded in bulk",
     ),
+    plain(
+        "store.bulk_memory",
+        "384 MiB",
+        "page cache and sorting while a database is made in bulk or compared; what is sorted beyond it goes to files in \
+         TMPDIR, else in /var/tmp",
+    ),
     Setting {
         key: "nats.url",
         env: Some("NATS_URL"),

@@ -95,7 +95,9 @@ impl Alone {
     /// # Errors
     /// Why the writer ended.
     pub async fn finish(self) -> Result<(), ServiceError> {
-        let derived = timeout(WORK_LIMIT, self.rederiver.round()).await;
+        let derived = timeout(WORK_LIMIT, self.rederiver.round())
+            .await
+            .map(|derived| derived.map_err(|error| error.to_string()));
         self.shutdown.send_replace(true);
         // An error is a writer that has ended already, which says why.
         let _asked = self.works.send(Work::Shutdown);

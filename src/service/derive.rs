@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use thiserror::Error;
 use tokio::sync::{Notify, oneshot, watch};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::work::Work;
 use crate::store::derive::{DuePair, due_pairs};
@@ -15,6 +16,15 @@ use crate::store::{StoreError, read_only};
 
 /// Pairs that become due within this time share one scan.
 const GATHER: Duration = Duration::from_millis(500);
+
+/// Why the due pairs could not be read.
+#[derive(Debug, Error)]
+#[error("{why}")]
+pub struct Unread {
+    why: String,
+    /// Somebody writes, and all others wait.
+    is_busy: bool,
+}
 
 /// See the module's words.
 #[derive(Clone, Debug)]
@@ -40,7 +50,12 @@ impl Rederiver {
                 () = tokio::time::sleep(GATHER) => {}
             }
             if let Err(error) = self.round().await {
-                warn!(%error, "cannot read what the due pairs are derived from; trying again");
+                // A load with little memory writes before it commits, and nobody reads meanwhile: no news for anybody.
+                if error.is_busy {
+                    debug!(%error, "cannot read what the due pairs are derived from; trying again");
+                } else {
+                    warn!(%error, "cannot read what the due pairs are derived from; trying again");
+                }
                 self.due.notify_one();
             }
         }
@@ -50,13 +65,19 @@ impl Rederiver {
     ///
     /// # Errors
     /// Why they cannot be read.
-    pub async fn round(&self) -> Result<(), String> {
+    pub async fn round(&self) -> Result<(), Unread> {
         let database = self.database.clone();
         let scan = move || -> Result<Vec<DuePair>, StoreError> { due_pairs(&read_only(&database)?) };
         let pairs = tokio::task::spawn_blocking(scan)
             .await
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Unread {
+                why: error.to_string(),
+                is_busy: false,
+            })?
+            .map_err(|error| Unread {
+                is_busy: error.is_busy(),
+                why: error.to_string(),
+            })?;
         if !pairs.is_empty() {
             info!(pairs = pairs.len(), "deriving pairs anew whose outputs came back");
         }

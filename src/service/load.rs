@@ -128,10 +128,17 @@ impl<'a> Loader<'a> {
         &self.scratch.scratch
     }
 
+    /// Bytes for the page cache and for sorting.
+    pub(super) fn memory(&self) -> u64 {
+        self.config.store.bulk_memory_bytes
+    }
+
     /// Opens the scratch for one part of its load.
     pub(super) fn open(&self, for_use: Use) -> Result<Store, StoreError> {
         let options = StoreOptions {
             for_use,
+            // SQLite sorts with as much again at most, and never while this much is full.
+            page_cache_bytes: self.memory() / 3 * 2,
             ..store_options(self.config)
         };
         Store::open(self.scratch(), &options, &owner())

@@ -405,7 +405,7 @@ impl Pipeline {
             let caught_up = async move {
                 caught_up::caught_up(watched, connection, options.until_caught_up).await?;
                 repairer.attempt_pending_once().await;
-                rederiver.round().await
+                rederiver.round().await.map_err(|error| error.to_string())
             };
             tokio::select! {
                 () = super::raised(&mut stop) => info!("stopping: finishing the group in hand"),

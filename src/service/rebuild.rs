@@ -138,6 +138,7 @@ async fn make_anew(
     let (scratch_path, manifests) = (loader.scratch().to_owned(), loader.manifests.clone());
     let (carried_from, completions_of) = (old.carried_from.clone(), old.completions_of.clone());
     let of = database.clone();
+    let memory = loader.memory();
     let mut completed = loader
         .blocking(move || {
             let beside = match &carried_from {
@@ -147,7 +148,7 @@ async fn make_anew(
                 },
             };
             let now = Timestamp::from(Utc::now());
-            let completed = Scratch::open(&scratch_path, beside)
+            let completed = Scratch::open(&scratch_path, beside, memory)
                 .and_then(|scratch| scratch.complete(&manifests, Purpose::Rebuild, now));
             Ok(completed.map_err(|error| way_out(&of, error))?)
         })
@@ -171,7 +172,7 @@ async fn make_anew(
                 Some(like) => Beside::Database(like),
                 None => Beside::Nothing { completions_of: None },
             };
-            let scratch = Scratch::open(&scratch_path, beside)?;
+            let scratch = Scratch::open(&scratch_path, beside, memory)?;
             scratch.build_indexes()?;
             clock.phase("indexes");
             scratch.prove()?;

@@ -74,9 +74,10 @@ pub async fn replay(
     let whole = options.job.is_none() && from.is_none();
     tell(Step::Phase("comparing and mending"));
     let (scratch, manifests) = (loader.scratch().to_owned(), loader.manifests.clone());
+    let memory = loader.memory();
     // Not to be left half-way: a stop waits for it.
     let work = tokio::task::spawn_blocking(move || -> Result<_, ServiceError> {
-        let scratch = Scratch::open(&scratch, Beside::Mended(&database))?;
+        let scratch = Scratch::open(&scratch, Beside::Mended(&database), memory)?;
         let purpose = match whole {
             true => Purpose::Replay,
             false => Purpose::ReplayPart,
@@ -154,13 +155,14 @@ async fn derive(config: &Config, loader: &Loader<'_>, job: &str) -> Result<(), S
         )));
     }
     loader.open(Use::Load)?.close();
+    let memory = loader.memory();
     let (path, database, job) = (
         loader.scratch().to_owned(),
         config.store.path.clone(),
         job.to_owned(),
     );
     loader
-        .blocking(move || Ok(Scratch::open(&path, Beside::Database(&database))?.take_job(&job)?))
+        .blocking(move || Ok(Scratch::open(&path, Beside::Database(&database), memory)?.take_job(&job)?))
         .await?;
     let mut store = loader.open(Use::Load)?;
     let manifests = loader.manifests.clone();

@@ -71,7 +71,7 @@ pub async fn verify(
         before = now_there;
     }
     // From here on the database is read as it is at this moment.
-    let scratch = Scratch::open(loader.scratch(), Beside::Database(&database))?;
+    let scratch = Scratch::open(loader.scratch(), Beside::Database(&database), loader.memory())?;
     let standings = scratch.snapshot()?;
     let (bounds, wrong_streams) = loader.bounds(&standings).await?;
     if standings != before {

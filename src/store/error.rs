@@ -125,6 +125,12 @@ impl StoreError {
         }
     }
 
+    /// Whether another connection has the file for itself at this moment.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Sqlite { source, .. } if source.sqlite_error_code() == Some(ErrorCode::DatabaseBusy))
+    }
+
     /// The exit code of a command that ends with this error (DESIGN §8): 2 when the operator must change
     /// something, 3 when the world outside must.
     #[must_use]

@@ -23,9 +23,6 @@ use crate::wire::time::Timestamp;
 /// More than any file: SQLite maps as much of it as it can. Building an index reads the whole table.
 const MMAP_BYTES: i64 = 1 << 40;
 
-/// Page cache for each of the two files while a scratch is completed: keys are met in no order.
-const CACHE_KIB: i64 = 128 << 10;
-
 /// Where a database's scratch lies: beside it, so that it can take its place by a rename.
 #[must_use]
 pub fn path(database: &Path, suffix: &str) -> PathBuf {
@@ -155,7 +152,9 @@ impl Scratch {
     ///
     /// # Errors
     /// SQLite's.
-    pub fn open(path: &Path, beside: Beside<'_>) -> Result<Self, StoreError> {
+    pub fn open(path: &Path, beside: Beside<'_>, memory_bytes: u64) -> Result<Self, StoreError> {
+        // For each of the two files, whose keys are met in no order; and SQLite sorts with as much as a file's cache.
+        let cache_kib = i64::try_from(memory_bytes / 3 / 1024).unwrap_or(i64::MAX);
         let flags =
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
         let conn = Connection::open_with_flags(path, flags)
@@ -165,14 +164,14 @@ impl Scratch {
             .map_err(StoreError::sqlite("set the busy time-out"))?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
             .map_err(StoreError::sqlite("switch triggers off"))?;
-        conn.pragma_update(Some("main"), "cache_size", -CACHE_KIB)
+        conn.pragma_update(Some("main"), "cache_size", -cache_kib)
             .map_err(StoreError::sqlite("set the page cache"))?;
         match beside {
             Beside::Nothing { completions_of } => attach_nothing(&conn, completions_of)?,
             Beside::Database(database) => carry::attach(&conn, database, "old", true)?,
             Beside::Mended(database) => carry::attach(&conn, database, "old", false)?,
         }
-        conn.pragma_update(Some("old"), "cache_size", -CACHE_KIB)
+        conn.pragma_update(Some("old"), "cache_size", -cache_kib)
             .map_err(StoreError::sqlite("set the page cache"))?;
         Ok(Self {
             conn,

@@ -31,6 +31,8 @@ fn texts(db: &Path, sql: &str) -> Vec<String> {
     rows.unwrap().map(Result::unwrap).collect()
 }
 
+/// Little: what is sorted goes to files.
+const BULK_MEMORY: u64 = 16 << 20;
 const ROWS: &str = "SELECT result_id, request_id, exec_id, pc_id, exit_code, stdout, stderr, started_at, finished_at,
      recorded_at, job_id, version, reaped, expires_at, parent_result_id, skipped FROM execution_results ORDER BY 1";
 
@@ -174,7 +176,7 @@ impl Case {
 }
 
 fn carried(scratch: &Path, old: &Path, purpose: Purpose) -> (Vouched, Brought) {
-    let completed = Scratch::open(scratch, Beside::Database(old))
+    let completed = Scratch::open(scratch, Beside::Database(old), BULK_MEMORY)
         .unwrap()
         .complete(&manifests(), purpose, Timestamp::from_unix_nanos(0))
         .unwrap();

@@ -157,7 +157,7 @@ fn a_scratch_that_was_overtaken_is_as_it_was_and_completed_again() {
     drop(both.database(manifests(), &sent, &[]));
     both.load(manifests(), &sent, &[]);
     let backend = Connection::open(both.old()).unwrap();
-    let scratch = Scratch::open(&both.scratch(), Beside::Mended(&both.old())).unwrap();
+    let scratch = Scratch::open(&both.scratch(), Beside::Mended(&both.old()), BULK_MEMORY).unwrap();
     let scope = Scope {
         complete: true,
         whole: true,
@@ -206,7 +206,7 @@ fn a_deadline_is_believed_only_under_a_manifest_that_is_older_than_the_start() {
     drop(both.database(posted("10m", Some(0)), &sent, &[]));
     let now = posted("20m", Some(5));
     both.load(now.clone(), &sent, &[]);
-    let vouched = Scratch::open(&both.scratch(), Beside::Database(&both.old()))
+    let vouched = Scratch::open(&both.scratch(), Beside::Database(&both.old()), BULK_MEMORY)
         .unwrap()
         .complete(&now, Purpose::Verify, at(0))
         .unwrap()

@@ -7,6 +7,7 @@ mod other_streams;
 mod outputs;
 mod pairs;
 mod retry;
+mod row;
 
 use std::sync::Arc;
 
@@ -219,20 +220,13 @@ impl<'s> Group<'s> {
             .as_ref()
             .map_or((message, 0), |(with, kept)| (with, *kept));
         let row = row(message, published);
-        let what = |error| StoreError::sqlite(format_args!("write result {:?}", clip(&row.result_id)))(error);
         let result = row.result;
-        let known = if self.is_known_duplicate(seq, published) {
-            Known::Finished
-        } else if rows::insert_result(&mut self.insert_result, &row).map_err(what)? {
-            Known::Absent
+        let (known, after) = if self.is_known_duplicate(seq, published) {
+            (Known::Finished, None)
         } else {
-            rows::known(self.tx, &row.result_id)?
+            self.enter_row(&row)?
         };
         let change = row_change(known);
-        let after = match change {
-            RowChange::Finish => Some(rows::finish(self.tx, &row).map_err(what)?),
-            RowChange::Insert | RowChange::Nothing => None,
-        };
         // In the first pass over the backend's rows, a result's first message counts though its row is there.
         let mends = self.is_first_pass(incarnation, seq)
             && adoption::is_first(self.tx, &row.result_id)?

@@ -70,6 +70,7 @@ fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreE
         scratch_ledgers: (!live).then_some(options.for_use == Use::LoadOn && report::has_ledgers(conn)?),
         deferred: options.for_use == Use::Load,
         shares_transaction: options.for_use == Use::Load,
+        starts_come_first: false,
         first_pass: if live { adoption::first_pass(conn)? } else { None },
         foreknown: None,
     })

@@ -52,22 +52,64 @@ pub(super) fn insert_result(
     Ok(inserted == 1)
 }
 
+/// A row that a result meets.
+pub(super) struct Before {
+    pub(super) known: Known,
+    pub(super) row: Row,
+    /// [`finish`] would leave the columns that a start event writes as they are, and the parent.
+    pub(super) stays: bool,
+}
+
 /// What the database knows of a result.
-pub(super) fn known(conn: &Connection, result_id: &str) -> Result<Known, StoreError> {
-    let found: Option<(bool, bool)> = conn
-        .prepare_cached("SELECT finished_at IS NOT NULL, reaped FROM execution_results WHERE result_id = ?1")
-        .and_then(|mut select| {
-            select
-                .query_row([result_id], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()
-        })
-        .map_err(StoreError::sqlite("look up a result"))?;
-    Ok(match found {
-        None => Known::Absent,
-        Some((_, true)) => Known::Reaped,
-        Some((false, false)) => Known::InFlight,
-        Some((true, false)) => Known::Finished,
+pub(super) fn before(conn: &Connection, row: &ResultRow<'_>) -> Result<Option<Before>, StoreError> {
+    let result = row.result;
+    conn.prepare_cached(
+        "SELECT exec_id, job_id, pc_id, version, finished_at IS NOT NULL, reaped,
+             request_id = ?2 AND recorded_at <= ?3 AND (?4 IS NULL OR job_id IS ?4) AND parent_result_id IS ?5
+                 AND (exec_id IS NOT NULL OR ?6 IS NULL)
+         FROM execution_results WHERE result_id = ?1",
+    )
+    .and_then(|mut select| {
+        let values = params![
+            row.result_id,
+            &*result.request_id,
+            row.recorded_at,
+            result.manifest_id.as_deref(),
+            result.parent_result_id.as_deref(),
+            result.exec_id.as_deref(),
+        ];
+        select
+            .query_row(values, |found| {
+                Ok(Before {
+                    known: match (found.get(4)?, found.get(5)?) {
+                        (_, true) => Known::Reaped,
+                        (false, false) => Known::InFlight,
+                        (true, false) => Known::Finished,
+                    },
+                    row: read_row(found)?,
+                    stays: found.get(6)?,
+                })
+            })
+            .optional()
     })
+    .map_err(StoreError::sqlite("look up a result"))
+}
+
+/// As [`finish`], where what the start event told stays.
+pub(super) fn finish_alone(conn: &Connection, row: &ResultRow<'_>) -> Result<(), rusqlite::Error> {
+    conn.prepare_cached(
+        "UPDATE execution_results SET exit_code = ?2, stdout = ?3, stderr = ?4, finished_at = ?5, skipped = ?6, reaped = 0
+         WHERE result_id = ?1",
+    )?
+    .execute(params![
+        row.result_id,
+        row.result.exit_code,
+        row.stdout,
+        row.stderr,
+        row.finished_at,
+        row.result.skipped_column(),
+    ])?;
+    Ok(())
 }
 
 /// A result's own columns over those of its start event.

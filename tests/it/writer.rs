@@ -597,3 +597,55 @@ fn of_two_start_events_of_one_run_the_first_in_the_stream_counts() {
     stage.settle_down();
     assert_eq!(dump::text(&db, row), first);
 }
+
+#[test]
+fn a_foreign_trigger_on_any_column_of_a_result_fires_when_its_row_is_finished() {
+    let (_folder, db) = place();
+    let mut stage = Stage::open(&db, Manifests::default());
+    let start = |seq: u64, id: &str| {
+        Sent {
+        stream: StreamName::Events,
+        subject: "events.started.e.PC-1".to_owned(),
+        payload: format!(
+            r#"{{"result_id":"{id}","request_id":"q-{seq}","exec_id":"e","pc_id":"PC-1","manifest_id":"j","version":"1.0",
+                "started_at":"2026-06-01T00:00:00Z"}}"#
+        )
+        .into(),
+        ..sent(seq, id)
+    }
+    };
+    stage.deliver(&start(1, "before"));
+    stage.deliver(&sent(1, "before"));
+    stage.settle_down();
+    {
+        let conn = Connection::open(&db).unwrap();
+        conn.busy_timeout(PATIENCE).unwrap();
+        conn.execute_batch(
+            "CREATE TABLE noticed (id TEXT);
+             CREATE TRIGGER somebody AFTER UPDATE OF request_id ON execution_results
+             BEGIN INSERT INTO noticed VALUES (NEW.result_id); END",
+        )
+        .unwrap();
+    }
+    stage.deliver(&start(2, "after"));
+    let later = Timestamp::from_unix_nanos(1_790_000_000_000_000_000);
+    stage.deliver(&Sent {
+        published: later,
+        ..sent(2, "after")
+    });
+    stage.settle_down();
+    assert_eq!(
+        one(
+            &db,
+            "SELECT count(*) FROM execution_results WHERE finished_at IS NOT NULL"
+        ),
+        2
+    );
+    assert_eq!(dump::text(&db, "SELECT group_concat(id) FROM noticed"), "after");
+    // Whichever way it was finished, the row says when its start was recorded.
+    let recorded = dump::text(
+        &db,
+        "SELECT recorded_at FROM execution_results WHERE result_id = 'after'",
+    );
+    assert_eq!(recorded, start(2, "after").published.stored());
+}

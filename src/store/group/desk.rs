@@ -21,6 +21,8 @@ pub(in super::super) struct Desk {
     /// In a scratch: groups share one transaction, which ends when the load does; no longer once one has failed, since that
     /// takes back all of them.
     pub(in super::super) shares_transaction: bool,
+    /// The last launched result had a row, from its start event.
+    pub(in super::super) starts_come_first: bool,
     /// See [`adoption::first_pass`](super::super::adoption::first_pass).
     pub(in super::super) first_pass: Option<StreamSeq>,
     /// Of the database that is there, in a load beside it.

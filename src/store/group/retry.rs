@@ -135,7 +135,8 @@ impl Group<'_> {
         let row = row(message, published);
         let what =
             |error| StoreError::sqlite(format_args!("write result {:?} again", clip(&row.result_id)))(error);
-        let known = rows::known(self.tx, &row.result_id)?;
+        let before = rows::before(self.tx, &row)?;
+        let known = before.as_ref().map_or(Known::Absent, |before| before.known);
         let later = match known {
             Known::Finished => self
                 .source(&row.result_id, lines)
@@ -144,17 +145,17 @@ impl Group<'_> {
             _ => None,
         };
         let mut ended_before = None;
-        let after = match (known, &later) {
-            (Known::Absent, _) => {
+        let after = match (before, &later) {
+            (None, _) => {
                 rows::insert_result(&mut self.insert_result, &row).map_err(what)?;
                 None
             }
-            (Known::InFlight | Known::Reaped, _) => Some(rows::finish(self.tx, &row).map_err(what)?),
-            (Known::Finished, Some(_)) => {
+            (Some(before), _) if known != Known::Finished => Some(self.finish_row(&row, before)?),
+            (Some(_), Some(_)) => {
                 ended_before = Some(rows::ended(self.tx, &row.result_id).map_err(what)?);
                 Some(rows::take_over(self.tx, &row).map_err(what)?)
             }
-            (Known::Finished, None) => None,
+            (Some(_), None) => None,
         };
         let counts = known != Known::Finished || later.is_some();
         let entry = self.enter_message(incarnation, seq, published, &row, counts)?;

@@ -1,0 +1,55 @@
+//! A result meets its row, or makes it.
+
+use super::super::StoreError;
+use super::super::rows::{self, Before};
+use super::{Group, clip};
+use crate::projection::result::{Known, ResultRow, RowChange, row_change};
+
+impl Group<'_> {
+    /// Writes a result's row: a new one, or its own columns over those of its start event. Returns what was known of it, and
+    /// what a finished row says besides.
+    pub(super) fn enter_row(
+        &mut self,
+        row: &ResultRow<'_>,
+    ) -> Result<(Known, Option<rows::Row>), StoreError> {
+        let launched = row.result.exec_id.is_some();
+        let mut before = None;
+        // Looking costs less than an insert in vain, and nothing is gained by it when that succeeds: it is expected to go as
+        // with the last one.
+        if launched && self.desk.starts_come_first {
+            before = rows::before(self.tx, row)?;
+        }
+        if before.is_none() {
+            if rows::insert_result(&mut self.insert_result, row).map_err(cannot_write(row))? {
+                self.desk.starts_come_first &= !launched;
+                return Ok((Known::Absent, None));
+            }
+            before = rows::before(self.tx, row)?;
+            self.desk.starts_come_first |= launched;
+        }
+        let Some(before) = before else {
+            return Ok((Known::Absent, None));
+        };
+        let known = before.known;
+        let after = match row_change(known) {
+            RowChange::Finish => Some(self.finish_row(row, before)?),
+            RowChange::Insert | RowChange::Nothing => None,
+        };
+        Ok((known, after))
+    }
+
+    /// Writes a result over its start event. What that has told already is not written again: SQLite would take each index
+    /// entry away and put the same one back. Triggers that are not ours may wait for just these columns.
+    pub(super) fn finish_row(&self, row: &ResultRow<'_>, before: Before) -> Result<rows::Row, StoreError> {
+        if before.stays && self.ledger.is_some() {
+            rows::finish_alone(self.tx, row).map_err(cannot_write(row))?;
+            return Ok(before.row);
+        }
+        rows::finish(self.tx, row).map_err(cannot_write(row))
+    }
+}
+
+fn cannot_write<'a>(row: &'a ResultRow<'_>) -> impl FnOnce(rusqlite::Error) -> StoreError + use<'a> {
+    let id = clip(&row.result_id);
+    move |error| StoreError::sqlite(format_args!("write result {id:?}"))(error)
+}

@@ -53,7 +53,7 @@ pub const ALL: [Workload; 9] = [
         name: "starts",
         what: "the same, and a start event for each launched one",
         way: Way::Live,
-        results: 100_000,
+        results: 80_000,
         small: 3_000,
         plan: |results| {
             whole(&Profile {
@@ -67,7 +67,7 @@ pub const ALL: [Workload; 9] = [
         name: "mixed",
         what: "all that a fleet sends: results, start events, scans, checks, feeds, some outputs of 300 KB to 1 MB",
         way: Way::Live,
-        results: 50_000,
+        results: 40_000,
         small: 2_000,
         // Without outputs that are missing: each costs a wait on purpose, and would measure that.
         plan: |results| {
@@ -97,7 +97,7 @@ pub const ALL: [Workload; 9] = [
         name: "inventory-results",
         what: "scans of 30 facts and 40 rows; 2 % of the results say something new",
         way: Way::Live,
-        results: 20_000,
+        results: 12_000,
         small: 400,
         plan: |results| Plan::Whole(mostly_unchanged(scans(results))),
     },
@@ -105,7 +105,7 @@ pub const ALL: [Workload; 9] = [
         name: "inventory-rows",
         what: "the same; 2 % of all facts and rows change, so that most results differ somewhere",
         way: Way::Live,
-        results: 20_000,
+        results: 12_000,
         small: 400,
         plan: |results| Plan::Whole(scans(results)),
     },
@@ -113,7 +113,7 @@ pub const ALL: [Workload; 9] = [
         name: "checks",
         what: "results of check jobs",
         way: Way::Live,
-        results: 100_000,
+        results: 80_000,
         small: 3_000,
         plan: |results| {
             let pcs = pcs(results, 500);
@@ -129,7 +129,7 @@ pub const ALL: [Workload; 9] = [
         name: "replay",
         what: "`replay` of small results that are all there",
         way: Way::Replay,
-        results: 300_000,
+        results: 200_000,
         small: 5_000,
         plan: plain,
     },
@@ -137,7 +137,7 @@ pub const ALL: [Workload; 9] = [
         name: "rebuild",
         what: "`rebuild` of small results, 1 in 30 beside them a scan, 1 in 15 a check",
         way: Way::Rebuild,
-        results: 300_000,
+        results: 200_000,
         small: 3_000,
         plan: |results| {
             let pcs = pcs(results, 1_500);

@@ -88,7 +88,7 @@ pub struct Writer {
     /// When a reader last kept the log from being cut.
     not_cut: Option<Instant>,
     last_commit: Instant,
-    last_commit_time: Duration,
+    patience: attempt::Patience,
 }
 
 /// Rung after a commit, for those who work beside the live path.
@@ -143,7 +143,7 @@ impl Writer {
             small_groups: 0,
             not_cut: None,
             last_commit: Instant::now(),
-            last_commit_time: Duration::ZERO,
+            patience: attempt::Patience::default(),
         }
     }
 
@@ -403,6 +403,7 @@ impl Writer {
         Ok(())
     }
 
+    /// Nothing joins a part of a group: the next part comes before what waits.
     fn halve(&mut self, mut group: Vec<Unit>, reason: String) -> Result<(), WriterStopped> {
         if let [unit] = group.as_mut_slice() {
             match unit {
@@ -416,11 +417,11 @@ impl Writer {
                 // A gap or an attempt that cannot be committed alone is no message's fault.
                 _ => return Err(WriterStopped { reason, exit_code: 2 }),
             }
-            return self.see_through(group, 0);
+            return self.see_through(group, usize::MAX);
         }
         let second = group.split_off(group.len() / 2);
-        self.see_through(group, 0)?;
-        self.see_through(second, 0)
+        self.see_through(group, usize::MAX)?;
+        self.see_through(second, usize::MAX)
     }
 
     fn committed(&mut self, mut group: Vec<Unit>, done: attempt::Done) {
@@ -494,7 +495,7 @@ impl Writer {
         }
         self.commits_since_checkpoint += 1;
         self.last_commit = Instant::now();
-        self.last_commit_time = done.commit_time;
+        self.patience.commit_time = done.commit_time;
         self.bound_log(backlog);
     }
 }

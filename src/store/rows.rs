@@ -15,7 +15,7 @@ const INSERT_RESULT: &str =
      ON CONFLICT (result_id) DO NOTHING";
 
 /// What a row says after a message, as far as ledgers and counters need it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Row {
     pub(super) exec_id: Option<String>,
     pub(super) job_id: Option<String>,
@@ -55,6 +55,7 @@ pub(super) fn insert_result(
 /// A row that a result meets.
 pub(super) struct Before {
     pub(super) known: Known,
+    /// Empty for a row that has ended.
     pub(super) row: Row,
     /// [`finish`] would leave the columns that a start event writes as they are, and the parent.
     pub(super) stays: bool,
@@ -80,14 +81,20 @@ pub(super) fn before(conn: &Connection, row: &ResultRow<'_>) -> Result<Option<Be
         ];
         select
             .query_row(values, |found| {
+                let known = match (found.get(4)?, found.get(5)?) {
+                    (_, true) => Known::Reaped,
+                    (false, false) => Known::InFlight,
+                    (true, false) => Known::Finished,
+                };
                 Ok(Before {
-                    known: match (found.get(4)?, found.get(5)?) {
-                        (_, true) => Known::Reaped,
-                        (false, false) => Known::InFlight,
-                        (true, false) => Known::Finished,
+                    known,
+                    row: match known {
+                        // Nothing is written, and what somebody has put there need not be text.
+                        Known::Finished => Row::default(),
+                        _ => read_row(found)?,
                     },
-                    row: read_row(found)?,
-                    stays: found.get(6)?,
+                    // NULL where a file of others has a NULL.
+                    stays: found.get::<_, Option<bool>>(6)?.unwrap_or_default(),
                 })
             })
             .optional()

@@ -649,3 +649,36 @@ fn a_foreign_trigger_on_any_column_of_a_result_fires_when_its_row_is_finished() 
     );
     assert_eq!(recorded, start(2, "after").published.stored());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_only_the_commit_refuses_is_found_in_its_group_and_in_a_backlog() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (_folder, db) = place();
+    publish(&js, &small(64, 1)).await.unwrap();
+    catch_up(&db, &server.url());
+    {
+        // Counters are written once a group, behind its rows.
+        let conn = Connection::open(&db).unwrap();
+        conn.execute_batch(
+            "INSERT INTO executions (exec_id, job_id, version, initiated_by, target_count) VALUES ('bad', 'j', '1.0', 'me', 9);
+             CREATE TRIGGER somebody BEFORE UPDATE ON executions WHEN NEW.exec_id = 'bad'
+             BEGIN SELECT raise(ABORT, 'refused by somebody'); END",
+        )
+        .unwrap();
+    }
+    publish(&js, &small(65, 700)).await.unwrap();
+    let bad = r#"{"result_id":"bad","request_id":"q","exec_id":"bad","pc_id":"PC-1","exit_code":0,"stdout":"","stderr":"",
+        "started_at":"2026-06-01T00:00:00Z","finished_at":"2026-06-01T00:00:01Z"}"#;
+    js.publish("results.q", bad.into()).await.unwrap().await.unwrap();
+    publish(&js, &small(66, 700)).await.unwrap();
+    let small_groups = [("RESULTS_PROJECTOR_GROUP_MAX_ROWS", "500")];
+    let said = run_with(&db, &server.url(), &["run", "--until-caught-up"], &small_groups);
+    assert!(said.status.success(), "{}", text(&said));
+    assert_eq!(one(&db, "SELECT count(*) FROM execution_results"), 1_401);
+    let reasons = "SELECT group_concat(reason) FROM projector_dead_letters";
+    assert!(dump::text(&db, reasons).contains("refused by somebody"));
+    assert_eq!(one(&db, "SELECT count(*) FROM projector_dead_letters"), 1);
+    assert!(!text(&said).contains("opening anew"), "{}", text(&said));
+    check_i3(&db);
+}

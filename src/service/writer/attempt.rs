@@ -24,6 +24,17 @@ use crate::wire::sequence::StreamSeq;
 
 /// Longest wait of a group for what is known to come.
 const PATIENCE_MAX: Duration = Duration::from_millis(250);
+/// Groups that do not wait after one that waited in vain.
+const IMPATIENT_GROUPS: u32 = 8;
+
+/// How long a group waits for what is known to come.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    /// Of the last commit.
+    pub(super) commit_time: Duration,
+    /// Groups that do not wait.
+    impatient_groups: u32,
+}
 
 /// What a committed group leaves to be told.
 #[derive(Debug, Default)]
@@ -168,7 +179,11 @@ impl Writer {
             tx.expect(*stream, &course.from)?;
         }
         let mut next = 0;
-        let mut patience: Option<Instant> = None;
+        // A file that others write too is not held for what is to come. After a wait in vain the next groups do not wait either:
+        // it may have no room before they are committed.
+        self.patience.impatient_groups = self.patience.impatient_groups.saturating_sub(1);
+        let may_wait = self.limits.group_time_max.is_none() && self.patience.impatient_groups == 0;
+        let mut until: Option<Instant> = None;
         loop {
             while next < group.len() {
                 if self.limits.is_over(started, next) {
@@ -189,12 +204,17 @@ impl Writer {
             let before = group.len();
             if !isolated && !self.limits.is_over(started, next) {
                 self.intake.add_waiting(&self.limits, group, bytes);
-                if group.len() == before && self.limits.group_time_max.is_none() && more_follows(group) {
+                if group.len() == before && may_wait && more_follows(group) {
                     // In a backlog a commit may wait for as long as the last one took: what is slow to come does not
-                    // come row by row. One that others write too is not held for that.
-                    let until = *patience
-                        .get_or_insert_with(|| Instant::now() + self.last_commit_time.min(PATIENCE_MAX));
+                    // come row by row.
+                    let until = *until
+                        .get_or_insert_with(|| Instant::now() + self.patience.commit_time.min(PATIENCE_MAX));
                     self.intake.add_coming(&self.limits, group, bytes, until);
+                    self.patience.impatient_groups = if group.len() == before {
+                        IMPATIENT_GROUPS
+                    } else {
+                        0
+                    };
                 }
                 // A reader may have begun to open anew since the group was gathered.
                 let mut at = 0;

@@ -148,13 +148,15 @@ impl Bucket {
         via: Via,
     ) -> Result<(u64, Bytes), AskFailed> {
         if via == Via::Anybody {
-            let answer = self.handle.direct_get_next_for_subject(subject, Some(after + 1));
+            let answer = self
+                .handle
+                .direct_get_next_for_subject(subject, Some(after.saturating_add(1)));
             if let Some(message) = self.direct(&self.question(), answer).await? {
                 return Ok((message.sequence, message.payload));
             }
         }
         let which = Which {
-            seq: Some(after + 1),
+            seq: Some(after.saturating_add(1)),
             next_by_subj: Some(subject),
             last_by_subj: None,
         };

@@ -9,8 +9,11 @@ use super::bucket::{AskFailed, Bucket, Meta, Via};
 use crate::wire::kv;
 use crate::wire::object;
 
-/// Chunks asked for at once: 32 MiB of the usual size.
+/// Chunks asked for at once.
 const BATCH_MAX: u64 = 256;
+/// Bytes asked for at once: the server sends a batch whether or not the connection takes it, and closes one that has 64 MiB
+/// before it.
+const BATCH_BYTES_MAX: u64 = 2 << 20;
 /// The server counts a chunk's subject and headers too.
 const BYTES_AROUND_CHUNK: u64 = 256;
 /// What the server says after the last message of a batch.
@@ -38,6 +41,8 @@ pub(super) struct Chunks<'a> {
     bytes_left: u64,
     /// Of the question under way.
     answers: Option<Subscriber>,
+    /// How many came.
+    answered: u64,
     one_by_one: bool,
 }
 
@@ -51,21 +56,30 @@ impl<'a> Chunks<'a> {
             left: meta.chunks,
             bytes_left: meta.size,
             answers: None,
+            answered: 0,
             one_by_one: via == Via::Leader,
         }
     }
 
     /// The next one; whether there should be one is the caller's to know.
     pub(super) async fn next(&mut self) -> Result<Bytes, AskFailed> {
-        // A lone chunk is asked for by the client's own request, which needs no subscription.
-        let alone = self.one_by_one || self.left <= 1 && self.answers.is_none();
-        let (seq, chunk) = match if alone { None } else { self.of_batch().await? } {
-            Some(found) => found,
-            None => {
-                self.bucket
-                    .chunk_after(&self.subject, self.after, self.via)
-                    .await?
+        let mut found = None;
+        while found.is_none() {
+            // A lone chunk is asked for by the client's own request, which needs no subscription.
+            if self.one_by_one || self.left <= 1 && self.answers.is_none() {
+                found = Some(
+                    self.bucket
+                        .chunk_after(&self.subject, self.after, self.via)
+                        .await?,
+                );
+            } else {
+                found = self.of_batch().await?;
             }
+        }
+        let Some((seq, chunk)) = found.filter(|(seq, _)| *seq > self.after) else {
+            return Err(AskFailed::Unreachable(
+                "the object store's answers are out of order".to_owned(),
+            ));
         };
         self.after = seq;
         self.left = self.left.saturating_sub(1);
@@ -73,14 +87,26 @@ impl<'a> Chunks<'a> {
         Ok(chunk)
     }
 
+    /// A batch that fell silent after an answer is given up for single questions: who stands between may let one answer
+    /// through to each. False when there is no such batch.
+    pub(super) fn give_up_batch(&mut self) -> bool {
+        let had_answers = self.answers.take().is_some() && self.answered > 0;
+        self.one_by_one |= had_answers;
+        had_answers
+    }
+
     /// The next one of a batch; `None` where it ended before, or the server knows none.
     async fn of_batch(&mut self) -> Result<Option<(u64, Bytes)>, AskFailed> {
         let question = self.bucket.question();
         let (bucket, answers) = (self.bucket, &mut self.answers);
+        if answers.is_none() {
+            self.answered = 0;
+        }
+        let chunks = self.left.min(BATCH_MAX);
         let batch = Batch {
-            batch: self.left.min(BATCH_MAX),
-            max_bytes: self.bytes_left + self.left.min(BATCH_MAX) * BYTES_AROUND_CHUNK,
-            seq: self.after + 1,
+            batch: chunks,
+            max_bytes: self.bytes_left.min(BATCH_BYTES_MAX) + chunks * BYTES_AROUND_CHUNK,
+            seq: self.after.saturating_add(1),
             next_by_subj: &self.subject,
         };
         let answer = async {
@@ -102,6 +128,8 @@ impl<'a> Chunks<'a> {
             None => {}
             Some(status) if status.as_u16() == END_OF_BATCH => {
                 self.answers = None;
+                // It may have ended at its bytes; one without an answer says what is missing when it is asked alone.
+                self.one_by_one |= self.answered == 0;
                 return Ok(None);
             }
             Some(StatusCode::NO_RESPONDERS) => {
@@ -115,8 +143,9 @@ impl<'a> Chunks<'a> {
                 )));
             }
         }
+        self.answered += 1;
         let headers = message.headers.unwrap_or_default();
-        if headers.get("Nats-Num-Pending").is_none() {
+        if headers.get_last("Nats-Num-Pending").is_none() {
             // An older server, which answers with the first alone.
             self.one_by_one = true;
         }
@@ -127,5 +156,6 @@ impl<'a> Chunks<'a> {
 }
 
 fn sequence(headers: &HeaderMap) -> Option<u64> {
-    headers.get("Nats-Sequence")?.as_str().parse().ok()
+    // The server's own come behind those that the message was stored with.
+    headers.get_last("Nats-Sequence")?.as_str().parse().ok()
 }

@@ -319,7 +319,11 @@ impl Fetcher {
         let mut hash = Sha256::new();
         let mut chunks = Chunks::of(&self.bucket, meta, via);
         for number in 1..=meta.chunks {
-            let chunk = self.ask(chunks.next()).await.map_err(|trouble| match trouble {
+            let mut chunk = self.ask(chunks.next()).await;
+            if matches!(chunk, Err(Trouble::Unreachable(_))) && chunks.give_up_batch() {
+                chunk = self.ask(chunks.next()).await;
+            }
+            let chunk = chunk.map_err(|trouble| match trouble {
                 Trouble::Missing(_) => {
                     Trouble::Missing(format!("chunk {number} of {} is missing", meta.chunks))
                 }

@@ -16,7 +16,7 @@ impl Group<'_> {
         let mut before = None;
         // Looking costs less than an insert in vain, and nothing is gained by it when that succeeds: it is expected to go as
         // with the last one.
-        if launched && self.desk.starts_come_first {
+        if launched && self.desk.starts_come_first && self.has_no_foreign_triggers() {
             before = rows::before(self.tx, row)?;
         }
         if before.is_none() {
@@ -38,10 +38,15 @@ impl Group<'_> {
         Ok((known, after))
     }
 
+    /// Whether no trigger of others sees what is tried: then the ledgers are ours to write, or it is a scratch, where none fires.
+    fn has_no_foreign_triggers(&self) -> bool {
+        self.ledger.is_some() || self.desk.scratch_ledgers.is_some()
+    }
+
     /// Writes a result over its start event. What that has told already is not written again: SQLite would take each index
     /// entry away and put the same one back. Triggers that are not ours may wait for just these columns.
     pub(super) fn finish_row(&self, row: &ResultRow<'_>, before: Before) -> Result<rows::Row, StoreError> {
-        if before.stays && self.ledger.is_some() {
+        if before.stays && self.has_no_foreign_triggers() {
             rows::finish_alone(self.tx, row).map_err(cannot_write(row))?;
             return Ok(before.row);
         }

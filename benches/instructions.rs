@@ -130,6 +130,8 @@ fn main() -> ExitCode {
         .map(|text| serde_json::from_slice(&text).unwrap());
     if flag("record") {
         std::fs::write(&file, serde_json::to_string_pretty(&found).unwrap() + "\n").unwrap();
+        println!("recorded: {:?} instructions a message", found.parts);
+        return ExitCode::SUCCESS;
     }
     let Some(recorded) = recorded else {
         println!(
@@ -156,7 +158,7 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(3);
     }
-    if more && !flag("record") {
+    if more {
         println!(
             "where they go: valgrind --tool=callgrind --toggle-collect='*project_group*' …; if they are meant: --record"
         );

@@ -289,10 +289,7 @@ impl<'s> Group<'s> {
                 // Nearly always the next number.
                 self.first_entry.take(),
             ])
-            .map_err(StoreError::sqlite(format_args!(
-                "write result {:?}",
-                clip(&row.result_id)
-            )))?;
+            .map_err(row::cannot_write(row))?;
         Ok(self.tx.last_insert_rowid())
     }
 

@@ -54,7 +54,7 @@ impl Group<'_> {
     }
 }
 
-fn cannot_write<'a>(row: &'a ResultRow<'_>) -> impl FnOnce(rusqlite::Error) -> StoreError + use<'a> {
-    let id = clip(&row.result_id);
-    move |error| StoreError::sqlite(format_args!("write result {id:?}"))(error)
+/// Its words are made only once there is an error: this stands in the way of every row.
+pub(super) fn cannot_write(row: &ResultRow<'_>) -> impl FnOnce(rusqlite::Error) -> StoreError {
+    move |error| StoreError::sqlite(format_args!("write result {:?}", clip(&row.result_id)))(error)
 }

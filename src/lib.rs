@@ -12,6 +12,7 @@
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod meters;
 pub mod observe;
 pub mod projection;
 pub mod service;

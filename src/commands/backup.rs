@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{CommandError, JSON_VERSION, text};
 use crate::config::Config;
+use crate::observe::words;
 use crate::store::backup;
 
 /// Copies the live database, checked before it takes its name.
@@ -34,7 +35,7 @@ pub fn backup(
         out,
         "backed up to {}: {} in {seconds:.1} s, checked",
         text::inert(&to.display().to_string(), 1_000),
-        text::size(done.bytes)
+        words::size(done.bytes)
     )?;
     let rows: Vec<Vec<String>> = done
         .streams
@@ -42,7 +43,7 @@ pub fn backup(
         .map(|at| {
             vec![
                 at.stream.clone(),
-                text::grouped(at.position),
+                words::grouped(at.position),
                 at.incarnation.to_string(),
             ]
         })

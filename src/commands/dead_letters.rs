@@ -9,6 +9,7 @@ use super::asking::Hands;
 use super::{CommandError, JSON_VERSION, text, told};
 use crate::cli::LetterArgs;
 use crate::config::Config;
+use crate::observe::words;
 use crate::service::books::{LetterKey, LetterLine, REQUEST_MAX, Request, fetch_letter};
 use crate::service::{alone, socket};
 use crate::store::dead_letters::{self, Place};
@@ -60,7 +61,7 @@ pub fn list(
                 letter.incarnation.to_string(),
                 letter.published_at.clone(),
                 text::inert(&letter.subject, 60),
-                text::size(letter.payload_bytes),
+                words::size(letter.payload_bytes),
                 text::inert(&letter.reason, 120),
             ]
         })
@@ -133,7 +134,7 @@ pub async fn show(
         ("subject", text::inert(&letter.subject, SHOWN_MAX)),
         ("reason", text::inert(&letter.reason, SHOWN_MAX)),
         ("state", letter.state.clone()),
-        ("size", text::size(letter.payload_bytes)),
+        ("size", words::size(letter.payload_bytes)),
         ("sha256", letter.sha256.clone()),
         (
             "headers",

@@ -20,6 +20,7 @@ pub use self::text::Lines;
 use thiserror::Error;
 
 use crate::config::ConfigError;
+use crate::observe::document::JSON_VERSION;
 use crate::service::pipeline::ServiceError;
 use crate::service::socket::SocketError;
 use crate::store::StoreError;
@@ -86,9 +87,6 @@ fn told(telling: Result<(), CommandError>, good: bool) -> Result<bool, CommandEr
         other => other.map(|()| good),
     }
 }
-
-/// The version of every `--json` document's shape.
-const JSON_VERSION: u32 = 1;
 
 #[cfg(test)]
 mod tests {

@@ -12,7 +12,9 @@ use super::progress::{LINE_MAX, counting};
 use super::{CommandError, text};
 use crate::cli::RunArgs;
 use crate::config::Config;
-use crate::service::pipeline::{self, RunOptions, ServiceError, Watched};
+use crate::observe::Observer;
+use crate::service::board::{Board, Watched};
+use crate::service::pipeline::{self, RunOptions, ServiceError};
 use crate::store::{read_only, report};
 use crate::wire::sequence::StreamSeq;
 
@@ -32,22 +34,20 @@ pub async fn run(config: &Config, args: &RunArgs, out: &mut dyn Write) -> Result
         take_over_consumers: args.take_over_consumers,
         create_missing: args.create_missing,
     };
-    let (watching, watched) = tokio::sync::oneshot::channel();
-    let display = tokio::spawn(async move {
-        if let Ok(watched) = watched.await
-            && options.until_caught_up
-        {
-            progress(watched).await;
-        }
-    });
-    let outcome = pipeline::run(config, options, stopped.clone(), |watched| {
-        // An error is a display that has ended.
-        let _given = watching.send(watched);
-    })
-    .await;
-    // The display ends when the service's state is gone; a bar must not be torn off in the middle.
-    let _ended = timeout(Duration::from_secs(1), display).await;
-    outcome?;
+    let board = Board::new();
+    let watched = board.watched();
+    if options.until_caught_up {
+        let display = tokio::spawn(progress(watched));
+        let outcome = pipeline::run(config, options, stopped.clone(), board).await;
+        // The display ends when the service's state is gone; a bar must not be torn off in the middle.
+        let _ended = timeout(Duration::from_secs(1), display).await;
+        outcome?;
+    } else {
+        let observer = Observer::start(config, watched);
+        let outcome = pipeline::run(config, options, stopped.clone(), board).await;
+        observer.end();
+        outcome?;
+    }
     if args.until_caught_up && !*stopped.borrow() {
         owed(config, out)?;
     }

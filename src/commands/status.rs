@@ -1,89 +1,25 @@
 //! `status`: what the database says, and where the streams end, when the server answers.
 
-use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use serde::Serialize;
-
-use super::{CommandError, JSON_VERSION, text};
+use super::{CommandError, text};
 use crate::config::Config;
+use crate::observe::document::{Document, Outside, Pairs, StreamEnd};
+use crate::observe::words;
 use crate::projection::manifests::Manifests;
 use crate::service::beside::WARNING;
 use crate::service::pipeline::STREAMS;
-use crate::source::census::census;
+use crate::source::census::{census, output_store};
 use crate::source::{connect, manifests, opening};
-use crate::store::derive::{PairCounts, issues};
-use crate::store::report::{self, GapReport, StreamReport};
-use crate::store::{file_bytes, read_only, wal_path};
-use crate::wire::time::Timestamp;
+use crate::store::{read_only, report};
 
 /// The server has so long to say where the streams end.
 const ASK_LIMIT: Duration = Duration::from_secs(3);
 /// Gaps, and issues, that are shown without `--json`.
 const GAPS_SHOWN: usize = 5;
 const ISSUES_SHOWN: usize = 5;
-
-#[derive(Serialize)]
-struct Document {
-    schema_version: u32,
-    database: Database,
-    server: Server,
-    streams: Vec<Stream>,
-    outputs: BTreeMap<String, u64>,
-    dead_letters: u64,
-    dead_letters_without_payload: u64,
-    gaps: Vec<GapReport>,
-    pairs: Pairs,
-    issues: Vec<issues::Listed>,
-    unsettled_executions: u64,
-    /// The backend's own projector writes the same tables; `null` when it cannot be told, or does not matter.
-    backend_is_projecting: Option<bool>,
-    /// Why that cannot be told.
-    backend_unknown: Option<String>,
-}
-
-/// Derived tables, by pairs of a PC and a job.
-#[derive(Serialize)]
-struct Pairs {
-    /// With a result that waits for an output.
-    waiting: u64,
-    /// To be derived anew.
-    due: u64,
-    /// Derived under other hints than their manifest has now; `null` when the manifests cannot be read.
-    older_hints: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct Database {
-    path: String,
-    id: String,
-    bytes: u64,
-    wal_bytes: u64,
-    /// The backend's own file.
-    adopted: bool,
-    /// The rows that the backend's projector wrote are still compared with their messages.
-    first_pass: bool,
-}
-
-#[derive(Serialize)]
-struct Server {
-    /// `None`: it answered.
-    unavailable: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Stream {
-    #[serde(flatten)]
-    report: StreamReport,
-    /// The stream's last sequence; `None` when the server did not say.
-    last_seq: Option<u64>,
-    /// Messages behind.
-    lag_messages: Option<u64>,
-    /// Age of the message at the position while there are newer ones; 0 when caught up.
-    lag_seconds: Option<f64>,
-}
 
 /// Prints the status.
 ///
@@ -92,62 +28,21 @@ struct Stream {
 pub async fn status(config: &Config, as_json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
     let report = report::read(&read_only(&config.store.path)?)?;
     let asked = tokio::time::timeout(ASK_LIMIT, ask(config, report.adopted)).await;
-    let (outside, unavailable) = match asked {
-        Ok(Ok(outside)) => (outside, None),
-        Ok(Err(why)) => (Outside::default(), Some(why)),
-        Err(_) => (
-            Outside::default(),
-            Some(format!("no answer within {} s", ASK_LIMIT.as_secs())),
-        ),
+    let unavailable = |why| Outside {
+        unavailable: Some(why),
+        ..Outside::default()
     };
-    let streams = report
-        .streams
-        .into_iter()
-        .map(|stream| with_lag(stream, &outside.ends))
-        .collect::<Vec<_>>();
-    let document = Document {
-        schema_version: JSON_VERSION,
-        database: Database {
-            path: config.store.path.display().to_string(),
-            id: report.database_id,
-            bytes: file_bytes(&config.store.path),
-            wal_bytes: file_bytes(&wal_path(&config.store.path)),
-            adopted: report.adopted,
-            first_pass: report.first_pass,
-        },
-        server: Server { unavailable },
-        streams,
-        outputs: report.outputs,
-        dead_letters: report.dead_letters,
-        dead_letters_without_payload: report.dead_letters_without_payload,
-        gaps: report.gaps,
-        pairs: Pairs {
-            waiting: report.pairs.waiting,
-            due: report.pairs.due,
-            older_hints: outside
-                .manifests
-                .map(|manifests| older_hints(&report.pairs, &manifests)),
-        },
-        issues: report.issues,
-        unsettled_executions: report.unsettled_executions,
-        backend_is_projecting: outside.backend_is_projecting,
-        backend_unknown: outside.backend_unknown,
+    let outside = match asked {
+        Ok(Ok(outside)) => outside,
+        Ok(Err(why)) => unavailable(why),
+        Err(_) => unavailable(format!("no answer within {} s", ASK_LIMIT.as_secs())),
     };
+    let document = Document::new(&config.store.path, Ok(report), outside, None);
     if as_json {
         text::json(out, &document)
     } else {
         print(&document, out)
     }
-}
-
-/// What only the server knows.
-#[derive(Default)]
-struct Outside {
-    /// Where the streams end: `None` for one that does not exist.
-    ends: BTreeMap<String, Option<u64>>,
-    manifests: Option<Manifests>,
-    backend_is_projecting: Option<bool>,
-    backend_unknown: Option<String>,
 }
 
 async fn ask(config: &Config, adopted: bool) -> Result<Outside, String> {
@@ -158,15 +53,22 @@ async fn ask(config: &Config, adopted: bool) -> Result<Outside, String> {
     let mut outside = Outside::default();
     for stream in STREAMS {
         let found = census(&js, stream).await.map_err(|error| error.to_string())?;
-        outside
-            .ends
-            .insert(stream.to_string(), found.map(|found| found.last.0));
+        if let Some(found) = found {
+            let end = StreamEnd {
+                last: found.last.0,
+                bytes: found.bytes,
+                bytes_max: found.bytes_max,
+                not_reading: None,
+            };
+            outside.streams.insert(stream.to_string(), end);
+        }
     }
     // A login that may not read the bucket still sees how far the streams are.
     outside.manifests = manifests::snapshot(&js)
         .await
         .ok()
-        .map(|documents| Manifests::of_bucket(documents.unwrap_or_default()));
+        .map(|documents| Arc::new(Manifests::of_bucket(documents.unwrap_or_default())));
+    outside.output_store = output_store(&js).await.ok().flatten();
     if adopted {
         match opening::backend_is_projecting(&js).await {
             Ok(projecting) => outside.backend_is_projecting = Some(projecting),
@@ -174,39 +76,6 @@ async fn ask(config: &Config, adopted: bool) -> Result<Outside, String> {
         }
     }
     Ok(outside)
-}
-
-/// Pairs that stand under other hints than their job's manifest has now. A job without hints keeps what it has.
-fn older_hints(pairs: &PairCounts, manifests: &Manifests) -> u64 {
-    pairs
-        .by_hints
-        .iter()
-        .filter(|(job_id, hash, _)| manifests.hints(job_id).is_some_and(|hints| hints.hash != *hash))
-        .map(|(_, _, pairs)| pairs)
-        .sum()
-}
-
-fn with_lag(report: StreamReport, ends: &BTreeMap<String, Option<u64>>) -> Stream {
-    let last_seq = ends.get(&report.stream).copied().flatten();
-    let lag_messages = last_seq.map(|last| last.saturating_sub(report.position));
-    let published = report
-        .published_at
-        .as_deref()
-        .and_then(|text| Timestamp::parse_stored(text).ok());
-    let lag_seconds = match (lag_messages, published) {
-        (Some(0), _) => Some(0.0),
-        (Some(_), Some(published)) => {
-            let age = Utc::now() - DateTime::<Utc>::from(published);
-            Some(age.as_seconds_f64().max(0.0))
-        }
-        _ => None,
-    };
-    Stream {
-        report,
-        last_seq,
-        lag_messages,
-        lag_seconds,
-    }
 }
 
 fn print(document: &Document, out: &mut dyn Write) -> Result<(), CommandError> {
@@ -222,8 +91,8 @@ fn print(document: &Document, out: &mut dyn Write) -> Result<(), CommandError> {
         out,
         "database   {} ({}, log {})",
         database.path,
-        text::size(database.bytes),
-        text::size(database.wal_bytes)
+        words::size(database.bytes),
+        words::size(database.wal_bytes)
     )?;
     if database.adopted {
         let pass = if database.first_pass {
@@ -258,16 +127,16 @@ fn print(document: &Document, out: &mut dyn Write) -> Result<(), CommandError> {
                 let report = &stream.report;
                 vec![
                     report.stream.clone(),
-                    text::grouped(report.position),
-                    stream.last_seq.map_or_else(unknown, text::grouped),
-                    stream.lag_messages.map_or_else(unknown, text::grouped),
+                    words::grouped(report.position),
+                    stream.last_seq.map_or_else(unknown, words::grouped),
+                    stream.lag_messages.map_or_else(unknown, words::grouped),
                     stream
                         .lag_seconds
                         .map_or_else(unknown, |seconds| format!("{seconds:.0} s")),
-                    text::grouped(report.counts.projected),
-                    text::grouped(report.counts.dead),
-                    text::grouped(report.counts.ignored),
-                    text::grouped(report.counts.gap),
+                    words::grouped(report.counts.projected),
+                    words::grouped(report.counts.dead),
+                    words::grouped(report.counts.ignored),
+                    words::grouped(report.counts.gap),
                     report.incarnation.to_string(),
                 ]
             })

@@ -72,35 +72,6 @@ pub(super) fn table(out: &mut dyn Write, heads: &[&str], rows: &[Vec<String>]) -
     Ok(())
 }
 
-/// `1234567` as `1,234,567`.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// Bytes for people.
-pub(super) fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if value < 1024.0 {
-            return if unit == "B" {
-                format!("{bytes} B")
-            } else {
-                format!("{value:.1} {unit}")
-            };
-        }
-        value /= 1024.0;
-    }
-    format!("{value:.1} TiB")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,12 +87,5 @@ mod tests {
             String::from_utf8(out.0).unwrap(),
             "issue a\\n\\u{1b}[31mdead 0\\r\n\n\"a\\n\\u009b\"\n"
         );
-    }
-
-    #[test]
-    fn numbers_and_sizes_read_easily() {
-        assert_eq!(grouped(1_234_567), "1,234,567");
-        assert_eq!(grouped(999), "999");
-        assert_eq!(size(1536), "1.5 KiB");
     }
 }

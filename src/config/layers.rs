@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -157,6 +158,19 @@ impl Layers {
 
     pub(super) fn duration(&self, key: &str) -> Result<Duration, ConfigError> {
         units::duration(self.text(key)).map_err(|expected| self.wrong(key, &expected))
+    }
+
+    /// An address with a port; `off`: none.
+    pub(super) fn address(&self, key: &str) -> Result<Option<SocketAddr>, ConfigError> {
+        match self.text(key).trim() {
+            "off" => Ok(None),
+            text => text.parse().map(Some).map_err(|_| {
+                self.wrong(
+                    key,
+                    "expected an address and a port such as 127.0.0.1:9464 or [::1]:9464, or off",
+                )
+            }),
+        }
     }
 
     pub(super) fn count(&self, key: &str) -> Result<usize, ConfigError> {

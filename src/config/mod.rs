@@ -5,6 +5,7 @@ mod layers;
 mod settings;
 mod units;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -121,6 +122,15 @@ pub struct Group {
     pub max_time: Duration,
 }
 
+/// `[observe]`
+#[derive(Clone, Debug)]
+pub struct Observe {
+    /// Where the status page and the metrics are served; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// Further behind than this is not ready.
+    pub ready_lag: Duration,
+}
+
 /// `[log]`
 #[derive(Clone, Debug)]
 pub struct Log {
@@ -143,6 +153,8 @@ pub struct Config {
     pub outputs: Outputs,
     /// See [`Group`].
     pub group: Group,
+    /// See [`Observe`].
+    pub observe: Observe,
     /// Payload bytes that the dead-letter book holds.
     pub dead_letter_bytes_max: u64,
     /// See [`Log`].
@@ -205,6 +217,10 @@ impl Config {
                 max_rows: layers.count("group.max_rows")?,
                 max_bytes: layers.bytes("group.max_bytes")?,
                 max_time: layers.duration("group.max_time")?,
+            },
+            observe: Observe {
+                listen: layers.address("observe.listen")?,
+                ready_lag: layers.duration("observe.ready_lag")?,
             },
             dead_letter_bytes_max: layers.bytes("dead_letters.max_bytes")?,
             log: Log {

@@ -199,6 +199,16 @@ pub(super) const SETTINGS: &[Setting] = &[
         "longest transaction on the backend's own file, which others write too",
     ),
     plain(
+        "observe.listen",
+        "127.0.0.1:9464",
+        "address and port of the status page, /metrics, /readyz and /healthz; off: none",
+    ),
+    plain(
+        "observe.ready_lag",
+        "5 min",
+        "further behind than this is not ready",
+    ),
+    plain(
         "dead_letters.max_bytes",
         "1 GiB",
         "payloads and headers that the dead-letter book keeps; beyond it the stream holds them",

@@ -22,15 +22,17 @@ pub const WARNING: &str = "the backend's own projector is consuming as well, so 
 pub struct Beside {
     js: Js,
     every: Duration,
+    seen: watch::Sender<Option<bool>>,
 }
 
 impl Beside {
-    /// Looks every `source.check_interval`.
+    /// Looks every `source.check_interval`, and shows what it has seen.
     #[must_use]
-    pub fn new(connection: &Connection, config: &Config) -> Self {
+    pub fn new(connection: &Connection, config: &Config, seen: watch::Sender<Option<bool>>) -> Self {
         Self {
             js: connection.js(),
             every: config.source.check_interval,
+            seen,
         }
     }
 
@@ -38,7 +40,9 @@ impl Beside {
     pub async fn watch(self, mut shutdown: watch::Receiver<bool>) {
         let mut was_projecting = false;
         loop {
-            match backend_is_projecting(&self.js).await {
+            let found = backend_is_projecting(&self.js).await;
+            self.seen.send_replace(found.as_ref().ok().copied());
+            match found {
                 Ok(true) if !was_projecting => {
                     was_projecting = true;
                     warn!("{WARNING}");

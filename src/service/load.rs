@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
+use super::board::{Pulse, Watched};
 use super::equip::manifests_now;
-use super::pipeline::{self, Load, ServiceError, Watched, owner, store_options};
+use super::pipeline::{self, Load, ServiceError, owner, store_options};
 use crate::config::Config;
 use crate::projection::manifests::Manifests;
 use crate::source::census::{Census, Shared, Unsaid, census, census_of_outputs, shared};
@@ -68,6 +69,8 @@ pub(super) struct Loader<'a> {
     pub(super) stop: watch::Receiver<bool>,
     pub(super) tell: Tell<'a>,
     pub(super) forecast: Forecast,
+    /// Beats while the scratch is written.
+    pub(super) pulse: Pulse,
     scratch: Leftovers,
     /// Outputs that were taken from the database, since the object store has them no more.
     kept_outputs: Arc<AtomicU64>,
@@ -119,6 +122,7 @@ impl<'a> Loader<'a> {
             stop,
             tell,
             forecast,
+            pulse: Pulse::default(),
             scratch,
             kept_outputs: Arc::default(),
         })
@@ -171,6 +175,7 @@ impl<'a> Loader<'a> {
             manifests: self.manifests.clone(),
             bounds,
             purpose: self.purpose,
+            pulse: self.pulse.clone(),
         };
         let watching = |watched| (self.tell)(Step::Loading(watched));
         let connection = self.connection.clone();

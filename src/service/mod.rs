@@ -3,10 +3,12 @@
 
 pub mod alone;
 pub mod beside;
+pub mod board;
 pub mod books;
 pub mod derive;
 mod equip;
 pub mod load;
+mod outside;
 pub mod pipeline;
 pub mod rebuild;
 pub mod repair;

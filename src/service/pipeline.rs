@@ -19,19 +19,21 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::beside::Beside;
+use super::board::{Board, Parts, Phase, Pulse, Watched};
 use super::derive::Rederiver;
 use super::equip::{books, fetcher, repairer, writer_limits};
 use super::load::Step;
+use super::outside;
 use super::rebuild;
 use super::repair::Repairer;
 use super::resolve::{ObjectBudget, Resolver};
 use super::socket::Socket;
 use super::work::Work;
-use super::writer::{Bells, Lane, Writer, WriterState, WriterStopped};
+use super::writer::{Bells, Lane, Writer, WriterStopped};
 use crate::config::Config;
 use crate::projection::manifests::Manifests;
-use crate::source::connect::{self, ConnectError, Connection};
-use crate::source::flow::{Bounds, Budget, Feedback, ReaderSettings, ReaderState, Refused, Wiring};
+use crate::source::connect::{self, ConnectError, Connection, ConnectionState};
+use crate::source::flow::{Bounds, Budget, Feedback, ReaderSettings, Refused, Wiring};
 use crate::source::opening::{Desk, Identity, create_output_store};
 use crate::source::reader::Reader;
 use crate::store::{Owner, Store, StoreError, StoreOptions, Synchronous, Use};
@@ -66,6 +68,8 @@ pub struct Load {
     pub bounds: BTreeMap<StreamName, Bounds>,
     /// What for: a part of the consumers' names.
     pub purpose: &'static str,
+    /// Beats while it is written.
+    pub pulse: Pulse,
 }
 
 /// Why the service ended badly.
@@ -108,16 +112,7 @@ impl ServiceError {
     }
 }
 
-/// What can be watched while the service runs.
-#[derive(Clone, Debug)]
-pub struct Watched {
-    /// The writer.
-    pub writer: watch::Receiver<WriterState>,
-    /// The readers.
-    pub readers: BTreeMap<StreamName, watch::Receiver<ReaderState>>,
-}
-
-/// Runs the service until `stop` is true, or until caught up. `watching` is given what can be watched.
+/// Runs the service until `stop` is true, or until caught up; what it does can be seen on the board.
 ///
 /// # Errors
 /// See [`ServiceError`].
@@ -125,7 +120,7 @@ pub async fn run(
     config: &Config,
     options: RunOptions,
     mut stop: watch::Receiver<bool>,
-    watching: impl FnOnce(Watched),
+    board: Board,
 ) -> Result<(), ServiceError> {
     let me = owner();
     let mut store = Store::open(&config.store.path, &store_options(config), &me)?;
@@ -136,8 +131,9 @@ pub async fn run(
             "the limit was raised: fetching outputs that were too large"
         );
     }
+    board.phase.send_replace(Phase::Connecting);
     let connection = tokio::select! {
-        connection = connect(config, options) => connection?,
+        connection = connect(config, options, &board.connection) => connection?,
         () = super::raised(&mut stop) => {
             store.close();
             return Ok(());
@@ -145,7 +141,7 @@ pub async fn run(
     };
     if store.is_new()? {
         store.close();
-        if !initial_load(config, &connection, &stop).await? {
+        if !initial_load(config, &connection, &stop, &board).await? {
             return Ok(());
         }
         store = Store::open(&config.store.path, &store_options(config), &me)?;
@@ -156,11 +152,11 @@ pub async fn run(
         warn!(%error, "the object store was not created");
     }
     let pipeline = tokio::select! {
-        pipeline = Pipeline::start(config, options, None, store, &me, connection) => pipeline?,
+        pipeline = Pipeline::start(config, options, None, store, &me, connection, &board) => pipeline?,
         () = super::raised(&mut stop) => return Ok(()),
     };
-    watching(pipeline.watched.clone());
-    pipeline.run(options, stop).await
+    board.phase.send_replace(Phase::Running);
+    pipeline.run(options, stop, &board).await
 }
 
 /// Where nothing has been read yet and the streams are long, they are loaded in bulk. Returns false when stopped.
@@ -168,18 +164,27 @@ async fn initial_load(
     config: &Config,
     connection: &Connection,
     stop: &watch::Receiver<bool>,
+    board: &Board,
 ) -> Result<bool, ServiceError> {
+    let phase = |phase| {
+        board.phase.send_replace(phase);
+        board.pulse.beat();
+    };
     let tell = |step: Step| match step {
         Step::Forecast(forecast) => {
+            phase(Phase::Loading("reading the streams"));
             info!(
                 messages = forecast.messages(),
                 "there is no database: loading the streams in bulk"
             )
         }
-        Step::Phase(phase) => info!(phase, "loading in bulk"),
+        Step::Phase(what) => {
+            phase(Phase::Loading(what));
+            info!(phase = what, "loading in bulk")
+        }
         Step::Loading(_) => {}
     };
-    match rebuild::initial(config, connection, stop.clone(), &tell).await {
+    match rebuild::initial(config, connection, stop.clone(), &tell, &board.pulse).await {
         Ok(Some(made)) => {
             info!(seconds = ?made.seconds, bytes = made.bytes, "nothing had been read yet: loaded in bulk")
         }
@@ -191,6 +196,7 @@ async fn initial_load(
             warn!(%error, "the streams could not be loaded in bulk; reading them message by message")
         }
     }
+    phase(Phase::Connecting);
     Ok(true)
 }
 
@@ -211,20 +217,28 @@ pub async fn load(
         ..RunOptions::default()
     };
     let me = owner();
+    let board = Board {
+        pulse: load.pulse.clone(),
+        ..Board::new()
+    };
     let pipeline = tokio::select! {
-        pipeline = Pipeline::start(config, options, Some(load), store, &me, connection) => pipeline?,
+        pipeline = Pipeline::start(config, options, Some(load), store, &me, connection, &board) => pipeline?,
         () = super::raised(&mut stop) => return Ok(true),
     };
-    watching(pipeline.watched.clone());
-    pipeline.run(options, stop.clone()).await?;
+    watching(board.watched());
+    pipeline.run(options, stop.clone(), &board).await?;
     Ok(*stop.borrow())
 }
 
-async fn connect(config: &Config, options: RunOptions) -> Result<Connection, ConnectError> {
+async fn connect(
+    config: &Config,
+    options: RunOptions,
+    state: &watch::Sender<ConnectionState>,
+) -> Result<Connection, ConnectError> {
     if options.until_caught_up {
-        connect::once(&config.nats).await
+        connect::once_telling(&config.nats, state).await
     } else {
-        connect::patiently(&config.nats).await
+        connect::patiently(&config.nats, state).await
     }
 }
 
@@ -255,7 +269,6 @@ pub fn store_options(config: &Config) -> StoreOptions {
 
 struct Pipeline {
     connection: Connection,
-    watched: Watched,
     repairer: Repairer,
     rederiver: Rederiver,
     works: mpsc::Sender<Work>,
@@ -273,6 +286,7 @@ impl Pipeline {
         store: Store,
         me: &Owner,
         connection: Connection,
+        board: &Board,
     ) -> Result<Self, ServiceError> {
         let broken = |what: String| ServiceError::Broken(what);
         let (shutdown, down) = watch::channel(false);
@@ -305,14 +319,13 @@ impl Pipeline {
         // Loads of several databases, or copies of one, may go on at one server at once.
         let nonce: String = identity.nonce.chars().take(8).collect();
         let temporary = load.as_ref().map(|load| format!("{}_{nonce}", load.purpose));
-        let (mut lanes, mut states) = (BTreeMap::new(), BTreeMap::new());
-        for stream in STREAMS {
+        let mut lanes = BTreeMap::new();
+        for (stream, state) in &board.readers {
+            let stream = *stream;
             let (items, items_rx) = tokio_mpsc::unbounded_channel();
             let (generation, generation_rx) = watch::channel(0);
             let (feedback, feedback_rx) = watch::channel(Feedback::default());
-            let (state, state_rx) = watch::channel(ReaderState::default());
             lanes.insert(stream, Lane::new(generation_rx.clone(), feedback));
-            states.insert(stream, state_rx);
             let desk = Desk::new(
                 &connection,
                 stream,
@@ -326,7 +339,7 @@ impl Pipeline {
                 generation,
                 feedback: feedback_rx,
                 connection: connection.state.clone(),
-                state,
+                state: state.clone(),
                 shutdown: down.clone(),
                 budget: budget.clone(),
             };
@@ -348,6 +361,12 @@ impl Pipeline {
             others.spawn(resolver.run());
         }
         let repairer = repairer(config, &fetcher, &works, &bells);
+        board.parts.send_replace(Some(Parts {
+            messages: budget,
+            outputs: objects,
+            repair: repairer.budget.clone(),
+            manifests: manifests.clone(),
+        }));
         if !options.until_caught_up {
             others.spawn(repairer.clone().run(down.clone()));
         }
@@ -363,13 +382,18 @@ impl Pipeline {
             let books = books(&connection, &store, &repairer);
             others.spawn(socket.serve(books, down.clone()));
         }
+        if load.is_none() {
+            let seen = board.output_store.clone();
+            others.spawn(outside::watch(connection.js(), seen, down.clone()));
+        }
         if store.is_adopted() && load.is_none() {
-            let beside = Beside::new(&connection, config);
+            let beside = Beside::new(&connection, config, board.backend_is_projecting.clone());
             others.spawn(beside.watch(down.clone()));
         }
-        let (state, writer_state) = watch::channel(WriterState::default());
         let limits = writer_limits(config, &store, load.is_some());
-        let writer = Writer::new(store, works_rx, lanes, limits, state, manifests, bells, down);
+        let state = board.writer.clone();
+        let writer = Writer::new(store, works_rx, lanes, limits, state, manifests, bells, down)
+            .beating(board.pulse.clone());
         let (done, writer_done) = tokio::sync::oneshot::channel();
         std::thread::Builder::new()
             .name("writer".to_owned())
@@ -378,13 +402,8 @@ impl Pipeline {
                 let _told = done.send(writer.run());
             })
             .map_err(|error| broken(format!("cannot start the writer's thread: {error}")))?;
-        let watched = Watched {
-            writer: writer_state,
-            readers: states,
-        };
         Ok(Self {
             connection,
-            watched,
             repairer,
             rederiver,
             works,
@@ -396,11 +415,16 @@ impl Pipeline {
     }
 
     /// Supervises: the first of the stages that ends decides how the service ends.
-    async fn run(mut self, options: RunOptions, mut stop: watch::Receiver<bool>) -> Result<(), ServiceError> {
+    async fn run(
+        mut self,
+        options: RunOptions,
+        mut stop: watch::Receiver<bool>,
+        board: &Board,
+    ) -> Result<(), ServiceError> {
         let mut writer_ended = None;
         let mut outcome = Ok(());
         {
-            let (watched, connection) = (self.watched.clone(), self.connection.state.clone());
+            let (watched, connection) = (board.watched(), self.connection.state.clone());
             let (repairer, rederiver) = (self.repairer.clone(), self.rederiver.clone());
             let caught_up = async move {
                 caught_up::caught_up(watched, connection, options.until_caught_up).await?;
@@ -422,6 +446,7 @@ impl Pipeline {
                 }
             }
         }
+        board.phase.send_replace(Phase::Stopping);
         self.shutdown.send_replace(true);
         // An error is a writer that has ended already.
         let _asked = self.works.send(Work::Shutdown);

@@ -7,6 +7,7 @@ use std::time::Instant;
 use chrono::Utc;
 use tokio::sync::watch;
 
+use super::board::Pulse;
 use super::load::{Forecast, Loader, REBUILD, Standings, Step, Tell};
 use super::pipeline::{ServiceError, owner};
 use crate::config::Config;
@@ -64,7 +65,7 @@ pub async fn rebuild(
     stop: watch::Receiver<bool>,
     tell: Tell<'_>,
 ) -> Result<Rebuilt, ServiceError> {
-    make_anew(config, None, options, stop, tell).await
+    make_anew(config, None, options, stop, tell, Pulse::default()).await
 }
 
 /// A database for a service that has read nothing yet, where the streams are long enough that loading them in bulk pays:
@@ -77,6 +78,7 @@ pub(super) async fn initial(
     connection: &Connection,
     stop: watch::Receiver<bool>,
     tell: Tell<'_>,
+    pulse: &Pulse,
 ) -> Result<Option<Rebuilt>, ServiceError> {
     let js = connection.js();
     let mut messages = 0;
@@ -97,6 +99,7 @@ pub(super) async fn initial(
         RebuildOptions::default(),
         stop,
         tell,
+        pulse.clone(),
     )
     .await
     .map(Some)
@@ -108,12 +111,14 @@ async fn make_anew(
     options: RebuildOptions,
     stop: watch::Receiver<bool>,
     tell: Tell<'_>,
+    pulse: Pulse,
 ) -> Result<Rebuilt, ServiceError> {
     let _lock = Lock::take(&config.store.path, &owner())?;
     let database = real_path(&config.store.path);
     let mut clock = Clock::default();
     let old = old(&database, options)?;
-    let loader = Loader::begin(config, connection, REBUILD, stop, tell).await?;
+    let mut loader = Loader::begin(config, connection, REBUILD, stop, tell).await?;
+    loader.pulse = pulse;
     let (bounds, _) = loader.bounds(&old.standings).await?;
     clock.phase("look");
     if old.adopted {
@@ -138,7 +143,7 @@ async fn make_anew(
     let (scratch_path, manifests) = (loader.scratch().to_owned(), loader.manifests.clone());
     let (carried_from, completions_of) = (old.carried_from.clone(), old.completions_of.clone());
     let of = database.clone();
-    let memory = loader.memory();
+    let (memory, progress) = (loader.memory(), loader.pulse.as_progress());
     let mut completed = loader
         .blocking(move || {
             let beside = match &carried_from {
@@ -149,6 +154,7 @@ async fn make_anew(
             };
             let now = Timestamp::from(Utc::now());
             let completed = Scratch::open(&scratch_path, beside, memory)
+                .and_then(|scratch| scratch.telling(&progress))
                 .and_then(|scratch| scratch.complete(&manifests, Purpose::Rebuild, now));
             Ok(completed.map_err(|error| way_out(&of, error))?)
         })
@@ -165,6 +171,7 @@ async fn make_anew(
     tell(Step::Phase("building indexes"));
     let scratch_path = loader.scratch().to_owned();
     let like = old.adopted.then(|| database.clone());
+    let progress = loader.pulse.as_progress();
     let (standings, outputs, seconds) = loader
         .blocking(move || {
             let mut clock = Clock::default();
@@ -172,7 +179,7 @@ async fn make_anew(
                 Some(like) => Beside::Database(like),
                 None => Beside::Nothing { completions_of: None },
             };
-            let scratch = Scratch::open(&scratch_path, beside, memory)?;
+            let scratch = Scratch::open(&scratch_path, beside, memory)?.telling(&progress)?;
             scratch.build_indexes()?;
             clock.phase("indexes");
             scratch.prove()?;

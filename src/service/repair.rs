@@ -13,6 +13,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::resolve::ObjectBudget;
 use super::work::{OwedQuestion, RepairWork, Work};
+use crate::meters;
 use crate::projection::output::Output;
 use crate::source::fetch::{Fetcher, Looked};
 use crate::store::output_book::{Owed, Repair};
@@ -130,6 +131,7 @@ impl Repairer {
             )),
             attempt => attempt,
         };
+        meters::output(attempt.state());
         let (done, committed) = oneshot::channel();
         let repair = Repair {
             result_id,

@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::work::{Cargo, Entry, Envelope, Message, Work};
+use crate::meters;
 use crate::projection::output::Output;
 use crate::projection::result::ResultMessage;
 use crate::source::fetch::{Fetcher, Found, Looked};
@@ -47,6 +48,12 @@ impl ObjectBudget {
             )),
             bytes_max,
         }
+    }
+
+    /// Bytes taken now.
+    #[must_use]
+    pub fn taken_bytes(&self) -> u64 {
+        u64::from(self.bytes_max).saturating_sub(self.permits.available_permits() as u64)
     }
 
     /// Reserves bytes, clamped to the whole budget: what is larger passes alone. First come, first served.
@@ -297,6 +304,7 @@ async fn read(fetcher: &Fetcher, pointer: Option<Pointer>) -> Option<Output> {
         Looked::Ended(attempt) => attempt,
         Looked::Found(found) => fetcher.read(found).await,
     };
+    meters::output(attempt.state());
     Some(Output { object, attempt })
 }
 

@@ -3,10 +3,12 @@
 //! takes; a message's own makes that message a dead letter and nothing else.
 
 mod ahead;
+mod anew;
 mod answers;
 mod attempt;
 mod intake;
 mod letters;
+mod measure;
 mod sharing;
 mod state;
 mod upkeep;
@@ -21,13 +23,14 @@ use tokio::sync::{Notify, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use self::ahead::Ahead;
-use self::intake::{Intake, is_current, openings_of, take_apart};
+use self::intake::{Intake, is_current, take_apart};
 use self::letters::WATCHED_MESSAGES;
 use self::sharing::{Settling, Sharing};
+use super::board::Pulse;
 use super::work::{Cargo, Entry, Message, Unit, Work};
 use crate::projection::manifests::Manifests;
 use crate::source::flow::{Ack, Feedback};
-use crate::store::{Class, Left, Standing, Store, StoreError, fail};
+use crate::store::{Left, Standing, Store, fail};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
@@ -36,6 +39,8 @@ pub use state::{WriterLimits, WriterState, WriterStopped};
 
 /// Between two attempts while the environment does not allow a commit.
 const RETRY_PAUSES_MS: [u64; 6] = [20, 100, 500, 1_000, 2_000, 5_000];
+/// With nothing to do the thread takes a turn this often, by which others see that it goes on.
+const TURN_AT_LEAST_EVERY: Duration = Duration::from_secs(5);
 /// Quiet for so long, the log is copied into the database.
 const IDLE_AFTER: Duration = Duration::from_millis(250);
 
@@ -88,6 +93,7 @@ pub struct Writer {
     /// When a reader last kept the log from being cut.
     not_cut: Option<Instant>,
     last_commit: Instant,
+    pulse: Pulse,
     patience: attempt::Patience,
 }
 
@@ -143,8 +149,19 @@ impl Writer {
             small_groups: 0,
             not_cut: None,
             last_commit: Instant::now(),
+            pulse: Pulse::default(),
             patience: attempt::Patience::default(),
         }
+    }
+
+    /// The same, with each of its turns a beat of this pulse; within long statements too.
+    #[must_use]
+    pub fn beating(mut self, pulse: Pulse) -> Self {
+        if let Err(error) = self.store.set_progress(pulse.as_progress()) {
+            warn!(%error, "long statements will not be seen to go on");
+        }
+        self.pulse = pulse;
+        self
     }
 
     /// Writes until shutdown, then closes the database.
@@ -155,9 +172,12 @@ impl Writer {
         for (stream, lane) in &mut self.lanes {
             lane.standing = self.store.standing(*stream)?;
             if let Some(standing) = &lane.standing {
-                let position = standing.position;
+                let (position, published) = (standing.position, standing.mark.map(|mark| mark.published));
                 self.state.send_modify(|state| {
                     state.positions.insert(*stream, position);
+                    state
+                        .published
+                        .extend(published.map(|published| (*stream, published)));
                 });
             }
         }
@@ -171,6 +191,7 @@ impl Writer {
 
     fn work(&mut self) -> Result<(), WriterStopped> {
         loop {
+            self.pulse.beat();
             self.settle();
             if self.intake.chores.is_empty() && self.intake.left_over.is_empty() {
                 for reply in self.when_derived.drain(..) {
@@ -245,11 +266,13 @@ impl Writer {
                 (true, _) => IDLE_AFTER,
                 (false, _) if self.log_is_long() => upkeep::CUT_AGAIN_AFTER,
                 (false, true) => sharing::SETTLE_EVERY,
-                (false, false) => return self.intake.works.recv().ok(),
+                (false, false) => TURN_AT_LEAST_EVERY,
             };
+            self.pulse.beat();
             match self.intake.works.recv_timeout(wait) {
                 Ok(work) => return Some(work),
                 Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) if wait == TURN_AT_LEAST_EVERY => {}
                 Err(RecvTimeoutError::Timeout) => {
                     self.idle();
                     self.settle();
@@ -274,6 +297,7 @@ impl Writer {
         let mut isolated = false;
         let mut failures = 0;
         loop {
+            self.pulse.beat();
             if *self.shutdown.borrow() && failures > 0 {
                 // Nothing is acked: the stream brings it again.
                 return Ok(());
@@ -344,65 +368,6 @@ impl Writer {
         }
     }
 
-    /// A new connection; the position read anew decides whether an unknown commit had succeeded. Returns false when
-    /// the database stands somewhere else than this writer thought.
-    fn reopen(&mut self, group: &[Unit]) -> Result<bool, WriterStopped> {
-        if let Err(error) = self.reopen_store() {
-            return match error.class() {
-                Class::Stop(_) => Err(error.into()),
-                _ => Ok(true),
-            };
-        }
-        for (stream, _) in openings_of(group) {
-            let Ok(found) = self.store.standing(stream) else {
-                return Ok(true);
-            };
-            let known = self.lanes.get(&stream).and_then(|lane| lane.standing.as_ref());
-            if place(found.as_ref()) != place(known) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Gives a group back to its streams: their readers come to rest and read on from where the database stands. So does
-    /// every other stream that does not stand where this writer thought.
-    fn open_anew(&mut self, group: Vec<Unit>) {
-        let mut openings = openings_of(&group);
-        for (stream, lane) in &self.lanes {
-            // One that cannot be read now refuses the next group too.
-            let found = self.store.standing(*stream).unwrap_or_default();
-            if lane.standing.is_some() && place(found.as_ref()) != place(lane.standing.as_ref()) {
-                let current = *lane.generation.borrow();
-                openings.entry(*stream).or_insert(current);
-            }
-        }
-        for (stream, generation) in openings {
-            if let Some(lane) = self.lanes.get(&stream) {
-                lane.feedback
-                    .send_modify(|feedback| feedback.reopen = Some(generation));
-            }
-        }
-        // A late attempt is made again by the repairer; a chore is nobody else's.
-        let chores = group
-            .into_iter()
-            .filter(|unit| matches!(unit, Unit::Derive(_) | Unit::Release(_)));
-        let before = self.intake.chores.len();
-        self.intake.chores.extend(chores);
-        if self.intake.chores.len() > before {
-            // Until the readers have come to rest it is refused again.
-            self.pause(Duration::from_millis(50));
-        }
-    }
-
-    /// A new connection, which knows nothing of what was set on the old one.
-    fn reopen_store(&mut self) -> Result<(), StoreError> {
-        self.store.reopen()?;
-        self.forget_versions();
-        self.checkpoint_step = 0;
-        Ok(())
-    }
-
     /// Nothing joins a part of a group: the next part comes before what waits.
     fn halve(&mut self, mut group: Vec<Unit>, reason: String) -> Result<(), WriterStopped> {
         if let [unit] = group.as_mut_slice() {
@@ -426,6 +391,7 @@ impl Writer {
 
     fn committed(&mut self, mut group: Vec<Unit>, done: attempt::Done) {
         fail::point("after-commit");
+        self.measure(&group, &done);
         letters::note_outcomes(&mut group, done.letters);
         debug!(
             rows = group.len(),
@@ -450,6 +416,11 @@ impl Writer {
             .standings
             .iter()
             .map(|(stream, standing)| (*stream, standing.position))
+            .collect();
+        let published: Vec<_> = done
+            .standings
+            .iter()
+            .filter_map(|(stream, standing)| Some((*stream, standing.mark?.published)))
             .collect();
         for (stream, standing) in done.standings {
             if let Some(lane) = self.lanes.get_mut(&stream) {
@@ -479,6 +450,9 @@ impl Writer {
         self.state.send_modify(|state| {
             // A stream that begins behind what is gone has a position without a message.
             state.positions.extend(places);
+            state.published.extend(published);
+            state.last_commit = Some(now());
+            state.commit_time = done.commit_time;
             state.groups += 1;
             state.items += items;
             state.not_writing = None;
@@ -498,11 +472,6 @@ impl Writer {
         self.patience.commit_time = done.commit_time;
         self.bound_log(backlog);
     }
-}
-
-/// The incarnation and the position.
-fn place(standing: Option<&Standing>) -> Option<(u64, StreamSeq)> {
-    standing.map(|standing| (standing.incarnation, standing.position))
 }
 
 /// The wall clock, for `_wall` columns only.

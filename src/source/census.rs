@@ -24,6 +24,8 @@ pub struct Census {
     pub messages: u64,
     /// Bytes they take.
     pub bytes: u64,
+    /// Bytes that it may hold; `None`: no limit.
+    pub bytes_max: Option<u64>,
     /// Publish time of the oldest; `None` when it is empty.
     pub oldest: Option<Timestamp>,
 }
@@ -44,6 +46,37 @@ pub async fn census_of_outputs(js: &Js) -> Result<Option<Census>, AskError> {
     count(js, &format!("OBJ_{OBJECT_RESULT_OUTPUT}")).await
 }
 
+/// An object store's limits, and what it takes of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How long it keeps an object; `None`: for ever.
+    pub max_age: Option<Duration>,
+    /// Bytes that it holds.
+    pub bytes: u64,
+    /// Bytes that it may hold; `None`: no limit.
+    pub bytes_max: Option<u64>,
+}
+
+/// The limits of the object store of outputs; `None` when there is no such store.
+///
+/// # Errors
+/// When the leader does not answer.
+pub async fn output_store(js: &Js) -> Result<Option<Limits>, AskError> {
+    let info = js.stream_info(&format!("OBJ_{OBJECT_RESULT_OUTPUT}")).await?;
+    Ok(info.map(|info| Limits {
+        max_age: Some(info.config.max_age).filter(|age| !age.is_zero()),
+        bytes: info.state.bytes,
+        bytes_max: bytes_max(&info),
+    }))
+}
+
+/// The server says -1 for no limit.
+pub(super) fn bytes_max(info: &async_nats::jetstream::stream::Info) -> Option<u64> {
+    u64::try_from(info.config.max_bytes)
+        .ok()
+        .filter(|bytes| *bytes > 0)
+}
+
 async fn count(js: &Js, name: &str) -> Result<Option<Census>, AskError> {
     let info = js.stream_info(name).await?;
     Ok(info.map(|info| Census {
@@ -51,6 +84,7 @@ async fn count(js: &Js, name: &str) -> Result<Option<Census>, AskError> {
         last: StreamSeq(info.state.last_sequence),
         messages: info.state.messages,
         bytes: info.state.bytes,
+        bytes_max: bytes_max(&info),
         oldest: (info.state.messages > 0).then(|| Timestamp::from(info.state.first_timestamp)),
     }))
 }

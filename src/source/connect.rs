@@ -1,7 +1,6 @@
 //! The connection: how it logs in, how it comes back, and what is told of its ups and downs.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use tracing::{error, info, warn};
 use super::asking::{Denials, Denied, Js};
 use super::opening::jitter;
 use crate::config;
+use crate::meters::{self, ClientEvent};
 
 /// A JetStream API call that takes longer is unknown, not failed.
 const API_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,6 +34,8 @@ pub struct ConnectionState {
     pub epoch: u64,
     /// When it was lost last.
     pub lost: Option<Instant>,
+    /// Why the first one does not come about; `None` once it did.
+    pub waiting: Option<String>,
     /// What the server does not allow this user.
     pub denied: Denials,
 }
@@ -109,9 +111,19 @@ impl ConnectError {
 /// # Errors
 /// See [`ConnectError`].
 pub async fn once(nats: &config::Nats) -> Result<Connection, ConnectError> {
-    let (tx, state) = watch::channel(ConnectionState::default());
-    let client = attempt(nats, Arc::new(tx)).await?;
-    Ok(connection(nats, client, state))
+    once_telling(nats, &watch::Sender::default()).await
+}
+
+/// As [`once`]; its ups and downs are told to `state`.
+///
+/// # Errors
+/// See [`ConnectError`].
+pub async fn once_telling(
+    nats: &config::Nats,
+    state: &watch::Sender<ConnectionState>,
+) -> Result<Connection, ConnectError> {
+    let client = attempt(nats, state).await?;
+    Ok(connection(nats, client, state.subscribe()))
 }
 
 fn connection(nats: &config::Nats, client: Client, state: watch::Receiver<ConnectionState>) -> Connection {
@@ -122,19 +134,21 @@ fn connection(nats: &config::Nats, client: Client, state: watch::Receiver<Connec
     }
 }
 
-/// Tries until the server is there: for the service.
+/// Tries until the server is there: for the service. Its ups and downs are told to `state`.
 ///
 /// # Errors
 /// Only [`ConnectError::Configuration`]: waiting cannot mend a file.
-pub async fn patiently(nats: &config::Nats) -> Result<Connection, ConnectError> {
-    let (tx, state) = watch::channel(ConnectionState::default());
-    let tx = Arc::new(tx);
+pub async fn patiently(
+    nats: &config::Nats,
+    state: &watch::Sender<ConnectionState>,
+) -> Result<Connection, ConnectError> {
     let mut attempts = 0_u32;
     loop {
-        match attempt(nats, tx.clone()).await {
-            Ok(client) => return Ok(connection(nats, client, state)),
+        match attempt(nats, state).await {
+            Ok(client) => return Ok(connection(nats, client, state.subscribe())),
             Err(error @ ConnectError::Configuration(_)) => return Err(error),
             Err(error) => {
+                state.send_modify(|state| state.waiting = Some(error.to_string()));
                 if attempts.is_multiple_of(SAY_EVERY) {
                     match &error {
                         ConnectError::Refused { .. } => {
@@ -152,7 +166,7 @@ pub async fn patiently(nats: &config::Nats) -> Result<Connection, ConnectError> 
 
 async fn attempt(
     nats: &config::Nats,
-    state: Arc<watch::Sender<ConnectionState>>,
+    state: &watch::Sender<ConnectionState>,
 ) -> Result<Client, ConnectError> {
     let url = config_url(&nats.url);
     let servers: Vec<&str> = nats
@@ -166,7 +180,7 @@ async fn attempt(
         .map(|server| server.parse::<async_nats::ServerAddr>())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| ConnectError::Configuration(format!("nats.url {url:?}: {error}")))?;
-    let losses = Arc::new(AtomicU64::new(0));
+    let (state, losses) = (state.clone(), AtomicU64::new(0));
     let options = options(nats)?
         .name("results-projector")
         .custom_inbox_prefix(&nats.inbox_prefix)
@@ -197,10 +211,18 @@ async fn attempt(
 
 /// The client tells of everything; what repeats is counted, not printed.
 fn told(state: &watch::Sender<ConnectionState>, losses: &AtomicU64, event: &Event) {
+    meters::client_event(match event {
+        Event::Connected => ClientEvent::Connected,
+        Event::Disconnected => ClientEvent::Disconnected,
+        Event::SlowConsumer(_) => ClientEvent::SlowConsumer,
+        Event::ServerError(_) => ClientEvent::ServerError,
+        _ => ClientEvent::Other,
+    });
     match event {
         Event::Connected => {
             state.send_modify(|state| {
                 state.connected = true;
+                state.waiting = None;
                 state.epoch += 1;
             });
             info!("connected to NATS");

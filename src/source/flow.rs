@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::connect::ConnectionState;
-use super::reconcile::{Incarnation, Refusal};
+use super::reconcile::{Incarnation, Refusal, StreamFound};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::{Mark, StreamSeq, SubjectHash};
 use crate::wire::time::Timestamp;
@@ -209,8 +209,21 @@ pub struct ReaderState {
     pub missing: bool,
     /// Openings after the first.
     pub reopens: u64,
-    /// Messages that came again and were dropped.
-    pub redeliveries: u64,
+    /// Bytes that the stream holds, when last seen.
+    pub bytes: u64,
+    /// Bytes that it may hold, when last seen; `None`: no limit.
+    pub bytes_max: Option<u64>,
+    /// Stream sequence up to which the server knew of our acks when last seen.
+    pub ack_floor: Option<StreamSeq>,
+}
+
+impl ReaderState {
+    /// What the stream's leader has said.
+    pub(super) fn look(&mut self, stream: &StreamFound) {
+        self.last = Some(stream.last);
+        self.bytes = stream.bytes;
+        self.bytes_max = stream.bytes_max;
+    }
 }
 
 /// The reader stops and the process with it: exit code 2.

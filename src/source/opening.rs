@@ -10,6 +10,7 @@ use async_nats::jetstream::stream::{ConsumerErrorKind, RetentionPolicy, StorageT
 use async_nats::jetstream::{self, ErrorCode};
 
 use super::asking::{AskError, Js, Raw, Which};
+use super::census::bytes_max;
 use super::connect::Connection;
 use super::reconcile::{Answer, DurableFound, Known, Opening, StreamFound};
 use crate::wire::kv::{self, StreamName};
@@ -75,6 +76,8 @@ pub struct DurableInfo {
     pub ack_pending: usize,
     /// Messages still to be delivered.
     pub pending: u64,
+    /// Stream sequence up to which the server knows of our acks.
+    pub ack_floor: StreamSeq,
 }
 
 impl Desk {
@@ -138,6 +141,8 @@ impl Desk {
                 RetentionPolicy::Interest => Some("interest".to_owned()),
                 RetentionPolicy::WorkQueue => Some("workqueue".to_owned()),
             },
+            bytes: info.state.bytes,
+            bytes_max: bytes_max(&info),
         }))
     }
 
@@ -249,6 +254,7 @@ impl Desk {
                             > info.delivered.consumer_sequence,
                         ack_pending: info.num_ack_pending,
                         pending: info.num_pending,
+                        ack_floor: StreamSeq(info.ack_floor.stream_sequence),
                     }));
                 }
                 Err(error) => match error.kind() {

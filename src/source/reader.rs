@@ -4,6 +4,7 @@
 mod check;
 mod denied;
 mod detour;
+mod happening;
 mod place;
 mod record;
 
@@ -19,12 +20,14 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::{debug, info, warn};
 
+use self::happening::{Happening, taken};
 use self::place::Place;
 use super::asking::AskError;
 use super::flow::{Ack, Delivery, Item, Read, ReaderSettings, Refused, Wiring};
 use super::opening::{Desk, jitter};
 use super::order::{Order, Verdict};
 use super::reconcile::{Found, Plan, Refusal, reconcile};
+use crate::meters::{self, Reopened};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
@@ -50,6 +53,8 @@ pub struct Reader {
     barren: u32,
     /// The last session ended because the server denied our pulls.
     denied: bool,
+    /// What the last session met last.
+    met: Reopened,
     /// The reason that was logged last: repeats are not.
     said: Option<String>,
 }
@@ -77,17 +82,6 @@ struct Held {
     place: Place,
     gap: Option<(StreamSeq, StreamSeq)>,
     permit: Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>,
-}
-
-/// What happened next.
-enum Happening {
-    Delivered(async_nats::jetstream::Message),
-    Permitted(Held, OwnedSemaphorePermit),
-    Failed(String),
-    Feedback,
-    Disconnected,
-    CheckDue,
-    Shutdown,
 }
 
 /// How a session ends.
@@ -119,6 +113,7 @@ impl Reader {
             failures: 0,
             barren: 0,
             denied: false,
+            met: Reopened::Iterator,
             said: None,
         }
     }
@@ -160,6 +155,9 @@ impl Reader {
                     } else {
                         info!(stream = %self.stream, generation = self.generation, reason, "opening the consumer anew");
                         self.said = Some(reason.clone());
+                    }
+                    if was_reading {
+                        meters::reopened(self.stream, if self.denied { Reopened::Denied } else { self.met });
                     }
                     self.wiring.state.send_modify(|state| {
                         state.reopens += u64::from(was_reading);
@@ -268,7 +266,7 @@ impl Reader {
             state
                 .first_last
                 .get_or_insert(self.settings.bounds.end(stream.last));
-            state.last = Some(stream.last);
+            state.look(&stream);
             state.not_reading = None;
         });
         info!(stream = %self.stream, generation = self.generation, start = opening.start.0, last = stream.last.0, "reading");
@@ -291,18 +289,22 @@ impl Reader {
     async fn read(&mut self, mut session: Session) -> End {
         loop {
             let happening = self.select(&mut session).await;
+            self.met = happening.kind();
             let mut outcome = self.apply(&mut session, happening).await;
             // What has arrived already needs no look at everything else in between.
             for _ in 0..DRAIN_MAX {
                 if outcome.is_err() || session.held.is_some() || self.is_over(&session) {
                     break;
                 }
-                match session.messages.next().now_or_never() {
-                    Some(Some(Ok(message))) => outcome = self.delivered(&mut session, message),
-                    Some(Some(Err(error))) => outcome = Err(End::OpenAnew(error.to_string())),
-                    Some(None) => outcome = Err(End::OpenAnew("the client's iterator ended".to_owned())),
-                    None => break,
-                }
+                let Some(next) = session.messages.next().now_or_never() else {
+                    break;
+                };
+                let happening = taken(next);
+                self.met = happening.kind();
+                outcome = match happening {
+                    Happening::Delivered(message) => self.delivered(&mut session, message),
+                    other => self.apply(&mut session, other).await,
+                };
             }
             if let Err(end) = outcome {
                 if matches!(end, End::Shutdown) {
@@ -347,11 +349,7 @@ impl Reader {
                 (Some(held), Some(permit)) => Happening::Permitted(held, permit),
                 _ => Happening::Shutdown,
             },
-            next = messages.next(), if held.is_none() && !over => match next {
-                Some(Ok(message)) => Happening::Delivered(message),
-                Some(Err(error)) => Happening::Failed(error.to_string()),
-                None => Happening::Failed("the client's iterator ended".to_owned()),
-            },
+            next = messages.next(), if held.is_none() && !over => taken(next),
         }
     }
 
@@ -376,7 +374,7 @@ impl Reader {
         match session.order.judge(numbers) {
             Verdict::OpenAnew(reason) => Err(End::OpenAnew(reason.to_owned())),
             Verdict::Redelivered => {
-                self.wiring.state.send_modify(|state| state.redeliveries += 1);
+                meters::redelivered(self.stream);
                 Ok(())
             }
             Verdict::Accept { gap } => {

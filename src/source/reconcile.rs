@@ -35,6 +35,10 @@ pub struct StreamFound {
     pub last: StreamSeq,
     /// Retention, when it is not `limits`: its name.
     pub other_retention: Option<String>,
+    /// Bytes that it holds.
+    pub bytes: u64,
+    /// Bytes that it may hold; `None`: no limit.
+    pub bytes_max: Option<u64>,
 }
 
 /// Our durable consumer as it was found.
@@ -267,6 +271,8 @@ mod tests {
             first: StreamSeq(first),
             last: StreamSeq(last),
             other_retention: None,
+            bytes: 0,
+            bytes_max: None,
         })
     }
 
@@ -341,6 +347,8 @@ mod tests {
             first: StreamSeq(1),
             last: StreamSeq(9),
             other_retention: Some("interest".into()),
+            bytes: 0,
+            bytes_max: None,
         });
         let plan = reconcile(&Found { stream, ..found() });
         assert_eq!(plan, Plan::Refuse(Refusal::Retention("interest".into())));

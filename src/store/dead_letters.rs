@@ -291,6 +291,23 @@ pub fn list(
     read().map_err(StoreError::sqlite("list projector_dead_letters"))
 }
 
+/// The newest that are kept, the newest first: by when the server stored them.
+///
+/// # Errors
+/// SQLite's.
+pub fn newest(conn: &Connection, limit: u64) -> Result<Vec<Listed>, StoreError> {
+    let read = || -> Result<Vec<Listed>, rusqlite::Error> {
+        let mut statement = conn.prepare(&format!(
+            "SELECT {COLUMNS} FROM projector_dead_letters WHERE state = 'kept'
+             ORDER BY published_at DESC, stream, stream_seq DESC LIMIT ?1"
+        ))?;
+        statement
+            .query_map([i64::try_from(limit).unwrap_or(i64::MAX)], listed)?
+            .collect()
+    };
+    read().map_err(StoreError::sqlite("list the newest of projector_dead_letters"))
+}
+
 /// One dead letter; of several incarnations the newest unless one is named. `None` when there is none.
 ///
 /// # Errors

@@ -124,6 +124,7 @@ impl Drop for Group<'_> {
         if !self.committed {
             // Tables that were made in this transaction are gone with it.
             self.desk.shapes.clear();
+            self.desk.written.forget();
             self.desk.shares_transaction = false;
         }
         // SQLite may have rolled back by itself; after a commit there is nothing to roll back.

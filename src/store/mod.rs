@@ -27,6 +27,7 @@ mod rows;
 pub mod scratch;
 mod snapshots;
 pub mod swap;
+mod written;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,10 +42,28 @@ pub use open::{
     real_path, wal_path,
 };
 pub use position::{Advance, Counts, Standing};
+pub use written::WRITTEN_TABLES;
 
+use self::written::Written;
 use crate::projection::manifests::Manifests;
 use crate::wire::kv::StreamName;
 use crate::wire::time::Timestamp;
+
+/// Called now and then while a statement goes on.
+pub type Progress = Arc<dyn Fn() + Send + Sync>;
+
+/// Steps of SQLite's machine between two calls of [`Progress`]: some milliseconds.
+const STEPS_PER_PROGRESS: i32 = 1_000_000;
+
+fn set_progress(conn: &mut Connection, progress: &Progress) -> Result<(), StoreError> {
+    let progress = progress.clone();
+    let go_on = move || {
+        progress();
+        false
+    };
+    conn.progress_handler(STEPS_PER_PROGRESS, Some(go_on))
+        .map_err(StoreError::sqlite("watch the progress of statements"))
+}
 
 /// Where every stream stands that a database has ever read.
 ///
@@ -73,19 +92,28 @@ fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreE
         starts_come_first: false,
         first_pass: if live { adoption::first_pass(conn)? } else { None },
         foreknown: None,
+        written: Written::default(),
     })
 }
 
 /// The writer's database: the one connection that writes, and the lock that makes it the only one.
-#[derive(Debug)]
 pub struct Store {
     conn: Connection,
     desk: group::Desk,
     identity: FileIdentity,
     path: PathBuf,
     options: StoreOptions,
+    progress: Option<Progress>,
     database_id: String,
     _lock: Lock,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Store {
@@ -95,9 +123,12 @@ impl Store {
     /// One line with the way out; see [`StoreError::exit_code`].
     pub fn open(path: &Path, options: &StoreOptions, me: &Owner) -> Result<Self, StoreError> {
         let lock = Lock::take(path, me)?;
-        let conn = open::writer(path, options)?;
+        let mut conn = open::writer(path, options)?;
         let database_id = migrate::meta(&conn, "database_id")?.unwrap_or_default();
         let desk = desk(&conn, options)?;
+        if options.for_use == Use::Live {
+            desk.written.watch(&mut conn)?;
+        }
         let identity =
             FileIdentity::of(path).map_err(StoreError::io(format!("look at {}", path.display())))?;
         Ok(Self {
@@ -106,6 +137,7 @@ impl Store {
             identity,
             path: path.to_owned(),
             options: options.clone(),
+            progress: None,
             database_id,
             _lock: lock,
         })
@@ -225,7 +257,28 @@ impl Store {
         let desk = desk(&self.conn, &self.options)?;
         let foreknown = self.desk.foreknown.take();
         self.desk = group::Desk { foreknown, ..desk };
+        if self.options.for_use == Use::Live {
+            self.desk.written.watch(&mut self.conn)?;
+        }
+        if let Some(progress) = &self.progress {
+            set_progress(&mut self.conn, progress)?;
+        }
         Ok(())
+    }
+
+    /// Calls `progress` now and then while a statement goes on, from now on.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn set_progress(&mut self, progress: Progress) -> Result<(), StoreError> {
+        set_progress(&mut self.conn, &progress)?;
+        self.progress = Some(progress);
+        Ok(())
+    }
+
+    /// Rows written by table of [`WRITTEN_TABLES`] since this was last asked, by transactions that were committed.
+    pub fn take_written(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.desk.written.take()
     }
 
     /// Projects from now on with what the database knows that this one is loaded beside.

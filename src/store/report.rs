@@ -43,7 +43,7 @@ pub struct GapReport {
 }
 
 /// What the database says about itself.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     /// The database's own id.
     pub database_id: String,
@@ -55,6 +55,8 @@ pub struct Report {
     pub dead_letters_without_payload: u64,
     /// Outputs by state, all but `fetched`.
     pub outputs: std::collections::BTreeMap<String, u64>,
+    /// Publish time of the oldest result with a pending output.
+    pub oldest_pending_output: Option<String>,
     /// Gaps, the newest last.
     pub gaps: Vec<GapReport>,
     /// Whether the file is the backend's own.
@@ -115,6 +117,7 @@ pub fn read(conn: &Connection) -> Result<Report, StoreError> {
         dead_letters,
         dead_letters_without_payload,
         outputs,
+        oldest_pending_output: oldest_pending(conn)?,
         gaps: gaps().map_err(StoreError::sqlite("read projector_gaps"))?,
         adopted: super::open::is_adopted(conn)?,
         first_pass: super::adoption::first_pass(conn)?.is_some(),
@@ -124,6 +127,15 @@ pub fn read(conn: &Connection) -> Result<Report, StoreError> {
             .query_row("SELECT count(*) FROM projector_unsettled", [], |row| row.get(0))
             .map_err(StoreError::sqlite("count projector_unsettled"))?,
     })
+}
+
+fn oldest_pending(conn: &Connection) -> Result<Option<String>, StoreError> {
+    conn.query_row(
+        "SELECT min(published_at) FROM projector_outputs WHERE state = 'pending' AND state <> 'fetched'",
+        [],
+        |row| row.get(0),
+    )
+    .map_err(StoreError::sqlite("look for the oldest pending output"))
 }
 
 /// The read model's tables, with the columns that are written (contract §6.4).

@@ -179,6 +179,15 @@ impl Scratch {
         })
     }
 
+    /// The same, calling `progress` now and then while a statement goes on.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn telling(mut self, progress: &super::Progress) -> Result<Self, StoreError> {
+        super::set_progress(&mut self.conn, progress)?;
+        Ok(self)
+    }
+
     /// Begins to read the database as it is now, and says where its streams stand: what follows sees nothing newer.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Watched;
+use super::super::board::Watched;
 use crate::source::connect::ConnectionState;
 use crate::wire::sequence::StreamSeq;
 

@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::store::StoreError;
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
+use crate::wire::time::Timestamp;
 
 /// Limits of a group and of the file.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +42,14 @@ const ITEMS_PER_LOOK: usize = 8;
 pub struct WriterState {
     /// Committed positions.
     pub positions: BTreeMap<StreamName, StreamSeq>,
+    /// Publish times of the messages at them, by the server's clock; the last one known where no message stands.
+    pub published: BTreeMap<StreamName, Timestamp>,
+    /// When a group was last committed, by this machine's clock.
+    pub last_commit: Option<Timestamp>,
+    /// How long SQLite took to make it durable.
+    pub commit_time: Duration,
+    /// Since when a reader keeps the log from being cut, by this machine's clock.
+    pub log_held_since: Option<Timestamp>,
     /// Why it is not writing; `None` while it does.
     pub not_writing: Option<String>,
     /// Groups committed.

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::Writer;
+use super::{Writer, now};
+use crate::meters;
 
 /// Lone commits between two checkpoints when quiet moments are short: a few hundred pages each.
 const COMMITS_PER_CHECKPOINT: u32 = 64;
@@ -54,6 +55,7 @@ impl Writer {
     fn cut_log_past(&mut self, bytes: u64) {
         if self.store.wal_bytes() <= bytes {
             self.not_cut = None;
+            self.tell_held();
         } else if self.not_cut.is_none_or(|at| at.elapsed() >= CUT_AGAIN_AFTER) {
             self.checkpoint(true);
         }
@@ -88,16 +90,31 @@ impl Writer {
         QUIET_WAL_BYTES.min(self.limits.wal_bytes_max)
     }
 
+    /// Somebody's reading transaction keeps the log from being cut: since when.
+    fn tell_held(&self) {
+        let held = self.not_cut.is_some();
+        self.state.send_if_modified(|state| {
+            let changes = state.log_held_since.is_some() != held;
+            if changes {
+                state.log_held_since = held.then(now);
+            }
+            changes
+        });
+    }
+
     fn checkpoint(&mut self, truncate: bool) {
         self.commits_since_checkpoint = 0;
         // A full disk fails here too; the commits stay in the log, which the next start reads.
+        let begun = Instant::now();
         let copied = self.store.checkpoint(truncate).unwrap_or_else(|error| {
             warn!(%error, "the log could not be copied into the database");
             false
         });
+        meters::checkpointed(begun.elapsed());
         if truncate {
             self.not_cut = (!copied).then(Instant::now);
         }
+        self.tell_held();
     }
 
     pub(super) fn disk_is_short(&self) -> Option<String> {

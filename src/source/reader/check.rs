@@ -40,9 +40,10 @@ impl Reader {
         let Some(stream) = self.desk.stream_state().await.map_err(unknown)? else {
             return Err(End::OpenAnew("the stream is gone".to_owned()));
         };
-        self.wiring
-            .state
-            .send_modify(|state| state.last = Some(stream.last));
+        self.wiring.state.send_modify(|state| {
+            state.look(&stream);
+            state.ack_floor = Some(durable.ack_floor);
+        });
         let last_accepted = session.order.last();
         if stream.last < last_accepted {
             return Err(End::OpenAnew(

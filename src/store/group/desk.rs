@@ -3,6 +3,7 @@
 use super::super::carry::Foreknowledge;
 use super::super::completions::TriggerWatch;
 use super::super::derive::{Orphans, Shapes};
+use super::super::written::Written;
 use crate::wire::sequence::StreamSeq;
 
 /// See the module's words.
@@ -27,6 +28,8 @@ pub(in super::super) struct Desk {
     pub(in super::super) first_pass: Option<StreamSeq>,
     /// Of the database that is there, in a load beside it.
     pub(in super::super) foreknown: Option<Foreknowledge>,
+    /// What the connection has written.
+    pub(in super::super) written: Written,
 }
 
 /// How many bytes of payloads and headers the dead-letter book may still take.

@@ -41,7 +41,9 @@ fn command(db: &Path, url: &str, args: &[&str]) -> Command {
     // Checks run every second instead of every thirty; a small reserve lets small disks be filled.
     command
         .env("RESULTS_PROJECTOR_SOURCE_CHECK_INTERVAL", "1 s")
-        .env("RESULTS_PROJECTOR_STORE_DISK_RESERVE", "0");
+        .env("RESULTS_PROJECTOR_STORE_DISK_RESERVE", "0")
+        // Many services run at once on this machine.
+        .env("RESULTS_PROJECTOR_OBSERVE_LISTEN", "off");
     command
         .arg("--db")
         .arg(db)

@@ -1,0 +1,271 @@
+//! In words: what is wrong, and what to do about it.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::document::Document;
+use super::words::{grouped, length, size};
+use crate::service::beside::WARNING;
+use crate::wire::time::Timestamp;
+
+/// A pending output is normal for a while: agents upload before they publish, but stores have bad hours.
+const PENDING_FOR_LONG: Duration = Duration::from_secs(3_600);
+/// A reader that keeps the log from being cut for longer has forgotten to end its transaction.
+const LOG_HELD_FOR_LONG: Duration = Duration::from_secs(300);
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Somebody must act now.
+    Bad,
+    /// Somebody should look.
+    Warning,
+    /// A fact that stays.
+    Note,
+}
+
+impl Severity {
+    /// The word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bad => "bad",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        }
+    }
+}
+
+/// One thing that an operator would want to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is.
+    pub what: String,
+    /// The way out.
+    pub todo: String,
+}
+
+/// Everything that is wrong, the worst first.
+pub(super) fn findings(document: &Document, now: DateTime<Utc>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut say = |severity, what: String, todo: &str| {
+        found.push(Finding {
+            severity,
+            what,
+            todo: todo.to_owned(),
+        });
+    };
+    use Severity::{Bad, Note, Warning};
+    if let Some(why) = &document.database.unreadable {
+        say(
+            Bad,
+            format!("the database cannot be read: {why}"),
+            "until it can, what the books say is not shown here",
+        );
+    }
+    if let Some(service) = &document.service {
+        if let Some(why) = &service.not_writing {
+            say(
+                Bad,
+                format!("nothing is written: {why}"),
+                "nothing is lost or acked meanwhile; the service goes on by itself once it can write",
+            );
+        }
+        if service.mostly_dead {
+            say(
+                Bad,
+                "more than half of the last thousand messages became dead letters".to_owned(),
+                "look at their reasons below: a newer wire version needs a newer results-projector; then `dead-letters retry \
+                 --all`",
+            );
+        }
+        if let Some(held) =
+            age(service.log_held_since.as_deref(), now).filter(|held| *held > LOG_HELD_FOR_LONG)
+        {
+            say(
+                Warning,
+                format!(
+                    "a reader has kept the write-ahead log from being cut for {}; it holds {}",
+                    length(held),
+                    size(document.database.wal_bytes)
+                ),
+                "find the program with an open read transaction on the database, and end it",
+            );
+        }
+    }
+    if let Some(why) = &document.server.unavailable {
+        say(
+            Bad,
+            format!("no answer from the server: {why}"),
+            "positions are as the database has them; see that the server runs and can be reached from here",
+        );
+    }
+    let not_reading = document.streams.iter().filter_map(|stream| {
+        let why = stream.not_reading.as_ref()?;
+        Some((&stream.report.stream, why))
+    });
+    if document.server.unavailable.is_none() {
+        for (stream, why) in not_reading {
+            say(
+                Bad,
+                format!("{stream} is not read: {why}"),
+                "the service tries again by itself; where a permission is missing, it is named here and in docs/PERMISSIONS.md",
+            );
+        }
+    }
+    for stream in &document.streams {
+        let full = share(stream.bytes, stream.bytes_max);
+        if let (Some(full), Some(lag @ 1..)) = (full.filter(|full| *full >= 0.8), stream.lag_messages) {
+            say(
+                Bad,
+                format!(
+                    "{} is {:.0} % full and {} messages are still to be read: the oldest go when it is full",
+                    stream.report.stream,
+                    full * 100.0,
+                    grouped(lag)
+                ),
+                "raise the stream's limit of bytes at the broker until it is caught up (the backend sets it back when it starts)",
+            );
+        }
+    }
+    if document.dead_letters > 0 {
+        let without = document.dead_letters_without_payload;
+        say(
+            Warning,
+            format!(
+                "{} messages could not be projected{}",
+                grouped(document.dead_letters),
+                if without > 0 {
+                    format!(", and of {} only the stream holds the payload", grouped(without))
+                } else {
+                    String::new()
+                }
+            ),
+            "`results-projector dead-letters list` says why; `dead-letters retry` projects them after an upgrade, \
+             `dead-letters discard` gives them up",
+        );
+    }
+    pending(document, now, &mut say);
+    if let Some(store) = &document.output_store
+        && let Some(full) = share(Some(store.bytes), store.bytes_max).filter(|full| *full >= 0.9)
+    {
+        say(
+            Bad,
+            format!(
+                "the object store of outputs is {:.0} % full, and refuses uploads when it is",
+                full * 100.0
+            ),
+            "shorten result_output_retention_days in the backend's settings, or raise the store's limit of bytes",
+        );
+    }
+    if !document.issues.is_empty() {
+        say(
+            Warning,
+            format!(
+                "{} parts of good messages could not be projected",
+                grouped(document.issues.len() as u64)
+            ),
+            "each is listed with its reason; it goes with the pair's next good result, or when the manifest is put right",
+        );
+    }
+    if document.backend_is_projecting == Some(true) {
+        say(
+            Warning,
+            WARNING.to_owned(),
+            "pause its two durables at the broker, as said",
+        );
+    }
+    if let Some(why) = &document.backend_unknown {
+        say(
+            Warning,
+            format!("whether the backend's own projector is at work is not known: {why}"),
+            "allow what docs/PERMISSIONS.md lists under adopted",
+        );
+    }
+    if let Some(pairs @ 1..) = document.pairs.older_hints {
+        say(
+            Note,
+            format!(
+                "{} pairs of a PC and a job stand under older hints than their manifest has now",
+                grouped(pairs)
+            ),
+            "each follows with its next result; `replay --job ID` brings a job's up to date at once",
+        );
+    }
+    let gone = document.outputs.get("gone").copied().unwrap_or(0);
+    if gone > 0 {
+        say(
+            Note,
+            format!("{} outputs are gone from the object store", grouped(gone)),
+            "`outputs list --state gone`; after the store was restored, `outputs retry --state gone`",
+        );
+    }
+    let missing: u64 = document
+        .gaps
+        .iter()
+        .map(|gap| gap.last_seq - gap.first_seq + 1)
+        .sum();
+    if missing > 0 {
+        say(
+            Note,
+            format!(
+                "{} messages were gone before they could be read, in {} gaps",
+                grouped(missing),
+                document.gaps.len()
+            ),
+            "they are in no stream any more; keep the service running, or give the streams more age and bytes",
+        );
+    }
+    found.sort_by_key(|finding| finding.severity);
+    found
+}
+
+fn pending(document: &Document, now: DateTime<Utc>, say: &mut dyn FnMut(Severity, String, &str)) {
+    let Some(oldest) = age(document.oldest_pending_output.as_deref(), now) else {
+        return;
+    };
+    let count = document.outputs.get("pending").copied().unwrap_or(0);
+    let store_age = document
+        .output_store
+        .as_ref()
+        .and_then(|store| store.max_age_seconds)
+        .map(Duration::from_secs);
+    let expires_soon = store_age.is_some_and(|age| oldest > age / 2);
+    if oldest < PENDING_FOR_LONG && !expires_soon {
+        return;
+    }
+    let what = format!(
+        "{} outputs are pending, the oldest of a result of {} ago",
+        grouped(count),
+        length(oldest)
+    );
+    match store_age.filter(|_| expires_soon) {
+        Some(age) => say(
+            Severity::Bad,
+            format!("{what}; the store keeps them for {}", length(age)),
+            "see why in `outputs list --state pending` before they expire: then they are gone for good",
+        ),
+        None => say(
+            Severity::Warning,
+            what,
+            "they are fetched as soon as the store has them; `outputs list --state pending` says why not yet",
+        ),
+    }
+}
+
+/// How long ago a stored time was.
+fn age(stored: Option<&str>, now: DateTime<Utc>) -> Option<Duration> {
+    let then = Timestamp::parse_stored(stored?).ok()?;
+    Some((now - DateTime::<Utc>::from(then)).to_std().unwrap_or_default())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share of bytes, for people")]
+fn share(bytes: Option<u64>, bytes_max: Option<u64>) -> Option<f64> {
+    let max = bytes_max.filter(|max| *max > 0)?;
+    Some(bytes? as f64 / max as f64)
+}

@@ -1,0 +1,452 @@
+//! The status page: one document without scripts or anything from elsewhere, readable on a phone, in light and dark. What
+//! comes from outside is text, and made inert before it is escaped.
+
+use std::fmt::Write;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
+
+use super::document::{Document, Stream};
+use super::history::{EVERY, History};
+use super::letters::Letter;
+use super::words::{grouped, length, size};
+use crate::store::dead_letters::Listed;
+use crate::wire::inert::inert;
+use crate::wire::kv::StreamName;
+
+const PAGE: &str = include_str!("page.html");
+/// Lines of a table; `status` shows all.
+const LINES_MAX: usize = 20;
+/// Characters of a value.
+const VALUE_MAX: usize = 300;
+/// Height and width of a picture, in its own units.
+const HEIGHT: f64 = 40.0;
+const WIDTH: f64 = 240.0;
+
+/// Nothing may be loaded, run, sent or framed; the one style is known by its hash.
+pub(super) fn policy() -> &'static str {
+    static POLICY: LazyLock<String> = LazyLock::new(|| {
+        let style = PAGE
+            .split_once("<style>")
+            .and_then(|(_, rest)| rest.split_once("</style>"))
+            .map_or("", |(style, _)| style);
+        let hash = STANDARD.encode(Sha256::digest(style.as_bytes()));
+        format!(
+            "default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+    });
+    &POLICY
+}
+
+/// The page. `shows_payloads`: whoever asks may see what is in dead letters.
+pub(super) fn render(
+    document: &Document,
+    history: &History,
+    letters: &[Listed],
+    shows_payloads: bool,
+) -> String {
+    let service = document.service.as_ref();
+    let ready = service.is_some_and(|service| service.ready);
+    let (badge, title) = match ready {
+        true => ("<span class=\"badge good\">ready</span>", "ready"),
+        false => ("<span class=\"badge bad\">not ready</span>", "not ready"),
+    };
+    let phase = service.map_or(String::new(), |service| match service.loading {
+        Some(loading) => format!("{}: {loading}", service.phase),
+        None => service.phase.to_owned(),
+    });
+    let started = service.map_or("", |service| service.started_at.as_str());
+    let body = Body(String::new())
+        .findings(document)
+        .streams(document, history)
+        .writing(document, history)
+        .outputs(document)
+        .dead_letters(document, letters, shows_payloads)
+        .gaps(document)
+        .issues(document);
+    PAGE.replace("{{title}}", &format!("results-projector: {title}"))
+        .replace("{{badge}}", badge)
+        .replace("{{phase}}", &text(&phase))
+        .replace(
+            "{{footer}}",
+            &format!(
+                "{} &middot; running since {}",
+                text(&super::build()),
+                when(started)
+            ),
+        )
+        // Last: what it holds may look like one of the marks.
+        .replace("{{body}}", &body.0)
+}
+
+/// Sections, one after the other.
+struct Body(String);
+
+impl Body {
+    fn section(mut self, head: &str, inside: &str) -> Self {
+        // Writing to a text cannot fail.
+        let _written = writeln!(self.0, "<section><h2>{head}</h2>{inside}</section>");
+        self
+    }
+
+    fn findings(self, document: &Document) -> Self {
+        let mut inside = String::new();
+        let not_ready = document.service.iter().flat_map(|service| &service.not_ready);
+        for why in not_ready {
+            let _written = write!(
+                inside,
+                "<li><span class=\"badge bad\">not ready</span> {}</li>",
+                text(why)
+            );
+        }
+        for finding in &document.findings {
+            let severity = finding.severity.as_str();
+            let _written = write!(
+                inside,
+                "<li><span class=\"badge {severity}\">{severity}</span> {}<br><span class=\"dim\">{}</span></li>",
+                text(&finding.what),
+                text(&finding.todo)
+            );
+        }
+        match inside.is_empty() {
+            true => self.section("What is wrong", "<span class=\"good\">Nothing.</span>"),
+            false => self.section("What is wrong", &format!("<ul class=\"findings\">{inside}</ul>")),
+        }
+    }
+
+    fn streams(self, document: &Document, history: &History) -> Self {
+        if document.streams.is_empty() {
+            return self.section("Streams", "<span class=\"dim\">None has been read yet.</span>");
+        }
+        let cards: Vec<String> = document
+            .streams
+            .iter()
+            .map(|stream| card(stream, history))
+            .collect();
+        self.section(
+            "Streams",
+            &format!("<div class=\"streams\">{}</div>", cards.concat()),
+        )
+    }
+
+    fn writing(self, document: &Document, history: &History) -> Self {
+        let database = &document.database;
+        let mut rate = String::new();
+        let mut facts = vec![
+            (
+                "database",
+                format!("{} in {}", size(database.bytes), text(&database.path)),
+            ),
+            ("write-ahead log", size(database.wal_bytes)),
+            (
+                "free on its disk",
+                database.disk_free_bytes.map_or("?".to_owned(), size),
+            ),
+        ];
+        if database.adopted {
+            facts.push((
+                "owner",
+                "the backend; this service adds its own tables only".to_owned(),
+            ));
+        }
+        if let Some(service) = &document.service {
+            let samples = history.samples().len();
+            let rates: Vec<f64> = history.rates().map(|(_, rate)| rate).collect();
+            let commits: Vec<f64> = history
+                .samples()
+                .map(|sample| sample.commit_time.as_secs_f64() * 1_000.0)
+                .collect();
+            rate = format!(
+                "<div class=\"streams\"><div><span class=\"big\">{:.1}</span> messages/s{}</div>\
+                 <div><span class=\"big\">{:.1}</span> ms a commit{}</div></div>",
+                service.items_per_second,
+                picture("messages a second", &rates, samples),
+                service.commit_seconds * 1_000.0,
+                picture("milliseconds a commit", &commits, samples),
+            );
+            facts.push((
+                "last commit",
+                service
+                    .last_commit_at
+                    .as_deref()
+                    .map_or("none yet".to_owned(), when),
+            ));
+            facts.push((
+                "committed",
+                format!(
+                    "{} items in {} groups",
+                    grouped(service.items),
+                    grouped(service.groups)
+                ),
+            ));
+            let budgets: Vec<String> = service
+                .in_flight_bytes
+                .iter()
+                .map(|(budget, bytes)| format!("{budget} {}", size(*bytes)))
+                .collect();
+            if !budgets.is_empty() {
+                facts.push(("in flight", budgets.join(", ")));
+            }
+        }
+        self.section("Writing", &format!("{rate}{}", list(&facts)))
+    }
+
+    fn outputs(self, document: &Document) -> Self {
+        let mut facts: Vec<(&str, String)> = [
+            ("pending", "pending"),
+            ("gone", "gone"),
+            ("too_large", "too large"),
+            ("refused", "refused"),
+        ]
+        .into_iter()
+        .map(|(state, name)| (name, grouped(document.outputs.get(state).copied().unwrap_or(0))))
+        .collect();
+        if let Some(oldest) = &document.oldest_pending_output {
+            facts.push(("oldest pending", when(oldest)));
+        }
+        if let Some(store) = &document.output_store {
+            let kept = store.max_age_seconds.map_or("for ever".to_owned(), |age| {
+                format!("for {}", length(Duration::from_secs(age)))
+            });
+            let of = store
+                .bytes_max
+                .map_or(String::new(), |max| format!(" of {}", size(max)));
+            facts.push(("object store", format!("{}{of}, kept {kept}", size(store.bytes))));
+        }
+        self.section("Outputs behind pointers", &list(&facts))
+    }
+
+    fn dead_letters(self, document: &Document, letters: &[Listed], shows_payloads: bool) -> Self {
+        if letters.is_empty() {
+            return self;
+        }
+        let rows = letters.iter().map(|letter| {
+            let seq = grouped(letter.stream_seq);
+            let place = match shows_payloads {
+                true => format!(
+                    "<a href=\"{}\">{} {seq}</a>",
+                    Letter::path(letter),
+                    text(&letter.stream)
+                ),
+                false => format!("{} {seq}", text(&letter.stream)),
+            };
+            vec![
+                place,
+                when(&letter.published_at),
+                text(&letter.subject),
+                text(&letter.reason),
+            ]
+        });
+        let rows: Vec<Vec<String>> = rows.collect();
+        let head = format!("Dead letters: {}", grouped(document.dead_letters));
+        self.section(&head, &table(&["message", "published", "subject", "why"], &rows))
+    }
+
+    fn gaps(self, document: &Document) -> Self {
+        let rows: Vec<Vec<String>> = document
+            .gaps
+            .iter()
+            .rev()
+            .take(LINES_MAX)
+            .map(|gap| {
+                vec![
+                    text(&gap.stream),
+                    format!("{} to {}", grouped(gap.first_seq), grouped(gap.last_seq)),
+                    gap.incarnation.to_string(),
+                    text(&gap.reason),
+                ]
+            })
+            .collect();
+        if rows.is_empty() {
+            return self;
+        }
+        let head = format!("Gaps: {}", grouped(document.gaps.len() as u64));
+        self.section(
+            &head,
+            &table(&["stream", "sequences", "life", "how it was found"], &rows),
+        )
+    }
+
+    fn issues(self, document: &Document) -> Self {
+        let rows: Vec<Vec<String>> = document
+            .issues
+            .iter()
+            .take(LINES_MAX)
+            .map(|issue| {
+                vec![
+                    text(&issue.job_id),
+                    text(&issue.pc_id),
+                    text(&issue.part),
+                    text(&issue.code),
+                    text(&issue.reason),
+                ]
+            })
+            .collect();
+        if rows.is_empty() {
+            return self;
+        }
+        let head = format!(
+            "Issues and refused specs: {}",
+            grouped(document.issues.len() as u64)
+        );
+        self.section(&head, &table(&["job", "PC", "part", "code", "why"], &rows))
+    }
+}
+
+fn card(stream: &Stream, history: &History) -> String {
+    let report = &stream.report;
+    let unknown = || "?".to_owned();
+    let behind = stream.lag_messages.map_or_else(unknown, grouped);
+    let lag = stream
+        .lag_seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .map_or_else(unknown, length);
+    let full = match (stream.bytes, stream.bytes_max) {
+        (Some(bytes), Some(max)) => format!("{} of {}", size(bytes), size(max)),
+        (Some(bytes), None) => size(bytes),
+        _ => unknown(),
+    };
+    let counts = report.counts;
+    let facts = [
+        ("position", grouped(report.position)),
+        ("last", stream.last_seq.map_or_else(unknown, grouped)),
+        ("lag", lag),
+        ("projected", grouped(counts.projected)),
+        ("dead", grouped(counts.dead)),
+        ("ignored", grouped(counts.ignored)),
+        ("gap", grouped(counts.gap)),
+        ("stream", full),
+    ];
+    let behinds: Vec<f64> = StreamName::parse(&report.stream)
+        .map(|name| {
+            let samples = history.samples().filter_map(|sample| sample.lag.get(&name));
+            samples.map(|lag| float(*lag)).collect()
+        })
+        .unwrap_or_default();
+    let class = match stream.lag_messages {
+        Some(0) => " good",
+        _ => "",
+    };
+    format!(
+        "<div><strong>{}</strong><br><span class=\"big{class}\">{behind}</span> behind{}{}</div>",
+        text(&report.stream),
+        picture("messages behind", &behinds, history.samples().len()),
+        list(&facts)
+    )
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a point of a picture")]
+fn float(number: u64) -> f64 {
+    number as f64
+}
+
+/// What was sampled in the last hour, from left to right; in words too, for those who do not see it.
+fn picture(what: &str, values: &[f64], samples: usize) -> String {
+    let most = values.iter().copied().fold(0.0, f64::max);
+    if values.len() < 2 {
+        return String::new();
+    }
+    let step = WIDTH / float(values.len().saturating_sub(1) as u64);
+    let mut points = String::new();
+    for (index, value) in values.iter().enumerate() {
+        let height = if most > 0.0 {
+            value / most * (HEIGHT - 2.0)
+        } else {
+            0.0
+        };
+        let _written = write!(
+            points,
+            "{:.1},{:.1} ",
+            step * float(index as u64),
+            HEIGHT - 1.0 - height
+        );
+    }
+    let minutes = EVERY.as_secs() * samples as u64 / 60;
+    let told = format!("{what}: the last {minutes} minutes, {most:.0} at most");
+    format!(
+        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{told}\">\
+         <title>{told}</title><polyline points=\"{}\"/></svg><span class=\"dim\">{told}</span>",
+        points.trim_end()
+    )
+}
+
+fn list(facts: &[(&str, String)]) -> String {
+    let lines = facts
+        .iter()
+        .map(|(name, value)| format!("<dt>{name}</dt><dd>{value}</dd>"));
+    format!("<dl>{}</dl>", lines.collect::<String>())
+}
+
+/// Cells are HTML already.
+fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
+    let heads: String = heads.iter().map(|head| format!("<th>{head}</th>")).collect();
+    let rows: String = rows
+        .iter()
+        .map(|row| {
+            let cells: String = row.iter().map(|cell| format!("<td>{cell}</td>")).collect();
+            format!("<tr>{cells}</tr>")
+        })
+        .collect();
+    format!("<div class=\"wide\"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>")
+}
+
+/// A stored time as people read it: to the second, in UTC.
+fn when(stored: &str) -> String {
+    let (day, time) = stored.split_once('T').unwrap_or((stored, ""));
+    let time = time.get(..8).unwrap_or(time);
+    format!("<span>{} {} UTC</span>", text(day), text(time))
+}
+
+/// Text from outside: inert, cut, escaped.
+fn text(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for c in inert(value, VALUE_MAX).chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_outside_stays_text() {
+        assert_eq!(
+            text("<img src=x onerror='alert(1)'>&\"\u{1b}"),
+            "&lt;img src=x onerror=&#39;alert(1)&#39;&gt;&amp;&quot;\\u{1b}"
+        );
+        assert_eq!(
+            text(&"x".repeat(1_000)).chars().filter(|c| *c == 'x').count(),
+            VALUE_MAX
+        );
+    }
+
+    #[test]
+    fn the_policy_names_the_one_style() {
+        assert!(policy().contains("style-src 'sha256-"));
+        assert!(!PAGE.contains("style=\""), "a style elsewhere would be blocked");
+        assert!(!PAGE.contains("<script"));
+    }
+
+    #[test]
+    fn a_picture_is_told_in_words_too() {
+        let drawn = picture("messages behind", &[0.0, 10.0, 5.0], 3);
+        assert!(
+            drawn.contains("points=\"0.0,39.0 120.0,1.0 240.0,20.0\""),
+            "{drawn}"
+        );
+        assert!(drawn.contains("10 at most"), "{drawn}");
+        assert_eq!(picture("messages behind", &[1.0], 1), "");
+    }
+}

@@ -1,0 +1,205 @@
+//! One look at everything that can be watched, and whether the service is ready.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+
+use super::document::{Document, Outside, Service, StreamEnd};
+use super::history::History;
+use super::words::{grouped, length};
+use crate::config::Config;
+use crate::service::board::{Phase, Watched};
+use crate::store::{read_only, report};
+use crate::wire::time::Timestamp;
+
+/// Whoever asks more often gets the same answer again: reading the books is work.
+const FRESH_FOR: Duration = Duration::from_secs(1);
+
+/// Looks at the service, and at its database through a reading connection of its own.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) watched: Watched,
+    history: Mutex<History>,
+    path: PathBuf,
+    ready_lag: Duration,
+    started: Timestamp,
+    last: tokio::sync::Mutex<Option<(Instant, Arc<Document>)>>,
+}
+
+impl Watch {
+    pub(super) fn new(config: &Config, watched: Watched, started: Timestamp) -> Self {
+        Self {
+            watched,
+            history: Mutex::default(),
+            path: config.store.path.clone(),
+            ready_lag: config.observe.ready_lag,
+            started,
+            last: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// What is known now.
+    pub(super) async fn document(&self) -> Arc<Document> {
+        // Who asks meanwhile waits for the same answer.
+        let mut last = self.last.lock().await;
+        if let Some((at, document)) = &*last
+            && at.elapsed() < FRESH_FOR
+        {
+            return document.clone();
+        }
+        let path = self.path.clone();
+        let read = move || read_only(&path).and_then(|conn| report::read(&conn));
+        let report = match tokio::task::spawn_blocking(read).await {
+            Ok(report) => report.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let document = Arc::new(Document::new(
+            &self.path,
+            report,
+            self.outside(),
+            Some(self.service()),
+        ));
+        *last = Some((Instant::now(), document.clone()));
+        document
+    }
+
+    /// What the stages know of the server.
+    fn outside(&self) -> Outside {
+        let watched = &self.watched;
+        let streams = watched.readers.iter().filter_map(|(stream, reader)| {
+            let reader = reader.borrow();
+            let end = StreamEnd {
+                last: reader.last?.0,
+                bytes: reader.bytes,
+                bytes_max: reader.bytes_max,
+                not_reading: reader.not_reading.clone(),
+            };
+            Some((stream.to_string(), end))
+        });
+        Outside {
+            unavailable: self.not_connected(),
+            streams: streams.collect(),
+            manifests: watched
+                .parts
+                .borrow()
+                .as_ref()
+                .map(|parts| parts.manifests.borrow().clone()),
+            output_store: *watched.output_store.borrow(),
+            backend_is_projecting: *watched.backend_is_projecting.borrow(),
+            backend_unknown: None,
+        }
+    }
+
+    fn not_connected(&self) -> Option<String> {
+        let connection = self.watched.connection.borrow();
+        match (connection.connected, connection.lost) {
+            (true, _) => None,
+            (false, Some(lost)) => Some(format!("the connection was lost {} ago", length(lost.elapsed()))),
+            (false, None) => Some(
+                connection
+                    .waiting
+                    .clone()
+                    .unwrap_or_else(|| "not connected yet".to_owned()),
+            ),
+        }
+    }
+
+    /// Why the service is not ready; empty while it is.
+    pub(super) fn not_ready(&self) -> Vec<String> {
+        let watched = &self.watched;
+        let mut why = Vec::new();
+        match *watched.phase.borrow() {
+            Phase::Running => {}
+            Phase::Opening => why.push("the database is being opened".to_owned()),
+            Phase::Connecting => {}
+            Phase::Loading(what) => why.push(format!("the streams are being loaded in bulk: {what}")),
+            Phase::Stopping => why.push("the service is stopping".to_owned()),
+        }
+        if let Some(not_connected) = self.not_connected() {
+            why.push(not_connected);
+        } else if *watched.phase.borrow() == Phase::Connecting {
+            why.push("the manifests are being read".to_owned());
+        }
+        let writer = watched.writer.borrow();
+        if let Some(not_writing) = &writer.not_writing {
+            why.push(format!("not writing: {not_writing}"));
+        }
+        if *watched.phase.borrow() != Phase::Running {
+            return why;
+        }
+        for (stream, reader) in &watched.readers {
+            let reader = reader.borrow();
+            if let Some(not_reading) = &reader.not_reading {
+                why.push(format!("{stream} is not read: {not_reading}"));
+                continue;
+            }
+            let Some(last) = reader.last else {
+                why.push(format!("{stream} is being opened"));
+                continue;
+            };
+            let position = writer.positions.get(stream).map_or(0, |position| position.0);
+            let behind = last.0.saturating_sub(position);
+            let age = writer.published.get(stream).map(|published| {
+                let age = Utc::now() - DateTime::<Utc>::from(*published);
+                age.to_std().unwrap_or_default()
+            });
+            if let Some(age) = age.filter(|age| behind > 0 && *age > self.ready_lag) {
+                why.push(format!(
+                    "{stream} is {} behind, {} messages",
+                    length(age),
+                    grouped(behind)
+                ));
+            }
+        }
+        why
+    }
+
+    fn service(&self) -> Service {
+        let watched = &self.watched;
+        let phase = *watched.phase.borrow();
+        let not_ready = self.not_ready();
+        let mut in_flight_bytes = BTreeMap::new();
+        if let Some(parts) = &*watched.parts.borrow() {
+            in_flight_bytes.insert("messages", parts.messages.taken_bytes());
+            in_flight_bytes.insert("outputs", parts.outputs.taken_bytes());
+            in_flight_bytes.insert("repair", parts.repair.taken_bytes());
+        }
+        let writer = watched.writer.borrow();
+        Service {
+            phase: match phase {
+                Phase::Opening => "opening",
+                Phase::Connecting => "connecting",
+                Phase::Loading(_) => "loading",
+                Phase::Running => "running",
+                Phase::Stopping => "stopping",
+            },
+            loading: match phase {
+                Phase::Loading(what) => Some(what),
+                _ => None,
+            },
+            started_at: self.started.stored(),
+            ready: not_ready.is_empty(),
+            not_ready,
+            last_commit_at: writer.last_commit.map(|at| at.stored()),
+            commit_seconds: writer.commit_time.as_secs_f64(),
+            groups: writer.groups,
+            items: writer.items,
+            items_per_second: self.history().rate_now(writer.items),
+            log_held_since: writer.log_held_since.map(|at| at.stored()),
+            mostly_dead: writer.mostly_dead,
+            not_writing: writer.not_writing.clone(),
+            in_flight_bytes,
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn history(&self) -> std::sync::MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

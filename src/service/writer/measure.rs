@@ -1,0 +1,53 @@
+//! What a commit is measured by: one record a group.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::super::work::{Cargo, Entry, Unit};
+use super::Writer;
+use super::attempt::Done;
+use crate::meters::{self, Outcome};
+use crate::store::Counts;
+
+impl Writer {
+    /// Before the standings of `done` become the lanes': they are what the counts are told apart by.
+    pub(super) fn measure(&self, group: &[Unit], done: &Done) {
+        for (stream, to) in &done.standings {
+            let from = self.lanes.get(stream).and_then(|lane| lane.standing.as_ref());
+            let before = from
+                .filter(|from| from.incarnation == to.incarnation)
+                .map_or_else(Counts::default, |from| from.counts);
+            let now = to.counts;
+            for (outcome, now, before) in [
+                (Outcome::Projected, now.projected, before.projected),
+                (Outcome::Dead, now.dead, before.dead),
+                (Outcome::Ignored, now.ignored, before.ignored),
+            ] {
+                if now > before {
+                    meters::messages(*stream, outcome, now - before);
+                }
+            }
+            if now.gap > before.gap {
+                meters::gap_messages(*stream, now.gap - before.gap);
+            }
+        }
+        for (table, rows) in self.store.take_written() {
+            meters::rows_written(table, rows);
+        }
+        meters::committed(group.len(), done.commit_time, oldest(group));
+    }
+}
+
+/// How long ago the oldest message of a group was stored by the server; 0 where its clock is ahead of ours.
+fn oldest(group: &[Unit]) -> Option<Duration> {
+    let published = group.iter().filter_map(|unit| match unit {
+        Unit::Entry(Entry {
+            cargo: Cargo::Message(envelope),
+            ..
+        }) => Some(envelope.delivery.published),
+        _ => None,
+    });
+    let age = Utc::now() - DateTime::<Utc>::from(published.min()?);
+    Some(age.to_std().unwrap_or_default())
+}

@@ -4,10 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::service::board::Watched;
+use crate::service::unless_tested;
 use crate::wire::kv::StreamName;
 
 /// Between two samples.
-pub(super) const EVERY: Duration = Duration::from_secs(15);
+pub(super) fn every() -> Duration {
+    Duration::from_secs(unless_tested(15, "RESULTS_PROJECTOR_SAMPLE_SECONDS"))
+}
+
 /// Samples of one hour.
 const SAMPLES_MAX: usize = 240;
 

@@ -56,7 +56,7 @@ impl Observer {
         let watch = Arc::new(Watch::new(config, watched, started));
         tasks.spawn(http::serve(address, watch.clone(), metrics.clone()));
         tasks.spawn(async move {
-            let mut samples = tokio::time::interval(history::EVERY);
+            let mut samples = tokio::time::interval(history::every());
             let mut upkeep = tokio::time::interval(UPKEEP_EVERY);
             loop {
                 tokio::select! {

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 use super::document::{Document, Stream};
-use super::history::{EVERY, History};
+use super::history::{History, every};
 use super::letters::Letter;
 use super::words::{grouped, length, size};
 use crate::store::dead_letters::Listed;
@@ -364,7 +364,7 @@ fn picture(what: &str, values: &[f64], samples: usize) -> String {
             HEIGHT - 1.0 - height
         );
     }
-    let minutes = EVERY.as_secs() * samples as u64 / 60;
+    let minutes = every().as_secs() * samples as u64 / 60;
     let told = format!("{what}: the last {minutes} minutes, {most:.0} at most");
     format!(
         "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{told}\">\

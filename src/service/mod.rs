@@ -26,7 +26,7 @@ async fn raised(flag: &mut tokio::sync::watch::Receiver<bool>) {
 }
 
 /// A number; builds for tests take another one from the environment.
-fn unless_tested(number: u64, name: &str) -> u64 {
+pub(crate) fn unless_tested(number: u64, name: &str) -> u64 {
     #[cfg(debug_assertions)]
     if let Some(other) = std::env::var(name).ok().and_then(|text| text.parse().ok()) {
         return other;

@@ -24,6 +24,7 @@ mod fleet;
 mod hostile;
 mod hostile_output;
 mod load;
+mod observe;
 mod outputs;
 mod permissions;
 mod proof;

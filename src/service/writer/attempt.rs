@@ -10,6 +10,7 @@ use super::super::resolve::headers_json;
 use super::super::work::{Cargo, Entry, Envelope, LetterOutcome, Message, RepairWork, Unit};
 use super::intake::is_current;
 use super::{Failed, Writer, letters, now};
+use crate::meters;
 use crate::projection::scan::Scan;
 use crate::source::flow::Delivery;
 use crate::source::reconcile::Incarnation;
@@ -258,6 +259,9 @@ impl From<StoreError> for Trouble {
 }
 
 fn failed(error: &StoreError) -> Failed {
+    if error.is_busy() {
+        meters::busy_retry();
+    }
     let reason = error.to_string();
     match (error, error.class()) {
         (StoreError::RefusedAdvance { .. }, _) => Failed::Refused { reason },

@@ -8,11 +8,12 @@ pub mod fleet;
 pub mod nats;
 pub mod projector;
 pub mod proxy;
+pub mod web;
 
 use std::time::{Duration, Instant};
 
 pub use disk::SmallDisk;
-pub use dump::{assert_same, check_i3, one, position};
+pub use dump::{assert_same, check_i3, one, position, position_of};
 pub use fleet::{Planned, Profile, plan, publish};
 pub use nats::NatsServer;
 pub use projector::Projector;

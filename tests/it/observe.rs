@@ -1,0 +1,389 @@
+//! What an operator sees: metrics, health, the status page, and what the service manager is told.
+
+mod page;
+mod systemd;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use prometheus_parse::{Scrape, Value};
+use results_projector::meters::Gauge;
+use rusqlite::Connection;
+
+use crate::harness::fleet::put_manifests;
+use crate::harness::projector::{place, run, text};
+use crate::harness::web::{SERVING, address, get};
+use crate::harness::*;
+
+fn serving(db: &std::path::Path, url: &str) -> (Projector, String) {
+    let env = [SERVING, ("RESULTS_PROJECTOR_SAMPLE_SECONDS", "1")];
+    let projector = Projector::start_with(db, url, &["run"], &env);
+    let address = address(&projector);
+    (projector, address)
+}
+
+fn scrape(address: &str) -> Scrape {
+    let answer = get(address, "/metrics");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(
+        answer
+            .header("content-type")
+            .starts_with("text/plain; version=0.0.4")
+    );
+    Scrape::parse(answer.body.lines().map(|line| Ok(line.to_owned()))).unwrap()
+}
+
+fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Counter(number) | Value::Gauge(number) | Value::Untyped(number) => Some(*number),
+        Value::Histogram(_) | Value::Summary(_) => None,
+    }
+}
+
+/// The sum of a metric's values whose labels are these.
+fn metric(scrape: &Scrape, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let name = format!("results_projector_{name}");
+    let found: Vec<f64> = scrape
+        .samples
+        .iter()
+        .filter(|sample| sample.metric == name)
+        .filter(|sample| {
+            labels
+                .iter()
+                .all(|(label, value)| sample.labels.get(label) == Some(value))
+        })
+        .filter_map(|sample| number(&sample.value))
+        .collect();
+    (!found.is_empty()).then(|| found.iter().sum())
+}
+
+fn is_ready(address: &str) -> bool {
+    get(address, "/readyz").status == 200
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_have_base_units_and_every_label_value_is_there_before_the_first_event() {
+    let server = NatsServer::start();
+    server.fleet().await;
+    let (_folder, db) = place();
+    let (projector, address) = serving(&db, &server.url());
+    wait_until("it is ready", PATIENCE, || is_ready(&address));
+    let scrape = scrape(&address);
+    let mut kinds: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for sample in &scrape.samples {
+        let name = &sample.metric;
+        let bare = name
+            .strip_prefix("results_projector_")
+            .unwrap_or_else(|| panic!("{name} has no prefix"));
+        assert!(
+            bare.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
+            "{name}"
+        );
+        let described = ["", "_sum", "_count", "_bucket"]
+            .iter()
+            .filter_map(|part| name.strip_suffix(part))
+            .any(|name| scrape.docs.contains_key(name));
+        assert!(described, "{name} has no help");
+        let counts = matches!(sample.value, Value::Counter(_));
+        assert_eq!(counts, name.ends_with("_total"), "{name} {:?}", sample.value);
+        for unit in ["_ms", "_millis", "_kb", "_mb", "_minutes", "_percent"] {
+            assert!(!name.ends_with(unit), "{name} is not in base units");
+        }
+        for (label, value) in sample.labels.iter() {
+            kinds.entry(bare).or_default().insert(format!("{label}={value}"));
+        }
+    }
+    let labels = |name: &str| kinds.get(name).cloned().unwrap_or_default();
+    let set = |values: &[&str]| {
+        values
+            .iter()
+            .map(|value| (*value).to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    let streams = ["stream=EVENTS", "stream=INVENTORY", "stream=RESULTS"];
+    let with_streams = |others: &[&str]| set(&[&streams, others].concat());
+    assert_eq!(
+        labels("messages_total"),
+        with_streams(&["outcome=projected", "outcome=dead", "outcome=ignored"])
+    );
+    assert_eq!(
+        labels("reopens_total"),
+        with_streams(&[
+            "reason=connection",
+            "reason=denied",
+            "reason=iterator",
+            "reason=order",
+            "reason=check",
+            "reason=writer",
+        ])
+    );
+    assert_eq!(
+        labels("outputs_total"),
+        set(&[
+            "outcome=fetched",
+            "outcome=pending",
+            "outcome=gone",
+            "outcome=too_large",
+            "outcome=refused"
+        ])
+    );
+    assert_eq!(labels("rows_written_total").len(), 10);
+    for name in [
+        "gap_messages_total",
+        "redeliveries_total",
+        "position",
+        "stream_last_sequence",
+        "stream_lag_messages",
+    ] {
+        assert_eq!(labels(name), with_streams(&[]), "{name}");
+    }
+    assert_eq!(
+        labels("in_flight_bytes"),
+        set(&["budget=messages", "budget=outputs", "budget=repair"])
+    );
+    for gauge in Gauge::ALL {
+        let (name, ..) = gauge.told();
+        let known = scrape.samples.iter().any(|sample| sample.metric == name);
+        // What the server has not said yet is absent, not 0.
+        let may_lack = [
+            "results_projector_stream_lag_seconds",
+            "results_projector_consumer_ack_floor",
+        ]
+        .contains(&name);
+        assert!(known || may_lack, "{name} is never set");
+    }
+    assert_eq!(metric(&scrape, "ready", &[]), Some(1.0));
+    assert!(projector.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_say_what_the_database_says() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (_folder, db) = place();
+    put_manifests(&js).await.unwrap();
+    let (projector, address) = serving(&db, &server.url());
+    let planned = plan(901, &Profile::everything(1_500));
+    publish(&js, &planned).await.unwrap();
+    let sent = |stream: &str| {
+        planned
+            .iter()
+            .filter(|planned| planned.stream() == stream)
+            .count() as u64
+    };
+    wait_until("all is written", PATIENCE, || {
+        ["RESULTS", "EVENTS", "INVENTORY"]
+            .iter()
+            .all(|stream| position_of(&db, stream) == Some(sent(stream)))
+    });
+    // The reader looks at its stream every second here.
+    let mut seen = scrape(&address);
+    wait_until("the streams' ends are seen", PATIENCE, || {
+        seen = scrape(&address);
+        ["RESULTS", "EVENTS", "INVENTORY"].iter().all(|stream| {
+            metric(&seen, "stream_last_sequence", &[("stream", stream)]) == Some(sent(stream) as f64)
+                && metric(&seen, "stream_lag_messages", &[("stream", stream)]) == Some(0.0)
+        })
+    });
+    for stream in ["RESULTS", "EVENTS", "INVENTORY"] {
+        for outcome in ["projected", "dead", "ignored"] {
+            let counted = one(
+                &db,
+                &format!("SELECT sum({outcome}) FROM projector_position WHERE stream = '{stream}'"),
+            );
+            assert_eq!(
+                metric(
+                    &seen,
+                    "messages_total",
+                    &[("stream", stream), ("outcome", outcome)]
+                ),
+                Some(counted as f64),
+                "{stream} {outcome}"
+            );
+        }
+        assert_eq!(
+            metric(&seen, "position", &[("stream", stream)]),
+            Some(sent(stream) as f64)
+        );
+    }
+    let pending = one(
+        &db,
+        "SELECT count(*) FROM projector_outputs WHERE state = 'pending'",
+    );
+    assert_eq!(metric(&seen, "outputs_pending", &[]), Some(pending as f64));
+    assert_eq!(
+        metric(&seen, "dead_letters", &[]),
+        Some(one(&db, "SELECT count(*) FROM projector_dead_letters") as f64)
+    );
+    // Each row was inserted once, and some were changed later.
+    for (table, sql) in [
+        ("execution_results", "SELECT count(*) FROM execution_results"),
+        ("check_status", "SELECT count(*) FROM check_status"),
+        ("inventory_history", "SELECT count(*) FROM inventory_history"),
+    ] {
+        let written = metric(&seen, "rows_written_total", &[("table", table)]).unwrap();
+        assert!(
+            written >= one(&db, sql) as f64 && written > 0.0,
+            "{table}: {written}"
+        );
+    }
+    let commits = seen.samples.iter().find_map(|sample| match &sample.value {
+        Value::Histogram(buckets) if sample.metric == "results_projector_commit_seconds" => {
+            buckets.last().map(|last| last.count)
+        }
+        _ => None,
+    });
+    assert!(commits.unwrap() >= 1.0);
+    assert!(metric(&seen, "last_commit_timestamp_seconds", &[]).unwrap() > 1_700_000_000.0);
+    assert!(metric(&seen, "database_bytes", &[]).unwrap() > 100_000.0);
+    assert!(metric(&seen, "output_store_max_age_seconds", &[]).unwrap() > 0.0);
+
+    // The document is the command's own, and what the service alone knows beside it.
+    let served: serde_json::Value = serde_json::from_str(&get(&address, "/status.json").body).unwrap();
+    let asked = run(&db, &server.url(), &["status", "--json"]);
+    let asked: serde_json::Value = serde_json::from_slice(&asked.stdout).unwrap();
+    for key in [
+        "outputs",
+        "dead_letters",
+        "gaps",
+        "pairs",
+        "issues",
+        "oldest_pending_output",
+    ] {
+        assert_eq!(served[key], asked[key], "{key}");
+    }
+    for (served, asked) in served["streams"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(asked["streams"].as_array().unwrap())
+    {
+        for key in ["stream", "position", "projected", "dead", "last_seq"] {
+            assert_eq!(served[key], asked[key], "{key}");
+        }
+    }
+    assert_eq!(served["service"]["phase"], "running");
+    assert_eq!(asked["service"], serde_json::Value::Null);
+    assert!(projector.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_server_it_is_healthy_and_not_ready_and_says_why() {
+    let mut server = NatsServer::start();
+    server.fleet().await;
+    let (_folder, db) = place();
+    server.kill();
+    let (projector, address) = serving(&db, &server.url());
+    assert_eq!(get(&address, "/healthz").status, 200);
+    wait_until("it says why", PATIENCE, || {
+        get(&address, "/readyz").body.contains("cannot connect to")
+    });
+    assert_eq!(get(&address, "/readyz").status, 503);
+    assert_eq!(metric(&scrape(&address), "ready", &[]), Some(0.0));
+    server.start_again();
+    wait_until("it is ready", PATIENCE, || is_ready(&address));
+    server.kill();
+    wait_until("it is not ready", PATIENCE, || {
+        get(&address, "/readyz").body.contains("the connection was lost")
+    });
+    assert_eq!(get(&address, "/healthz").status, 200);
+    assert!(projector.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_database_is_not_ready_and_the_page_says_what_is_in_the_way() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (_folder, db) = place();
+    let (projector, address) = serving(&db, &server.url());
+    let planned = plan(
+        902,
+        &Profile {
+            results: 40,
+            ..Profile::default()
+        },
+    );
+    publish(&js, &planned[..20]).await.unwrap();
+    wait_until("it writes", PATIENCE, || position(&db) == 20);
+    let conn = Connection::open(&db).unwrap();
+    conn.execute_batch("BEGIN IMMEDIATE").unwrap();
+    publish(&js, &planned[20..]).await.unwrap();
+    wait_until("it is not ready", PATIENCE, || {
+        get(&address, "/readyz").body.contains("not writing: ")
+            && get(&address, "/").body.contains("nothing is written")
+    });
+    assert!(metric(&scrape(&address), "busy_retries_total", &[]).unwrap() >= 1.0);
+    conn.execute_batch("ROLLBACK").unwrap();
+    wait_until("it is ready again", PATIENCE, || {
+        is_ready(&address) && position(&db) == 40
+    });
+    assert!(projector.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_in_use_keeps_nobody_from_projecting_and_is_served_once_it_is_free() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (_folder, db) = place();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let env = [("RESULTS_PROJECTOR_OBSERVE_LISTEN", address.as_str())];
+    let projector = Projector::start_with(&db, &server.url(), &["run"], &env);
+    publish(
+        &js,
+        &plan(
+            903,
+            &Profile {
+                results: 20,
+                ..Profile::default()
+            },
+        ),
+    )
+    .await
+    .unwrap();
+    wait_until("it projects", PATIENCE, || position(&db) == 20);
+    wait_until("it says so", PATIENCE, || {
+        projector
+            .stderr()
+            .contains("free the address, or set observe.listen")
+    });
+    drop(taken);
+    wait_until("it serves", PATIENCE, || TcpStream::connect(&address).is_ok());
+    assert_eq!(get(&address, "/healthz").status, 200);
+    assert!(projector.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_say_nothing_are_ended_and_others_are_served() {
+    let server = NatsServer::start();
+    server.fleet().await;
+    let (_folder, db) = place();
+    let (projector, address) = serving(&db, &server.url());
+    let silent: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    assert_eq!(get(&address, "/healthz").status, 200);
+    drop(silent);
+    assert!(projector.terminate().success());
+}
+
+#[test]
+fn an_address_that_is_none_is_refused_with_the_way_out() {
+    let (_folder, db) = place();
+    let said = harness_run(&db, &[("RESULTS_PROJECTOR_OBSERVE_LISTEN", "localhost")]);
+    assert!(
+        said.contains("expected an address and a port such as 127.0.0.1:9464"),
+        "{said}"
+    );
+}
+
+fn harness_run(db: &std::path::Path, env: &[(&str, &str)]) -> String {
+    text(&crate::harness::projector::run_with(
+        db,
+        "nats://127.0.0.1:1",
+        &["config", "check"],
+        env,
+    ))
+}
+
+/// Until something answers there.
+const SOON: Duration = Duration::from_secs(30);

@@ -2,6 +2,8 @@
 //! value knows where it came from. May touch: `serde`/`toml`, `cli`. May not: NATS, SQLite.
 
 mod layers;
+#[cfg(test)]
+mod reference;
 mod settings;
 mod units;
 

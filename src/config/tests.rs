@@ -182,3 +182,17 @@ fn a_configuration_file_that_is_named_must_exist() {
             .contains("nowhere.toml")
     );
 }
+
+#[test]
+fn the_page_about_configuration_is_made_of_the_table_of_settings() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CONFIGURATION.md");
+    let made = super::reference::reference();
+    if std::env::var_os("WRITE_DOCS").is_some() {
+        std::fs::write(path, &made).unwrap();
+    }
+    let kept = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        kept == made,
+        "docs/CONFIGURATION.md is old: write it anew with WRITE_DOCS=1 cargo test --lib config"
+    );
+}

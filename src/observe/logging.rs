@@ -3,15 +3,18 @@
 use std::fmt::{self, Debug};
 use std::io::{self, IsTerminal, Stderr, Write, stderr};
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
+use super::journal::Journal;
 use crate::config::Log;
 use crate::wire::inert::{inert, inert_json};
 
 /// Characters of one value in a line of text. A journal splits very long lines, and what follows would begin one.
-const VALUE_MAX: usize = 2_000;
+pub(super) const VALUE_MAX: usize = 2_000;
 
 /// Starts logging. `verbose` and `quiet` move the configured level; with `progress`, how far a command is is told anyway.
 pub fn start(log: &Log, verbose: u8, quiet: u8, progress: bool) {
@@ -27,15 +30,23 @@ pub fn start(log: &Log, verbose: u8, quiet: u8, progress: bool) {
     } else {
         ""
     };
-    let filter = EnvFilter::new(format!("{level},async_nats=off,rustls=warn{progress}"));
+    let filter = || EnvFilter::new(format!("{level},async_nats=off,rustls=warn{progress}"));
+    if log.format == "journald"
+        && let Some(journal) = Journal::behind_stderr()
+    {
+        tracing_subscriber::registry()
+            .with(journal.with_filter(filter()))
+            .init();
+        return;
+    }
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter())
         .with_writer(stderr)
         .with_target(false);
     let values = debug_fn(|line: &mut Writer<'_>, field, value: &dyn Debug| told(line, field.name(), value));
     match log.format.as_str() {
         "json" => builder.json().with_writer(|| Json(stderr())).init(),
-        // The journal stamps the time itself.
+        // It is no journal that listens for fields; one that only takes lines stamps the time itself.
         "journald" => builder
             .with_ansi(false)
             .without_time()

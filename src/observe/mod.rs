@@ -6,6 +6,7 @@ pub mod document;
 pub mod findings;
 mod history;
 mod http;
+mod journal;
 mod letters;
 pub mod logging;
 mod page;

@@ -108,7 +108,7 @@ impl Body {
                 inside,
                 "<li><span class=\"badge {severity}\">{severity}</span> {}<br><span class=\"dim\">{}</span></li>",
                 text(&finding.what),
-                text(&finding.todo)
+                with_code(&finding.todo)
             );
         }
         match inside.is_empty() {
@@ -398,6 +398,16 @@ fn when(stored: &str) -> String {
     let (day, time) = stored.split_once('T').unwrap_or((stored, ""));
     let time = time.get(..8).unwrap_or(time);
     format!("<span>{} {} UTC</span>", text(day), text(time))
+}
+
+/// Our own words, with commands between backticks.
+fn with_code(words: &str) -> String {
+    let parts = words.split('`').enumerate();
+    let told = parts.map(|(index, part)| match index % 2 {
+        0 => text(part),
+        _ => format!("<code>{}</code>", text(part)),
+    });
+    told.collect()
 }
 
 /// Text from outside: inert, cut, escaped.

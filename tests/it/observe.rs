@@ -387,3 +387,52 @@ fn harness_run(db: &std::path::Path, env: &[(&str, &str)]) -> String {
 
 /// Until something answers there.
 const SOON: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_behind_stderr_is_given_lines_with_fields_and_another_stderr_plain_lines() {
+    let server = NatsServer::start();
+    server.fleet().await;
+    let (folder, db) = place();
+    let path = folder.path().join("journal");
+    let journal = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    journal.set_read_timeout(Some(PATIENCE)).unwrap();
+    // What `systemd` would set: the device and inode of stderr, which only a started process has.
+    let start = |stream: &str| {
+        let script = format!("JOURNAL_STREAM={stream} exec \"$@\"");
+        std::process::Command::new("sh")
+            .args(["-c", &script, "sh"])
+            .arg(crate::harness::projector::binary())
+            .args(["--log-format", "journald", "--db"])
+            .arg(&db)
+            .args(["--nats-url", &server.url(), "run"])
+            .env("RESULTS_PROJECTOR_JOURNAL_SOCKET", &path)
+            .env("RESULTS_PROJECTOR_OBSERVE_LISTEN", "off")
+            .stderr(std::fs::File::create(folder.path().join("stderr")).unwrap())
+            .spawn()
+            .unwrap()
+    };
+    let mut projector = start("$(stat -Lc %d:%i /proc/self/fd/2)");
+    let mut bytes = [0; 65_536];
+    let mut told = String::new();
+    while !told.contains("RP_STREAM=RESULTS") {
+        let length = journal.recv(&mut bytes).unwrap();
+        told = String::from_utf8(bytes[..length].to_vec()).unwrap();
+    }
+    assert!(told.starts_with("PRIORITY=6\n"), "{told}");
+    assert!(
+        told.contains("\nMESSAGE=reading stream=RESULTS generation=1"),
+        "{told}"
+    );
+    let stderr = || std::fs::read_to_string(folder.path().join("stderr")).unwrap();
+    assert_eq!(stderr(), "", "it is told twice");
+    let end = |child: &mut std::process::Child| {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    };
+    end(&mut projector);
+    let mut projector = start("1:1");
+    wait_until("it writes lines", PATIENCE, || {
+        stderr().contains("reading stream=RESULTS")
+    });
+    end(&mut projector);
+}

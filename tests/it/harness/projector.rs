@@ -23,7 +23,7 @@ pub fn use_binary(path: PathBuf) {
     BINARY.set(path).unwrap();
 }
 
-fn binary() -> &'static Path {
+pub fn binary() -> &'static Path {
     BINARY.get_or_init(|| {
         let built: Option<&str> = option_env!("CARGO_BIN_EXE_results-projector");
         PathBuf::from(built.expect("use_binary was called"))

@@ -13,6 +13,9 @@ use super::settings::{SETTINGS, Setting};
 use super::{ConfigError, DEFAULT_FILE, units};
 use crate::cli::GlobalArgs;
 
+/// As long as RESULTS keeps results (contract §2.3): younger rows would be brought again by every replay.
+const AGE_LEAST: Duration = Duration::from_secs(30 * 86_400);
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -158,6 +161,20 @@ impl Layers {
 
     pub(super) fn duration(&self, key: &str) -> Result<Duration, ConfigError> {
         units::duration(self.text(key)).map_err(|expected| self.wrong(key, &expected))
+    }
+
+    /// How old rows may become; `off`: as old as may be.
+    pub(super) fn age(&self, key: &str) -> Result<Option<Duration>, ConfigError> {
+        if self.text(key).trim() == "off" {
+            return Ok(None);
+        }
+        match self.duration(key)? {
+            age if age >= AGE_LEAST => Ok(Some(age)),
+            _ => Err(self.wrong(
+                key,
+                "expected at least 30 days, or off: what RESULTS still holds would come again",
+            )),
+        }
     }
 
     /// An address with a port; `off`: none.

@@ -124,6 +124,15 @@ pub struct Group {
     pub max_time: Duration,
 }
 
+/// `[retention]`
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Retention {
+    /// Results older than this are deleted; `None`: never.
+    pub execution_results: Option<Duration>,
+    /// Events of the history older than this are deleted; `None`: never.
+    pub inventory_history: Option<Duration>,
+}
+
 /// `[observe]`
 #[derive(Clone, Debug)]
 pub struct Observe {
@@ -155,6 +164,8 @@ pub struct Config {
     pub outputs: Outputs,
     /// See [`Group`].
     pub group: Group,
+    /// See [`Retention`].
+    pub retention: Retention,
     /// See [`Observe`].
     pub observe: Observe,
     /// Payload bytes that the dead-letter book holds.
@@ -219,6 +230,10 @@ impl Config {
                 max_rows: layers.count("group.max_rows")?,
                 max_bytes: layers.bytes("group.max_bytes")?,
                 max_time: layers.duration("group.max_time")?,
+            },
+            retention: Retention {
+                execution_results: layers.age("retention.execution_results")?,
+                inventory_history: layers.age("retention.inventory_history")?,
             },
             observe: Observe {
                 listen: layers.address("observe.listen")?,

@@ -199,6 +199,17 @@ pub(super) const SETTINGS: &[Setting] = &[
         "longest transaction on the backend's own file, which others write too",
     ),
     plain(
+        "retention.execution_results",
+        "off",
+        "results older than this are deleted from a database of our own; at least 30 days, which is as long as RESULTS keeps \
+         them; in the backend's own file the backend deletes",
+    ),
+    plain(
+        "retention.inventory_history",
+        "off",
+        "the same for events of the history",
+    ),
+    plain(
         "observe.listen",
         "127.0.0.1:9464",
         "address and port of the status page, /metrics, /readyz and /healthz; off: none",

@@ -53,6 +53,8 @@ pub struct Document {
     pub issues: Vec<issues::Listed>,
     /// Executions whose row has not come yet.
     pub unsettled_executions: u64,
+    /// By table: the time before which rows were deleted for their age (`retention.*`).
+    pub retention: BTreeMap<&'static str, String>,
     /// The backend's own projector writes the same tables; `null` when it cannot be told, or does not matter.
     pub backend_is_projecting: Option<bool>,
     /// Why that cannot be told.
@@ -252,6 +254,7 @@ impl Document {
             },
             issues: report.issues,
             unsettled_executions: report.unsettled_executions,
+            retention: report.retention,
             backend_is_projecting: outside.backend_is_projecting,
             backend_unknown: outside.backend_unknown,
         };

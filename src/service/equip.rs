@@ -1,6 +1,7 @@
 //! What the configuration means for stages that serve beside readers too.
 
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use super::books::Books;
 use super::pipeline::ServiceError;
@@ -14,6 +15,7 @@ use crate::source::connect::Connection;
 use crate::source::fetch::{FetchLimits, Fetcher};
 use crate::source::manifests::snapshot;
 use crate::store::Store;
+use crate::store::retention::Aging;
 
 /// Fetches what is owed, with limits of its own.
 pub(super) fn repairer(
@@ -49,7 +51,23 @@ pub(super) fn writer_limits(config: &Config, store: &Store, scratch: bool) -> Wr
         group_time_max: (store.is_adopted() && !scratch).then_some(config.group.max_time),
         wal_bytes_max: config.store.wal_bytes_max,
         disk_reserve_bytes: config.store.disk_reserve_bytes,
+        retention: retention(config, store, scratch),
     }
+}
+
+/// Nobody else cleans a database of our own. In the backend's file the backend does, by its own measure; a scratch holds what
+/// the streams do.
+fn retention(config: &Config, store: &Store, scratch: bool) -> Vec<(Aging, Duration)> {
+    if store.is_adopted() || scratch {
+        return Vec::new();
+    }
+    let ages = [
+        (Aging::Results, config.retention.execution_results),
+        (Aging::History, config.retention.inventory_history),
+    ];
+    ages.into_iter()
+        .filter_map(|(aging, age)| Some((aging, age?)))
+        .collect()
 }
 
 /// Reads objects, within the configuration's limits.

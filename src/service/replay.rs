@@ -88,7 +88,7 @@ pub async fn replay(
             // One state of the database, read without holding up its other writers; it is written only while it is the last.
             scratch.snapshot()?;
             let completed = scratch.complete(&manifests, purpose, now)?;
-            let (comparison, findings) = scratch.find(&scope(&completed, whole, now))?;
+            let (comparison, findings) = scratch.find(&scope(&completed, whole, scratch.horizons(now)?))?;
             tries_left -= 1;
             match scratch.mend(&findings, now) {
                 Ok(mended) => return Ok((completed, comparison, mended)),

@@ -8,8 +8,9 @@ use tokio::sync::watch;
 use super::load::{Loader, Standings, Step, Tell};
 use super::pipeline::ServiceError;
 use crate::config::Config;
-use crate::store::carry::{Completed, Purpose, cleanup_before};
+use crate::store::carry::{Completed, Purpose};
 use crate::store::compare::{Comparison, Scope};
+use crate::store::retention::Horizons;
 use crate::store::scratch::{Beside, Scratch};
 use crate::store::{read_only, standings};
 use crate::wire::time::Timestamp;
@@ -37,12 +38,12 @@ impl Verified {
     }
 }
 
-/// What a database is compared by; `whole`: from the streams' start.
-pub(super) fn scope(completed: &Completed, whole: bool, now: Timestamp) -> Scope {
+/// What a database is compared by; `whole`: from the streams' start; `horizons`: its own.
+pub(super) fn scope(completed: &Completed, whole: bool, horizons: Horizons) -> Scope {
     Scope {
         complete: completed.vouched.complete,
         whole,
-        cleanup_before: cleanup_before(now),
+        horizons,
     }
 }
 
@@ -93,7 +94,7 @@ pub async fn verify(
     let (mut completed, comparison, unaccounted) = loader
         .blocking(move || {
             let completed = scratch.complete(&manifests, Purpose::Verify, now)?;
-            let comparison = scratch.compare(&scope(&completed, true, now))?;
+            let comparison = scratch.compare(&scope(&completed, true, scratch.horizons(now)?))?;
             Ok((completed, comparison, scratch.unaccounted()?))
         })
         .await?;

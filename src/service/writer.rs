@@ -2,6 +2,7 @@
 //! hands the positions back. Two kinds of failure, never mixed up: the environment's is waited out, whatever it
 //! takes; a message's own makes that message a dead letter and nothing else.
 
+mod aging;
 mod ahead;
 mod anew;
 mod answers;
@@ -22,6 +23,7 @@ use chrono::Utc;
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
+use self::aging::Ageing;
 use self::ahead::Ahead;
 use self::intake::{Intake, is_current, take_apart};
 use self::letters::WATCHED_MESSAGES;
@@ -94,6 +96,7 @@ pub struct Writer {
     not_cut: Option<Instant>,
     last_commit: Instant,
     pulse: Pulse,
+    ageing: Ageing,
     patience: attempt::Patience,
 }
 
@@ -150,6 +153,7 @@ impl Writer {
             not_cut: None,
             last_commit: Instant::now(),
             pulse: Pulse::default(),
+            ageing: Ageing::default(),
             patience: attempt::Patience::default(),
         }
     }
@@ -193,6 +197,7 @@ impl Writer {
         loop {
             self.pulse.beat();
             self.settle();
+            self.delete_old();
             if self.intake.chores.is_empty() && self.intake.left_over.is_empty() {
                 for reply in self.when_derived.drain(..) {
                     // An error is somebody who no longer waits.
@@ -272,10 +277,11 @@ impl Writer {
             match self.intake.works.recv_timeout(wait) {
                 Ok(work) => return Some(work),
                 Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) if wait == TURN_AT_LEAST_EVERY => {}
+                Err(RecvTimeoutError::Timeout) if wait == TURN_AT_LEAST_EVERY => self.delete_old(),
                 Err(RecvTimeoutError::Timeout) => {
                     self.idle();
                     self.settle();
+                    self.delete_old();
                 }
             }
         }

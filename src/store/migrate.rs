@@ -37,9 +37,16 @@ pub(super) fn run(conn: &mut Connection, own: bool) -> Result<(), StoreError> {
 
 /// Reads one value of `projector_meta`.
 pub(super) fn meta(conn: &Connection, key: &str) -> Result<Option<String>, StoreError> {
-    conn.query_row("SELECT value FROM projector_meta WHERE key = ?1", [key], |row| {
-        row.get(0)
-    })
+    meta_of(conn, "main", key)
+}
+
+/// The same in a database that is attached under another name.
+pub(super) fn meta_of(conn: &Connection, schema: &str, key: &str) -> Result<Option<String>, StoreError> {
+    conn.query_row(
+        &format!("SELECT value FROM {schema}.projector_meta WHERE key = ?1"),
+        [key],
+        |row| row.get(0),
+    )
     .optional()
     .map_err(StoreError::sqlite(format_args!("read {key} from projector_meta")))
 }

@@ -23,6 +23,7 @@ pub mod output_book;
 pub mod position;
 pub mod refill;
 pub mod report;
+pub mod retention;
 mod rows;
 pub mod scratch;
 mod snapshots;
@@ -44,6 +45,7 @@ pub use open::{
 pub use position::{Advance, Counts, Standing};
 pub use written::WRITTEN_TABLES;
 
+use self::retention::Aging;
 use self::written::Written;
 use crate::projection::manifests::Manifests;
 use crate::wire::kv::StreamName;
@@ -290,6 +292,21 @@ impl Store {
     #[must_use]
     pub fn foreknown(&self) -> Option<&carry::Foreknowledge> {
         self.desk.foreknown.as_ref()
+    }
+
+    /// Deletes at most `limit` rows of a table of our own from before a horizon, for their age, and records it. Returns how
+    /// many.
+    ///
+    /// # Errors
+    /// SQLite's; [`StoreError::Moved`] as for [`Store::begin`].
+    pub fn delete_old(&mut self, aging: Aging, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.check_identity()?;
+        let tx = rusqlite::Transaction::new_unchecked(&self.conn, rusqlite::TransactionBehavior::Immediate)
+            .map_err(StoreError::sqlite("begin to delete old rows"))?;
+        let deleted = retention::delete(&tx, aging, before, limit)?;
+        tx.commit()
+            .map_err(StoreError::sqlite("commit the deletion of old rows"))?;
+        Ok(deleted)
     }
 
     /// After an error that may come from a changed schema: is the file still ours to write?

@@ -70,6 +70,8 @@ pub struct Report {
     pub pairs: PairCounts,
     /// Executions whose row has not come yet.
     pub unsettled_executions: u64,
+    /// By table: the time before which rows were deleted for their age.
+    pub retention: std::collections::BTreeMap<&'static str, String>,
 }
 
 /// Reads the whole report.
@@ -126,6 +128,7 @@ pub fn read(conn: &Connection) -> Result<Report, StoreError> {
         unsettled_executions: conn
             .query_row("SELECT count(*) FROM projector_unsettled", [], |row| row.get(0))
             .map_err(StoreError::sqlite("count projector_unsettled"))?,
+        retention: super::retention::kept(conn)?,
     })
 }
 

@@ -15,6 +15,7 @@ use super::compare::{self, Comparison, Findings, Mended, Scope};
 use super::names::quoted;
 use super::open::is_adopted;
 use super::position::{self, Standing};
+use super::retention::Horizons;
 use super::{StoreError, migrate, report};
 use crate::projection::manifests::Manifests;
 use crate::wire::kv::StreamName;
@@ -197,6 +198,14 @@ impl Scratch {
             .execute_batch("BEGIN")
             .map_err(StoreError::sqlite("begin to read"))?;
         Ok(position::read_all(&self.conn, "old")?.into_iter().collect())
+    }
+
+    /// What may have been deleted from the database for its age, at `now` (wall clock).
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn horizons(&self, now: Timestamp) -> Result<Horizons, StoreError> {
+        Horizons::read(&self.conn, "old", now)
     }
 
     /// Completes the scratch with what only the database knows.

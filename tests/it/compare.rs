@@ -9,6 +9,7 @@ use results_projector::store::StoreError;
 use results_projector::store::compare::{
     Comparison, Difference, Kind, Mended, Scope, Shown, compare, find, mend,
 };
+use results_projector::store::retention::Horizons;
 use results_projector::wire::kv::StreamName;
 use results_projector::wire::time::Timestamp;
 use rusqlite::Connection;
@@ -328,7 +329,7 @@ fn all() -> Scope {
     Scope {
         complete: true,
         whole: true,
-        cleanup_before: None,
+        horizons: Horizons::default(),
     }
 }
 
@@ -626,7 +627,7 @@ fn what_the_cleanup_took_is_no_difference_and_stays_away() {
         "SELECT min(observed_at) || 'x' FROM inventory_history",
     );
     let scope = Scope {
-        cleanup_before: Some(cutoff.clone()),
+        horizons: Horizons::before(cutoff.clone()),
         ..all()
     };
     let cleanup = format!(

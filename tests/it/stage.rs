@@ -24,6 +24,7 @@ use results_projector::store::carry::Foreknowledge;
 use results_projector::store::dead_letters::{self, Place};
 use results_projector::store::derive::due_pairs;
 use results_projector::store::output_book::Repair;
+use results_projector::store::retention::Aging;
 use results_projector::store::{Lines, Owner, Store, StoreOptions, read_only};
 use results_projector::wire::kv::StreamName;
 use results_projector::wire::output::{Attempt, Content};
@@ -56,6 +57,8 @@ pub struct Stage {
     pub objects: BTreeMap<String, Object>,
     /// What is delivered now cannot be projected by this version.
     pub fails: bool,
+    /// How old rows may become, from the next start of the writer on.
+    pub retention: Vec<(Aging, Duration)>,
     manifests: watch::Sender<Arc<Manifests>>,
     running: Option<Running>,
     permits: Arc<Semaphore>,
@@ -82,6 +85,7 @@ impl Stage {
             db: db.to_owned(),
             objects: BTreeMap::new(),
             fails: false,
+            retention: Vec::new(),
             manifests: watch::channel(Arc::new(manifests)).0,
             running: None,
             permits: Arc::new(Semaphore::new(1_000_000)),
@@ -145,6 +149,7 @@ impl Stage {
             group_time_max: None,
             wal_bytes_max: 1 << 30,
             disk_reserve_bytes: 0,
+            retention: self.retention.clone(),
         };
         let (shutdown, down) = watch::channel(false);
         let writer = Writer::new(

@@ -16,8 +16,8 @@ use crate::source::asking::Js;
 use crate::source::census::message_at;
 use crate::source::connect;
 use crate::source::fetch::Fetcher;
-use crate::store::carry::cleanup_before;
 use crate::store::compare::sampled::{self, Checked, Line};
+use crate::store::retention::Horizons;
 use crate::store::{read_only, standings};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
@@ -54,7 +54,7 @@ async fn look(config: &Config, results: usize, now: Timestamp) -> Result<Verifie
         standings: standings(&conn)?,
         ..Verified::default()
     };
-    let cleanup_before = cleanup_before(now);
+    let horizons = Horizons::read(&conn, "main", now)?;
     let comparison = &mut verified.comparison;
     let counted = comparison
         .counted
@@ -70,7 +70,7 @@ async fn look(config: &Config, results: usize, now: Timestamp) -> Result<Verifie
             continue;
         };
         counted.compared += 1;
-        match sampled::check(&conn, &line, &message, cleanup_before.as_deref())? {
+        match sampled::check(&conn, &line, &message, &horizons)? {
             Checked::CleanedUp => counted.cleaned_up += 1,
             Checked::Same => {}
             Checked::Missing(difference) => {

@@ -150,6 +150,7 @@ mod tests {
             group_time_max: None,
             wal_bytes_max: 1 << 30,
             disk_reserve_bytes: 0,
+            retention: Vec::new(),
         }
     }
 

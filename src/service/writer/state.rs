@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::store::StoreError;
+use crate::store::retention::Aging;
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
 
 /// Limits of a group and of the file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct WriterLimits {
     /// Items in one transaction.
     pub group_rows_max: usize,
@@ -23,6 +24,8 @@ pub struct WriterLimits {
     pub wal_bytes_max: u64,
     /// Below so many free bytes on the disk nothing is written.
     pub disk_reserve_bytes: u64,
+    /// How old rows of a table may become before they are deleted.
+    pub retention: Vec<(Aging, Duration)>,
 }
 
 impl WriterLimits {

@@ -7,9 +7,10 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::StoreError;
+use super::super::retention::{Aging, Horizons};
 use super::ledgers::Making;
 use super::pairs::{Basis, list_backend_lines};
-use super::{Purpose, Vouched, cleanup_before, ledgers, run};
+use super::{Purpose, Vouched, ledgers, run};
 use crate::projection::result::Completion;
 use crate::wire::time::Timestamp;
 
@@ -227,7 +228,10 @@ fn recount(
     // A run that never ended may have been reaped, and its row cleaned up since: it stays counted.
     let cleaned = match basis.purpose {
         Purpose::Rebuild => None,
-        Purpose::Replay | Purpose::ReplayPart | Purpose::Verify => cleanup_before(now),
+        Purpose::Replay | Purpose::ReplayPart | Purpose::Verify => {
+            let horizons = Horizons::read(conn, "old", now)?;
+            horizons.of(Aging::Results.table()).map(str::to_owned)
+        }
     };
     let counted = run(
         conn,

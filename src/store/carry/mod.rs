@@ -23,7 +23,6 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use chrono::TimeDelta;
 use rusqlite::{Connection, Params, Transaction, TransactionBehavior};
 use serde::Serialize;
 
@@ -35,16 +34,6 @@ use crate::wire::time::Timestamp;
 pub use books::Brought;
 pub(super) use exploded::names as exploded_tables;
 pub use known::Foreknowledge;
-
-/// The backend's cleanup deletes rows that are older (contract §6.1).
-const CLEANUP_DAYS: i64 = 90;
-
-/// The stored time before which the backend's cleanup may have deleted rows.
-#[must_use]
-pub fn cleanup_before(now: Timestamp) -> Option<String> {
-    let before = now.checked_add(TimeDelta::days(-CLEANUP_DAYS))?;
-    Some(before.stored())
-}
 
 /// What a scratch is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -139,7 +139,7 @@ pub(super) fn walk(
         .query_row(&format!("SELECT count(*) FROM main.{name}"), [], |row| row.get(0))
         .map_err(sqlite)?;
     let mut different = conn.prepare(&table.different()).map_err(sqlite)?;
-    let mut rows = different.query([&scope.cleanup_before]).map_err(sqlite)?;
+    let mut rows = different.query([scope.horizons.of(name)]).map_err(sqlite)?;
     while let Some(row) = rows.next().map_err(sqlite)? {
         let read = || -> Result<(i64, Option<i64>, i64, bool), rusqlite::Error> {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))

@@ -293,12 +293,8 @@ pub(super) fn judge(
         return Ok(None);
     }
     let cleaned_up = |line: &Line| {
-        let cutoff = list.cleaned_by.zip(scope.cleanup_before.as_ref());
-        cutoff.is_some_and(|(column, before)| {
-            line.value(column)
-                .as_str()
-                .is_ok_and(|time| time < before.as_str())
-        })
+        let cutoff = list.cleaned_by.zip(scope.horizons.of(&list.name));
+        cutoff.is_some_and(|(column, before)| line.value(column).as_str().is_ok_and(|time| time < before))
     };
     let findings = align(&pair.should, &pair.is, &list.levels, cleaned_up);
     let mut wrong = false;

@@ -25,6 +25,7 @@ use self::lists::List;
 use self::tables::{Fixed, Place, Task};
 use super::StoreError;
 use super::names::quoted;
+use super::retention::Horizons;
 pub use mend::{Mended, mend};
 
 /// So many differences are kept with their values; all are counted.
@@ -37,8 +38,8 @@ pub struct Scope {
     pub complete: bool,
     /// The scratch was loaded from the streams' start. If not, what it does not have is not looked at.
     pub whole: bool,
-    /// A stored time: rows older than this may have been cleaned up by the backend (contract §6.1).
-    pub cleanup_before: Option<String>,
+    /// Rows from before these may have been deleted for their age (contract §6.1).
+    pub horizons: Horizons,
 }
 
 /// What was found.

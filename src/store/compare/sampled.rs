@@ -6,6 +6,7 @@ use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::super::StoreError;
+use super::super::retention::Horizons;
 use super::cells::shown_pair;
 use super::{Difference, Kind};
 use crate::projection::result::{ResultMessage, ResultRow, row};
@@ -62,8 +63,8 @@ pub fn choose(conn: &Connection, results: usize) -> Result<Vec<Line>, StoreError
     .map_err(StoreError::sqlite("choose results at random"))
 }
 
-/// Compares a row with the message that made it. `cleanup_before`: the stored time before which the backend's cleanup may
-/// have deleted rows.
+/// Compares a row with the message that made it. `horizons`: rows from before them may have been
+/// deleted for their age.
 ///
 /// # Errors
 /// SQLite's.
@@ -71,7 +72,7 @@ pub fn check(
     conn: &Connection,
     line: &Line,
     message: &ResultMessage,
-    cleanup_before: Option<&str>,
+    horizons: &Horizons,
 ) -> Result<Checked, StoreError> {
     let expected = row(message, line.published);
     let read = || -> Result<Option<Vec<Difference>>, rusqlite::Error> {
@@ -103,7 +104,10 @@ pub fn check(
         line.result_id
     )))?;
     Ok(match found {
-        None if cleanup_before.is_some_and(|before| line.published.stored().as_str() < before) => {
+        None if horizons
+            .of(TABLE)
+            .is_some_and(|before| line.published.stored().as_str() < before) =>
+        {
             Checked::CleanedUp
         }
         None => Checked::Missing(Difference {
@@ -197,11 +201,11 @@ mod tests {
             published: Timestamp::parse_wire("2026-06-01T00:00:06Z").unwrap(),
             result_id: "r1".to_owned(),
         };
-        let before = |time: &str| check(&conn, &line, &message, Some(time)).unwrap();
+        let before = |time: &str| check(&conn, &line, &message, &Horizons::before(time.to_owned())).unwrap();
         assert!(matches!(before("2026-06-02T00:00:00+00:00"), Checked::CleanedUp));
         assert!(matches!(before("2026-06-01T00:00:00+00:00"), Checked::Missing(_)));
         assert!(matches!(
-            check(&conn, &line, &message, None).unwrap(),
+            check(&conn, &line, &message, &Horizons::default()).unwrap(),
             Checked::Missing(_)
         ));
     }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use results_projector::projection::manifests::Manifests;
 use results_projector::store::compare::Scope;
+use results_projector::store::retention::Horizons;
 use results_projector::store::{Owner, Store, StoreError, StoreOptions};
 use results_projector::wire::manifest::Posted;
 use results_projector::wire::time::Timestamp;
@@ -161,7 +162,7 @@ fn a_scratch_that_was_overtaken_is_as_it_was_and_completed_again() {
     let scope = Scope {
         complete: true,
         whole: true,
-        cleanup_before: None,
+        horizons: Horizons::default(),
     };
     let find = || {
         scratch.snapshot().unwrap();

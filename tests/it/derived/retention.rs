@@ -1,6 +1,7 @@
 //! Pairs whose first row retention has deleted, behind the server.
 
 use results_projector::projection::manifests::Manifests;
+use results_projector::store::retention::Aging;
 use results_projector::wire::kv::StreamName;
 use results_projector::wire::time::Timestamp;
 
@@ -109,4 +110,120 @@ fn a_due_pair_whose_oldest_scan_is_still_owed_is_derived_once_that_is_certain() 
         1
     );
     assert_eq!(one(&db, "SELECT count(*) FROM projector_waiting"), 0);
+}
+
+/// A month and a day.
+const MONTH: std::time::Duration = std::time::Duration::from_secs(31 * 86_400);
+
+/// Results of PC-1, one a day from the first of June on; the third points to an output that is not there yet.
+fn days(db: &Path, days: u32) -> Stage {
+    let mut stage = Stage::open(db, Manifests::default());
+    for day in 1..=days {
+        let id = format!("r{day:02}");
+        let run = Run::new(&id, "PC-1", "job", "printed");
+        let (subject, message) = match day {
+            3 => run.pointing().0,
+            _ => run.message(),
+        };
+        if day == 3 {
+            stage.objects.insert(run.pointing().1.0, Object::Unreachable);
+        }
+        stage.deliver(&Sent {
+            stream: StreamName::Results,
+            seq: u64::from(day),
+            subject,
+            published: Timestamp::parse_wire(&format!(
+                "2026-0{}-{:02}T12:00:00Z",
+                6 + (day - 1) / 30,
+                (day - 1) % 30 + 1
+            ))
+            .unwrap(),
+            payload: Bytes::from(message.to_string()),
+        });
+    }
+    stage.settle_down();
+    stage
+}
+
+#[test]
+fn rows_go_by_the_age_that_the_server_gives_them_and_their_horizon_is_kept() {
+    let (_folder, db) = place();
+    let mut stage = days(&db, 60);
+    stage.retention = vec![(Aging::Results, MONTH), (Aging::History, MONTH)];
+    stage.restart();
+    // The newest is of July the 30th by the server's clock; this machine's is years ahead of nothing.
+    wait_until("the old ones are gone", PATIENCE, || {
+        one(&db, "SELECT count(*) FROM execution_results") == 32 + 1
+    });
+    let oldest = "SELECT count(*) FROM execution_results WHERE recorded_at < '2026-06-29T12:00:00+00:00'";
+    // But for the one whose output is still asked for.
+    assert_eq!(one(&db, oldest), 1);
+    assert_eq!(
+        one(
+            &db,
+            "SELECT count(*) FROM execution_results WHERE result_id = 'r03'"
+        ),
+        1
+    );
+    assert_eq!(
+        crate::harness::dump::text(
+            &db,
+            "SELECT value FROM projector_meta WHERE key = 'retention.execution_results'"
+        ),
+        "2026-06-29T12:00:00+00:00"
+    );
+    // What must outlive them: completions decide whether jobs run again, and every message stays accounted for.
+    assert_eq!(
+        one(&db, "SELECT count(*) FROM job_completions WHERE job_id = 'job'"),
+        1
+    );
+    assert_eq!(one(&db, "SELECT count(*) FROM projector_results"), 60);
+    check_i3(&db);
+    // Once that output is there, its row is as old as it is.
+    let name = crate::harness::dump::text(
+        &db,
+        "SELECT object FROM projector_outputs WHERE result_id = 'r03'",
+    );
+    stage.objects.insert(name, Object::Here("late".into()));
+    stage.retry_all();
+    stage.restart();
+    wait_until("it is gone too", PATIENCE, || one(&db, oldest) == 0);
+    assert_eq!(one(&db, "SELECT count(*) FROM projector_outputs"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_for_its_age_is_no_difference_and_no_replay_brings_it_again() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (_folder, db) = place();
+    let profile = Profile {
+        results: 50,
+        ..Profile::default()
+    };
+    publish(&js, &plan(950, &profile)).await.unwrap();
+    catch_up(&db, &server.url());
+    let conn = Connection::open(&db).unwrap();
+    let gone = "DELETE FROM execution_results WHERE rowid <= 3";
+    conn.execute(gone, []).unwrap();
+    let verify = || run(&db, &server.url(), &["verify", "--json"]);
+    assert_eq!(verify().status.code(), Some(1), "three rows are missing");
+    // As the service records it.
+    conn.execute(
+        "INSERT INTO projector_meta VALUES ('retention.execution_results', '2999-01-01T00:00:00+00:00')",
+        [],
+    )
+    .unwrap();
+    let output = verify();
+    assert!(output.status.success(), "{}", text(&output));
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(told.to_string().contains("\"cleaned_up\":3"), "{told}");
+    let output = run(&db, &server.url(), &["replay"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(one(&db, "SELECT count(*) FROM execution_results"), 47);
+    let output = run(&db, &server.url(), &["status", "--json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        told["retention"]["execution_results"],
+        "2999-01-01T00:00:00+00:00"
+    );
 }

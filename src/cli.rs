@@ -172,6 +172,17 @@ Exit codes: 0 done; 2 FILE is there already, or no usable database; 3 no space, 
         #[arg(long)]
         json: bool,
     },
+    /// Leave the backend's own file, and the broker, as if the service had never been there
+    ///
+    /// Deletes our consumers, and drops our tables from an adopted file: positions, dead letters, what is still owed. What was
+    /// projected stays. A database of our own is left as it is. The service must be stopped. Asks first.
+    #[command(after_help = "Examples:
+  results-projector --db /var/lib/kanade/kanade.db detach
+  results-projector --db /var/lib/kanade/kanade.db detach --yes --database-only
+
+Exit codes: 0 done; 1 the answer was no; 2 nobody to ask and no --yes, no usable database, or it is in use; 3 no server, or
+it does not delete a consumer: then the tables are still there")]
+    Detach(DetachArgs),
     /// Write the read model as canonical text, by which two databases are compared
     ///
     /// A line of JSON a table, {"table":…,"columns":[…]}, then one a row: the values of the columns. Rows come in the order
@@ -271,6 +282,17 @@ pub struct RebuildArgs {
     /// One JSON document, no progress
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `detach`.
+#[derive(Debug, Default, Args)]
+pub struct DetachArgs {
+    /// Yes, that is meant
+    #[arg(long)]
+    pub yes: bool,
+    /// Ask nothing of the server: it is gone for good, or its consumers were deleted already
+    #[arg(long)]
+    pub database_only: bool,
 }
 
 /// Arguments of `replay`.

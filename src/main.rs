@@ -134,6 +134,11 @@ fn dispatch(
             }
         }
         Command::Backup { file, force, json } => commands::backup::backup(config, &file, force, json, out)?,
+        Command::Detach(args) => {
+            if !runtime.block_on(commands::detach::detach(config, &args, out))? {
+                return Ok(ExitCode::from(1));
+            }
+        }
         Command::Dump { table, out: file } => commands::dump::dump(config, &table, file.as_deref(), out)?,
         Command::Config(ConfigCommand::Check) => commands::config::check(config, out)?,
         Command::Config(ConfigCommand::Show { json }) => commands::config::show(config, json, out)?,

@@ -5,6 +5,7 @@ mod asking;
 pub mod backup;
 pub mod config;
 pub mod dead_letters;
+pub mod detach;
 pub mod dump;
 pub mod outputs;
 mod progress;

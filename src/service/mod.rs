@@ -6,6 +6,7 @@ pub mod beside;
 pub mod board;
 pub mod books;
 pub mod derive;
+pub mod detach;
 mod equip;
 pub mod load;
 mod outside;

@@ -3,7 +3,7 @@
 mod caught_up;
 mod parts;
 
-pub(super) use self::parts::desk;
+pub(super) use self::parts::{desk, own_desk};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -277,18 +277,8 @@ impl Desk {
     /// When the server does not do it; the durable may be gone then, which the next opening heals.
     pub async fn open(&self, opening: &Opening) -> Result<(pull::Stream, Timestamp), AskError> {
         let durable = self.durable();
-        let deleting = format!("delete the consumer {durable}");
         // Our acks went out on this connection before this call: its answer proves that the server has seen them.
-        let answer = self.handle.delete_consumer(&durable);
-        let answer = self.js.ask(&self.question("CONSUMER.DELETE"), answer).await;
-        match answer.map_err(|denied| AskError::new(deleting.clone(), denied))? {
-            Ok(_) => {}
-            Err(error) => match error.kind() {
-                ConsumerErrorKind::JetStream(answer)
-                    if answer.error_code() == ErrorCode::CONSUMER_NOT_FOUND => {}
-                _ => return Err(AskError::new(deleting, error)),
-            },
-        }
+        self.delete_durable().await?;
         let config = pull::Config {
             durable_name: Some(durable.clone()),
             description: Some(
@@ -353,6 +343,29 @@ impl Desk {
         if self.options.temporary {
             // What is not deleted now, the server deletes by itself.
             let _deleted = self.handle.delete_consumer(&self.durable()).await;
+        }
+    }
+
+    /// Deletes the durable, whoever made it. Returns whether there was one.
+    ///
+    /// # Errors
+    /// When the server does not do it.
+    pub async fn delete_durable(&self) -> Result<bool, AskError> {
+        let durable = self.durable();
+        let deleting = format!("delete the consumer {durable}");
+        let answer = self.handle.delete_consumer(&durable);
+        let answer = self.js.ask(&self.question("CONSUMER.DELETE"), answer).await;
+        match answer.map_err(|denied| AskError::new(deleting.clone(), denied))? {
+            Ok(_) => Ok(true),
+            Err(error) => match error.kind() {
+                ConsumerErrorKind::JetStream(answer)
+                    if [ErrorCode::CONSUMER_NOT_FOUND, ErrorCode::STREAM_NOT_FOUND]
+                        .contains(&answer.error_code()) =>
+                {
+                    Ok(false)
+                }
+                _ => Err(AskError::new(deleting, error)),
+            },
         }
     }
 

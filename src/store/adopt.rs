@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+use super::names::quoted;
 use super::{StoreError, report};
 
 /// The table by which the backend's file is known. Never written: an unknown version in it keeps the backend from
@@ -14,6 +15,24 @@ pub(super) const MIGRATIONS: &str = "_sqlx_migrations";
 const NEEDED: i64 = 20_260_927_000_000;
 /// The first backend with that migration.
 const NEEDED_BACKEND: &str = "0.48.2";
+
+/// Takes out of the backend's file what this service has added to it: its tables, with their indexes. What was projected stays.
+/// Returns their names.
+pub(super) fn leave(conn: &Connection) -> Result<Vec<String>, StoreError> {
+    let work = || -> Result<Vec<String>, rusqlite::Error> {
+        let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
+        let tables: Vec<String> = tx
+            .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE 'projector\\_%' ESCAPE '\\'")?
+            .query_map([], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        for table in &tables {
+            tx.execute_batch(&format!("DROP TABLE {}", quoted(table)))?;
+        }
+        tx.commit()?;
+        Ok(tables)
+    };
+    work().map_err(StoreError::sqlite("take our tables out of the backend's file"))
+}
 
 /// Makes sure that the backend's file can be worked on.
 ///

@@ -110,6 +110,19 @@ impl Lock {
     }
 }
 
+impl Lock {
+    /// Lets go of it, and leaves no file of it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn remove(self, database: &Path) -> Result<(), StoreError> {
+        let path = lock_path(database);
+        // While it is held: who has opened it by then finds another at its path, and takes that one.
+        std::fs::remove_file(&path)
+            .map_err(StoreError::io(format!("remove the lock file {}", path.display())))
+    }
+}
+
 /// Whether a path names the file that is open.
 fn is_at(file: &File, path: &Path) -> Result<bool, StoreError> {
     let looking = || StoreError::io(format!("look at {}", path.display()));

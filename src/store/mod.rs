@@ -107,7 +107,7 @@ pub struct Store {
     options: StoreOptions,
     progress: Option<Progress>,
     database_id: String,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl std::fmt::Debug for Store {
@@ -141,7 +141,7 @@ impl Store {
             options: options.clone(),
             progress: None,
             database_id,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -426,6 +426,22 @@ impl Store {
         if let Err((_, error)) = conn.close() {
             tracing::warn!(database = %path.display(), %error, "the database was not closed cleanly; nothing committed is lost");
         }
+    }
+
+    /// Leaves the backend's file as if this service had never been there, but for what it has projected, and closes it.
+    /// Returns the tables that were dropped.
+    ///
+    /// # Errors
+    /// SQLite's; then nothing is changed.
+    pub fn leave(self) -> Result<Vec<String>, StoreError> {
+        let tables = adopt::leave(&self.conn)?;
+        let Self { conn, path, lock, .. } = self;
+        conn.close().map_err(|(_, source)| StoreError::Sqlite {
+            what: format!("close {}", path.display()),
+            source,
+        })?;
+        lock.remove(&path)?;
+        Ok(tables)
     }
 
     fn check_identity(&self) -> Result<(), StoreError> {

@@ -924,3 +924,81 @@ async fn a_fleet_that_the_backend_projected_in_part_ends_as_if_we_had_projected_
     assert_same_read_model(&db, &own, true);
     check_i3(&db);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn detached_the_file_and_the_broker_are_as_if_we_had_never_been_there() {
+    let server = NatsServer::start();
+    let (js, planned) = fleet(&server, 231, 200).await;
+    publish(&js, &planned).await.unwrap();
+    let (folder, db) = place();
+    BackendFile::with(Ledgers::LikeOurs).create(&db);
+    let backend = backend::connect(&db);
+    // Exploded tables are what was projected.
+    let everything = "SELECT type, name, tbl_name, sql FROM sqlite_schema
+                      WHERE tbl_name NOT IN ('inventory_disks', 'inventory_software_apps') ORDER BY 1, 2";
+    let before = rows(&backend, everything);
+    let files = || {
+        let mut names: Vec<String> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    let files_before = files();
+    catch_up(&db, &server.url());
+    let projected = read_model(&db, true);
+    assert!(rows(&backend, everything).len() > before.len());
+
+    let refused = run(&db, &server.url(), &["detach"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
+    assert!(text(&refused).contains("say --yes"), "{}", text(&refused));
+    let service = Projector::start(&db, &server.url());
+    let durables = || async {
+        let mut names = Vec::new();
+        for stream in ["RESULTS", "EVENTS", "INVENTORY"] {
+            let stream = js.get_stream(stream).await.unwrap();
+            let mut found = stream.consumer_names();
+            while let Some(name) = futures_util::StreamExt::next(&mut found).await {
+                names.push(name.unwrap());
+            }
+        }
+        names
+    };
+    wait_until("it reads", PATIENCE, || {
+        service.stderr().matches("reading stream").count() == 3
+    });
+    let refused = run(&db, &server.url(), &["detach", "--yes"]);
+    assert_eq!(refused.status.code(), Some(2), "it is in use: {}", text(&refused));
+    assert!(service.terminate().success());
+    assert_eq!(durables().await.len(), 3);
+
+    let output = run(&db, &server.url(), &["detach", "--yes"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(durables().await, Vec::<String>::new());
+    assert!(rows(&backend, everything) == before, "the schema is as it was");
+    assert_eq!(files(), files_before);
+    assert_eq!(read_model(&db, true), projected, "what was projected stays");
+    // Whoever comes back adopts it anew.
+    catch_up(&db, &server.url());
+    assert_eq!(read_model(&db, true), projected);
+    check_i3(&db);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_our_own_is_left_as_it_is_when_detached() {
+    let server = NatsServer::start();
+    let (js, planned) = fleet(&server, 232, 50).await;
+    publish(&js, &planned).await.unwrap();
+    let (_folder, db) = place();
+    catch_up(&db, &server.url());
+    let before = dump::dump(&db);
+    let output = run(&db, &server.url(), &["detach", "--yes"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("left as it is"), "{}", text(&output));
+    assert_eq!(dump::dump(&db), before);
+    let output = run(&db, "nats://127.0.0.1:1", &["detach", "--yes"]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    let output = run(&db, "nats://127.0.0.1:1", &["detach", "--yes", "--database-only"]);
+    assert!(output.status.success(), "{}", text(&output));
+}

@@ -102,12 +102,30 @@ pub(super) fn pull_options(config: &Config, budget: &Budget, temporary: Option<&
     }
 }
 
+/// The desk of the service's own durable, for a command.
+pub(in super::super) async fn own_desk(
+    config: &Config,
+    connection: &Connection,
+    stream: StreamName,
+) -> Result<Desk, String> {
+    desk_of(config, connection, stream, None).await
+}
+
 /// A desk that only asks.
 pub(in super::super) async fn desk(
     config: &Config,
     connection: &Connection,
     stream: StreamName,
     purpose: &str,
+) -> Result<Desk, String> {
+    desk_of(config, connection, stream, Some(purpose)).await
+}
+
+async fn desk_of(
+    config: &Config,
+    connection: &Connection,
+    stream: StreamName,
+    temporary: Option<&str>,
 ) -> Result<Desk, String> {
     let identity = Identity {
         nonce: String::new(),
@@ -118,7 +136,7 @@ pub(in super::super) async fn desk(
         connection,
         stream,
         identity,
-        pull_options(config, &budget, Some(purpose)),
+        pull_options(config, &budget, temporary),
     )
     .await
     .map_err(|error| error.to_string())

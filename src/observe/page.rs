@@ -364,8 +364,11 @@ fn picture(what: &str, values: &[f64], samples: usize) -> String {
             HEIGHT - 1.0 - height
         );
     }
-    let minutes = every().as_secs() * samples as u64 / 60;
-    let told = format!("{what}: the last {minutes} minutes, {most:.0} at most");
+    let time = length(every() * u32::try_from(samples).unwrap_or(u32::MAX));
+    let told = format!(
+        "{what}: {} at most in the last {time}",
+        grouped(most.ceil() as u64)
+    );
     format!(
         "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{told}\">\
          <title>{told}</title><polyline points=\"{}\"/></svg><span class=\"dim\">{told}</span>",
@@ -456,7 +459,7 @@ mod tests {
             drawn.contains("points=\"0.0,39.0 120.0,1.0 240.0,20.0\""),
             "{drawn}"
         );
-        assert!(drawn.contains("10 at most"), "{drawn}");
+        assert!(drawn.contains("10 at most in the last 45 s"), "{drawn}");
         assert_eq!(picture("messages behind", &[1.0], 1), "");
     }
 }

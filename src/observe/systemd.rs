@@ -4,13 +4,16 @@
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::time::timeout;
 use tracing::{debug, info};
 
 use super::words::grouped;
-use crate::service::board::{Phase, Watched};
+use crate::service::board::{LOADING_MESSAGES, Phase, Watched};
 
 /// Between two lines of `systemctl status`, at most.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
+/// What the service manager waits longer, once more, while the database is opened.
+const OPENING_EXTENDED_USEC: u32 = 30_000_000;
 /// The thread that writes takes a turn every 5 s at least.
 const FEED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -26,15 +29,16 @@ pub(super) async fn tell(mut watched: Watched) {
             "the service manager watches whether the writer goes on"
         );
     }
-    // The database is open: a server that is down must not time the start out.
-    if watched
-        .phase
-        .wait_for(|phase| *phase != Phase::Opening)
-        .await
-        .is_err()
-    {
-        return;
+    // A migration of a large database, or the check after an unclean stop, takes the time it takes.
+    loop {
+        let opened = watched.phase.wait_for(|phase| *phase != Phase::Opening);
+        match timeout(STATUS_EVERY, opened).await {
+            Ok(Ok(_)) => break,
+            Ok(Err(_)) => return,
+            Err(_) => send(&[NotifyState::ExtendTimeoutUsec(OPENING_EXTENDED_USEC)]),
+        }
     }
+    // The database is open: a server that is down must not time the start out.
     send(&[NotifyState::Ready]);
     let feed_every = watchdog.map_or(STATUS_EVERY, |watchdog| (watchdog / 4).min(STATUS_EVERY));
     let stale = watchdog.map_or(FEED_WITHIN, |watchdog| {
@@ -67,10 +71,12 @@ pub(super) fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 
-/// While the server is waited for there is no writer to go on; else only its own turns count.
+/// While the server is waited for there is no writer to go on; else its own turns count, and nothing else.
 fn goes_on(watched: &Watched, stale: Duration) -> bool {
     match *watched.phase.borrow() {
         Phase::Opening | Phase::Connecting | Phase::Stopping => true,
+        // A new start would only begin it again.
+        Phase::Loading(what) if what != LOADING_MESSAGES => true,
         Phase::Loading(_) | Phase::Running => watched.pulse.age() < stale,
     }
 }

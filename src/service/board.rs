@@ -17,6 +17,10 @@ use crate::source::flow::{Budget, ReaderState};
 use crate::store::Progress;
 use crate::wire::kv::StreamName;
 
+/// The part of a load in which messages are read and written: the pulse beats with each turn. Others are few long calls of the
+/// system (a whole file pressed onto the disk), in which nothing can beat.
+pub const LOADING_MESSAGES: &str = "reading the streams";
+
 /// What the process is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::beside::Beside;
-use super::board::{Board, Parts, Phase, Pulse, Watched};
+use super::board::{Board, LOADING_MESSAGES, Parts, Phase, Pulse, Watched};
 use super::derive::Rederiver;
 use super::equip::{books, fetcher, repairer, writer_limits};
 use super::load::Step;
@@ -172,7 +172,7 @@ async fn initial_load(
     };
     let tell = |step: Step| match step {
         Step::Forecast(forecast) => {
-            phase(Phase::Loading("reading the streams"));
+            phase(Phase::Loading(LOADING_MESSAGES));
             info!(
                 messages = forecast.messages(),
                 "there is no database: loading the streams in bulk"

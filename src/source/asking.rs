@@ -89,7 +89,7 @@ impl Denied {
 
 /// The entry in a list of permissions that allows a subject: what differs from message to message, or from one temporary
 /// consumer to the next, is a wildcard.
-fn pattern(subject: &str) -> String {
+pub(super) fn pattern(subject: &str) -> String {
     let tokens: Vec<&str> = subject.split('.').collect();
     let name = |stream: &str, name: &str| {
         let is_number = |part: &str| part.len() == 8 && part.chars().all(|c| c.is_ascii_hexdigit());
@@ -153,6 +153,11 @@ impl Denials {
         self.of(question).map_or(0, |(_, denial)| denial.times)
     }
 
+    /// Each thing that was denied.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Denied> {
+        self.0.keys()
+    }
+
     fn of(&self, question: &str) -> Option<(&Denied, &Denial)> {
         if self.0.is_empty() {
             return None;
@@ -196,6 +201,14 @@ impl Deref for Js {
     }
 }
 
+/// What the API's subjects begin with.
+pub(super) fn api_prefix(js_domain: Option<&str>) -> String {
+    match js_domain {
+        Some(domain) => format!("$JS.{domain}.API"),
+        None => "$JS.API".to_owned(),
+    }
+}
+
 impl Js {
     pub(super) fn new(
         client: async_nats::Client,
@@ -203,10 +216,7 @@ impl Js {
         timeout: Duration,
         state: watch::Receiver<ConnectionState>,
     ) -> Self {
-        let api = match js_domain {
-            Some(domain) => format!("$JS.{domain}.API"),
-            None => "$JS.API".to_owned(),
-        };
+        let api = api_prefix(js_domain);
         let builder = ContextBuilder::new().timeout(timeout).api_prefix(&api);
         Self {
             context: builder.build(client.clone()),

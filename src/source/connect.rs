@@ -110,8 +110,25 @@ impl ConnectError {
 /// See [`ConnectError`].
 pub async fn once(nats: &config::Nats) -> Result<Connection, ConnectError> {
     let (tx, state) = watch::channel(ConnectionState::default());
-    let client = attempt(nats, Arc::new(tx)).await?;
+    let client = attempt(nats, Arc::new(tx), Tells::All).await?;
     Ok(connection(nats, client, state))
+}
+
+/// As [`once`], for a look at what is allowed and what is not: a denial is an answer there, and logged by nobody.
+///
+/// # Errors
+/// See [`ConnectError`].
+pub async fn to_look(nats: &config::Nats) -> Result<Connection, ConnectError> {
+    let (tx, state) = watch::channel(ConnectionState::default());
+    let client = attempt(nats, Arc::new(tx), Tells::NoDenials).await?;
+    Ok(connection(nats, client, state))
+}
+
+/// What of a connection's events is logged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tells {
+    All,
+    NoDenials,
 }
 
 fn connection(nats: &config::Nats, client: Client, state: watch::Receiver<ConnectionState>) -> Connection {
@@ -131,7 +148,7 @@ pub async fn patiently(nats: &config::Nats) -> Result<Connection, ConnectError> 
     let tx = Arc::new(tx);
     let mut attempts = 0_u32;
     loop {
-        match attempt(nats, tx.clone()).await {
+        match attempt(nats, tx.clone(), Tells::All).await {
             Ok(client) => return Ok(connection(nats, client, state)),
             Err(error @ ConnectError::Configuration(_)) => return Err(error),
             Err(error) => {
@@ -153,6 +170,7 @@ pub async fn patiently(nats: &config::Nats) -> Result<Connection, ConnectError> 
 async fn attempt(
     nats: &config::Nats,
     state: Arc<watch::Sender<ConnectionState>>,
+    tells: Tells,
 ) -> Result<Client, ConnectError> {
     let url = config_url(&nats.url);
     let servers: Vec<&str> = nats
@@ -178,7 +196,7 @@ async fn attempt(
             Duration::from_millis(50 << doublings).min(RECONNECT_PAUSE_MAX)
         })
         .event_callback(move |event| {
-            told(&state, &losses, &event);
+            told(&state, &losses, &event, tells);
             std::future::ready(())
         });
     async_nats::connect_with_options(servers, options)
@@ -196,7 +214,7 @@ async fn attempt(
 }
 
 /// The client tells of everything; what repeats is counted, not printed.
-fn told(state: &watch::Sender<ConnectionState>, losses: &AtomicU64, event: &Event) {
+fn told(state: &watch::Sender<ConnectionState>, losses: &AtomicU64, event: &Event, tells: Tells) {
     match event {
         Event::Connected => {
             state.send_modify(|state| {
@@ -228,7 +246,7 @@ fn told(state: &watch::Sender<ConnectionState>, losses: &AtomicU64, event: &Even
                 let mut first = false;
                 state.send_modify(|state| first = state.denied.note(denied.clone(), state.epoch));
                 // Acks alone may be denied thousands of times.
-                if first {
+                if first && tells == Tells::All {
                     error!("{denied}");
                 }
             }

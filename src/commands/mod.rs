@@ -5,6 +5,7 @@ mod asking;
 pub mod backup;
 pub mod config;
 pub mod dead_letters;
+pub mod doctor;
 pub mod dump;
 pub mod outputs;
 mod progress;

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::wire::inert;
+pub(super) use crate::wire::shown::size;
 
 /// A value in a line: inert, and cut after `max` characters.
 pub(super) fn inert(text: &str, max: usize) -> String {
@@ -85,22 +86,6 @@ pub(super) fn grouped(number: u64) -> String {
     text
 }
 
-/// Bytes for people.
-pub(super) fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if value < 1024.0 {
-            return if unit == "B" {
-                format!("{bytes} B")
-            } else {
-                format!("{value:.1} {unit}")
-            };
-        }
-        value /= 1024.0;
-    }
-    format!("{value:.1} TiB")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,9 +104,8 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_sizes_read_easily() {
+    fn numbers_read_easily() {
         assert_eq!(grouped(1_234_567), "1,234,567");
         assert_eq!(grouped(999), "999");
-        assert_eq!(size(1536), "1.5 KiB");
     }
 }

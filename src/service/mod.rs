@@ -5,6 +5,7 @@ pub mod alone;
 pub mod beside;
 pub mod books;
 pub mod derive;
+pub mod doctor;
 mod equip;
 pub mod load;
 pub mod pipeline;

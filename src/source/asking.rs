@@ -245,6 +245,15 @@ impl Js {
         found.map_or_else(|| Err(Denied::Publish(question.to_owned())), Err)
     }
 
+    /// The subject by which a question was denied on this connection, if it was.
+    pub(super) fn denied(&self, question: &str) -> Option<String> {
+        let state = self.state.borrow();
+        match state.denied.of(question) {
+            Some((Denied::Publish(subject), _)) => Some(subject.clone()),
+            _ => None,
+        }
+    }
+
     /// Asks the API what has several answers: they come to an inbox of their own, until it is dropped.
     pub(super) async fn ask_many(
         &self,

@@ -14,6 +14,7 @@ pub mod object;
 pub mod output;
 pub mod result;
 pub mod sequence;
+pub mod shown;
 pub mod started;
 pub mod subject;
 mod text;

@@ -138,7 +138,9 @@ fn dispatch(
         Command::Dump { table, out: file } => commands::dump::dump(config, &table, file.as_deref(), out)?,
         Command::Doctor { json } => {
             let all = flags.verbose > 0;
-            return Ok(ExitCode::from(runtime.block_on(commands::doctor::doctor(config, json, all, out))?));
+            return Ok(ExitCode::from(
+                runtime.block_on(commands::doctor::doctor(config, json, all, out))?,
+            ));
         }
         Command::Config(ConfigCommand::Check) => commands::config::check(config, out)?,
         Command::Config(ConfigCommand::Show { json }) => commands::config::show(config, json, out)?,

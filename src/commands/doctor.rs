@@ -84,12 +84,14 @@ fn print(document: &Document<'_>, all: bool, out: &mut dyn Write) -> Result<(), 
             }
         }
     }
-    let Document {
-        bad, notes, good, ..
-    } = document;
+    let Document { bad, notes, good, .. } = document;
     if bad + notes > 0 || all {
         writeln!(out)?;
     }
-    writeln!(out, "{} looked at: {bad} bad, {notes} to note, {good} good", bad + notes + good)?;
+    writeln!(
+        out,
+        "{} looked at: {bad} bad, {notes} to note, {good} good",
+        bad + notes + good
+    )?;
     Ok(())
 }

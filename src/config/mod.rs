@@ -293,7 +293,9 @@ impl Config {
                 Some(("https", _)) => {
                     "that port is asked without TLS; give its http:// address, on this machine or in a network that is trusted"
                 }
-                Some(("http", _)) if host.contains('@') => "a name or password does not belong here; that port asks for none",
+                Some(("http", _)) if host.contains('@') => {
+                    "a name or password does not belong here; that port asks for none"
+                }
                 Some(("http", _)) if !host.is_empty() && !host.contains([' ', ',', '?', '#']) => "",
                 _ => "expected one address, such as http://127.0.0.1:8222",
             };

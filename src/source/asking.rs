@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_nats::jetstream::context::{ContextBuilder, GetStreamErrorKind, RequestErrorKind};
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{self, ErrorCode, stream};
-use async_nats::{HeaderMap, HeaderName, HeaderValue, Subscriber};
+use async_nats::{HeaderMap, HeaderName, HeaderValue, RequestError, Subscriber};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -243,6 +243,13 @@ impl Js {
         }
         // The guard of the branch: it was found.
         found.map_or_else(|| Err(Denied::Publish(question.to_owned())), Err)
+    }
+
+    /// Asks the API with a body as it is: a question that takes none is refused with an empty one of JSON.
+    pub(super) async fn plain(&self, question: &str, body: Bytes) -> Result<Bytes, RequestError> {
+        let subject = format!("{}.{question}", self.api);
+        let answer = self.client.request(subject, body).await?;
+        Ok(answer.payload)
     }
 
     /// The subject by which a question was denied on this connection, if it was.

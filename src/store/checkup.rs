@@ -52,7 +52,11 @@ pub struct RunsAfter {
 ///
 /// # Errors
 /// SQLite's.
-pub fn runs_after(conn: &Connection, job_id: &str, since: Timestamp) -> Result<Option<RunsAfter>, StoreError> {
+pub fn runs_after(
+    conn: &Connection,
+    job_id: &str,
+    since: Timestamp,
+) -> Result<Option<RunsAfter>, StoreError> {
     let since = since.stored();
     conn.query_row(
         "SELECT count(*), count(DISTINCT pc_id), max(recorded_at) FROM execution_results
@@ -159,7 +163,13 @@ impl SqliteVersion {
 impl std::fmt::Display for SqliteVersion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self(number) = *self;
-        write!(f, "{}.{}.{}", number / 1_000_000, number / 1_000 % 1_000, number % 1_000)
+        write!(
+            f,
+            "{}.{}.{}",
+            number / 1_000_000,
+            number / 1_000 % 1_000,
+            number % 1_000
+        )
     }
 }
 
@@ -233,7 +243,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.db");
         let conn = Connection::open(&path).unwrap();
-        conn.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE a (b)").unwrap();
+        conn.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE a (b)")
+            .unwrap();
         conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
         assert_eq!(written_by(&path).unwrap(), [SqliteVersion::ours()]);
         // An older library writes the page, and ours writes it anew into the log.

@@ -76,6 +76,9 @@ mod tests {
         assert_eq!(span(Duration::from_secs(90)), "1.5 min");
         assert_eq!(span(Duration::from_millis(12)), "12 ms");
         assert_eq!(names(["a", "b\n"]), "a, b\\n");
-        assert_eq!(names(["1", "2", "3", "4", "5", "6", "7"]), "1, 2, 3, 4, 5 and 2 more");
+        assert_eq!(
+            names(["1", "2", "3", "4", "5", "6", "7"]),
+            "1, 2, 3, 4, 5 and 2 more"
+        );
     }
 }

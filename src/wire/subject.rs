@@ -73,7 +73,10 @@ pub fn is_start(subject: &str) -> bool {
 #[must_use]
 pub fn covers(pattern: &str, subject: &str) -> bool {
     let prefix = subject.ends_with('.');
-    let mut wanted = subject.trim_end_matches('.').split('.').chain(prefix.then_some(">"));
+    let mut wanted = subject
+        .trim_end_matches('.')
+        .split('.')
+        .chain(prefix.then_some(">"));
     for token in pattern.split('.') {
         match (token, wanted.next()) {
             (">", Some(_)) => return true,

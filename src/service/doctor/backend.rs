@@ -30,7 +30,9 @@ pub(super) fn durables(facts: &Facts, book: Option<&Book>, found: &mut Findings)
                 "the backend makes it anew at its next start and then writes the same tables as this service",
                 "pause it right after that start (`nats consumer pause`); a pause survives restarts",
             ),
-            Look::Missing if is_backends => found.good(looked_at, "gone: the backend's projector does not run here"),
+            Look::Missing if is_backends => {
+                found.good(looked_at, "gone: the backend's projector does not run here")
+            }
             Look::Missing if facts.streams.get(*stream).and_then(Look::seen).is_none() => {}
             Look::Missing => found.add(
                 Severity::Note,
@@ -149,7 +151,9 @@ pub(super) fn file(book: &Book, found: &mut Findings) {
         None => found.add(
             Severity::Note,
             looked_at,
-            format!("not known: no hand but that of SQLite {ours}, which this service has, is seen in the file"),
+            format!(
+                "not known: no hand but that of SQLite {ours}, which this service has, is seen in the file"
+            ),
             why,
             to_do,
         ),
@@ -163,7 +167,12 @@ pub(super) fn left_out(book: &Book, found: &mut Findings) {
     let told: Vec<String> = book
         .left_out
         .iter()
-        .map(|(code, runs)| format!("{runs} with {code} ({})", exit::meaning(*code).unwrap_or("reserved")))
+        .map(|(code, runs)| {
+            format!(
+                "{runs} with {code} ({})",
+                exit::meaning(*code).unwrap_or("reserved")
+            )
+        })
         .collect();
     if told.is_empty() {
         return found.good(looked_at, "agents left none out");

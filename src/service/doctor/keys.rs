@@ -133,7 +133,11 @@ fn fleet_config(facts: &Facts, found: &mut Findings) {
         return;
     };
     let before = found.wrong();
-    if let Some(freeze) = there.entries.get(kv::KEY_FREEZE).filter(|freeze| is_on(&freeze.value)) {
+    if let Some(freeze) = there
+        .entries
+        .get(kv::KEY_FREEZE)
+        .filter(|freeze| is_on(&freeze.value))
+    {
         found.add(
             Severity::Note,
             looked_at(),
@@ -171,7 +175,12 @@ fn unread(looked_at: (&'static str, String), unknown: Vec<&str>, found: &mut Fin
 }
 
 fn server_settings(facts: &Facts, found: &mut Findings) {
-    let looked_at = || ("server_settings", format!("bucket {}", kv::BUCKET_SERVER_SETTINGS));
+    let looked_at = || {
+        (
+            "server_settings",
+            format!("bucket {}", kv::BUCKET_SERVER_SETTINGS),
+        )
+    };
     let Some(there) = contents(facts, kv::BUCKET_SERVER_SETTINGS) else {
         return;
     };
@@ -194,7 +203,11 @@ fn server_settings(facts: &Facts, found: &mut Findings) {
             "save the settings again in the backend's user interface",
         );
     } else if unknown.is_empty() {
-        let what = if document.is_some() { "settings are there" } else { "defaults" };
+        let what = if document.is_some() {
+            "settings are there"
+        } else {
+            "defaults"
+        };
         found.good(looked_at(), what);
     }
     if !unknown.is_empty() {
@@ -261,10 +274,7 @@ fn twins(facts: &Facts, (json, yaml): (&str, &str), found: &mut Findings) {
         let missing = one.entries.keys().filter(|key| !other.entries.contains_key(*key));
         missing.cloned().collect()
     };
-    for (alone, bucket, other) in [
-        (only(ours, theirs), json, yaml),
-        (only(theirs, ours), yaml, json),
-    ] {
+    for (alone, bucket, other) in [(only(ours, theirs), json, yaml), (only(theirs, ours), yaml, json)] {
         if !alone.is_empty() {
             found.add(
                 Severity::Note,
@@ -295,7 +305,11 @@ fn twins(facts: &Facts, (json, yaml): (&str, &str), found: &mut Findings) {
             format!(
                 "drifted apart: {}{}",
                 told.join(", "),
-                if more > 0 { format!(" and {more} more") } else { String::new() }
+                if more > 0 {
+                    format!(" and {more} more")
+                } else {
+                    String::new()
+                }
             ),
             "what runs is not what an editor shows: the next save brings the older one back",
             "compare both (`nats kv get`), and save the right one through the backend",
@@ -398,7 +412,10 @@ fn scripts(facts: &Facts, book: Option<&Book>, found: &mut Findings) {
         .entries
         .iter()
         .filter(|(id, pin)| {
-            let version = jobs.entries.get(*id).and_then(|job| scalar(&job.value, "version"));
+            let version = jobs
+                .entries
+                .get(*id)
+                .and_then(|job| scalar(&job.value, "version"));
             version.is_some_and(|version| version != status(pin))
         })
         .map(|(id, _)| id.as_str())

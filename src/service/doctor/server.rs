@@ -30,7 +30,10 @@ pub(super) fn judge(world: &World, found: &mut Findings) {
         ),
         Ok(facts) => {
             let Facts { server, .. } = facts;
-            found.good(("server", "server"), format!("answers, version {}", server.version));
+            found.good(
+                ("server", "server"),
+                format!("answers, version {}", server.version),
+            );
             payload(server.max_payload, found);
             clock(facts, found);
             permissions(facts, found);
@@ -95,7 +98,11 @@ fn clock(facts: &Facts, found: &mut Findings) {
     // As far as it is certain.
     let apart = (clock.ahead_millis.abs() - clock.uncertain_millis).max(0);
     let far = span(Duration::from_millis(clock.ahead_millis.unsigned_abs()));
-    let which = if clock.ahead_millis < 0 { "behind" } else { "ahead of" };
+    let which = if clock.ahead_millis < 0 {
+        "behind"
+    } else {
+        "ahead of"
+    };
     let what = format!(
         "the server's clock is {far} {which} ours (give or take {})",
         span(Duration::from_millis(clock.uncertain_millis.unsigned_abs()))
@@ -153,16 +160,17 @@ fn permissions(facts: &Facts, found: &mut Findings) {
             "add it to the user's permissions",
         ),
     ] {
-        let of: Vec<&(Need, bool)> = tried
-            .iter()
-            .filter(|(need, _)| need.section == section)
-            .collect();
+        let of: Vec<&(Need, bool)> = tried.iter().filter(|(need, _)| need.section == section).collect();
         let looked_at = ("permissions", format!("permissions [{}]", section.as_str()));
         let missing: Vec<String> = of
             .iter()
             .filter(|(_, allowed)| !allowed)
             .map(|(need, _)| {
-                let verb = if need.subscribe { "subscribe to" } else { "publish to" };
+                let verb = if need.subscribe {
+                    "subscribe to"
+                } else {
+                    "publish to"
+                };
                 format!("{verb} {:?}", need.subject)
             })
             .collect();
@@ -174,7 +182,11 @@ fn permissions(facts: &Facts, found: &mut Findings) {
         } else {
             let list = match missing.as_slice() {
                 all if all.len() == of.len() && all.len() > 1 => {
-                    format!("none of {}, beginning with: {}", all.len(), all.first().map_or("", |first| first))
+                    format!(
+                        "none of {}, beginning with: {}",
+                        all.len(),
+                        all.first().map_or("", |first| first)
+                    )
                 }
                 all => all.join(", "),
             };
@@ -186,18 +198,31 @@ fn permissions(facts: &Facts, found: &mut Findings) {
 /// What this login may not look at, told once.
 fn out_of_sight(facts: &Facts, found: &mut Findings) {
     let denied = |subject: &String| {
-        let Ok(tried) = &facts.permissions else { return true };
+        let Ok(tried) = &facts.permissions else {
+            return true;
+        };
         // Those that the service needs are told already.
-        !tried.iter().any(|(need, allowed)| !allowed && need.subject == *subject)
+        !tried
+            .iter()
+            .any(|(need, allowed)| !allowed && need.subject == *subject)
     };
     let mut hidden: Vec<&str> = Vec::new();
     let mut subjects: Vec<&String> = Vec::new();
-    let streams = facts.streams.iter().map(|(name, look)| (name.as_str(), subject_of(look)));
+    let streams = facts
+        .streams
+        .iter()
+        .map(|(name, look)| (name.as_str(), subject_of(look)));
     let keys = facts.keys.iter().map(|(name, look)| (*name, subject_of(look)));
-    let contents = facts.contents.iter().map(|(name, look)| (*name, subject_of(look)));
+    let contents = facts
+        .contents
+        .iter()
+        .map(|(name, look)| (*name, subject_of(look)));
     for (name, subject) in streams.chain(keys).chain(contents) {
         if let Some(subject) = subject.filter(|subject| denied(subject)) {
-            let name = name.strip_prefix("KV_").or(name.strip_prefix("OBJ_")).unwrap_or(name);
+            let name = name
+                .strip_prefix("KV_")
+                .or(name.strip_prefix("OBJ_"))
+                .unwrap_or(name);
             hidden.push(name);
             subjects.push(subject);
         }

@@ -171,7 +171,11 @@ fn expiry(facts: &Facts, book: Option<&Book>, now: Timestamp, found: &mut Findin
     };
     let looked_at = ("expiry", "outputs' age");
     let oldest = book.and_then(|book| book.pending.1.map(|oldest| (book.pending.0, oldest)));
-    let since = |time: Timestamp| (DateTime::<Utc>::from(now) - DateTime::<Utc>::from(time)).to_std().ok();
+    let since = |time: Timestamp| {
+        (DateTime::<Utc>::from(now) - DateTime::<Utc>::from(time))
+            .to_std()
+            .ok()
+    };
     if let Some((pending, age)) = oldest.and_then(|(pending, oldest)| Some((pending, since(oldest)?)))
         && !store.max_age.is_zero()
         && age * 2 > store.max_age
@@ -223,7 +227,10 @@ fn buckets(facts: &Facts, found: &mut Findings) {
         match facts.streams.get(&bucket_stream(spec.name)) {
             Some(Look::Seen(stream)) => {
                 let before = found.wrong();
-                if spec.history.is_some_and(|history| stream.max_per_subject < history) {
+                if spec
+                    .history
+                    .is_some_and(|history| stream.max_per_subject < history)
+                {
                     found.add(
                         Severity::Note,
                         looked_at(),

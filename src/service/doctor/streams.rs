@@ -165,11 +165,7 @@ fn shape(spec: &StreamSpec, stream: &StreamFacts, found: &mut Findings) {
         found.add(
             Severity::Note,
             looked_at(),
-            format!(
-                "messages are kept {}, not {}",
-                span(stream.max_age),
-                span(age)
-            ),
+            format!("messages are kept {}, not {}", span(stream.max_age), span(age)),
             "the service may be away for so long only, and a rebuild or verify sees no further back",
             format!("{ANEW} (and undoes changes made by hand)"),
         );
@@ -251,7 +247,11 @@ fn progress(
             .as_deref()
             .and_then(|text| Timestamp::parse_stored(text).ok())
             .filter(|_| unread > 0 && next >= stream.first)
-            .and_then(|published| (DateTime::<Utc>::from(now) - DateTime::<Utc>::from(published)).to_std().ok());
+            .and_then(|published| {
+                (DateTime::<Utc>::from(now) - DateTime::<Utc>::from(published))
+                    .to_std()
+                    .ok()
+            });
         if let Some(waits) = waits.filter(|waits| {
             !stream.max_age.is_zero() && waits.as_millis() * 100 >= stream.max_age.as_millis() * NEARLY_GONE
         }) {
@@ -278,7 +278,10 @@ fn progress(
         found.add(
             Severity::Bad,
             looked_at(),
-            format!("nearly full ({}), and {unread} messages are unread", filled(stream)),
+            format!(
+                "nearly full ({}), and {unread} messages are unread",
+                filled(stream)
+            ),
             "when it is full the oldest messages are deleted, read or not",
             "start the service, or see in `status` what holds it up; raise max_bytes until it has caught up",
         );

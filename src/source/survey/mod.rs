@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::RequestErrorKind;
 use async_nats::jetstream::response::Response;
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use futures_util::stream;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::asking::{Denied, Js, Which};
 use super::connect::{self, ConnectError};
@@ -184,11 +185,8 @@ impl Surveyor {
     pub async fn survey(&self, config: &Config) -> Facts {
         let mut facts = Facts {
             server: self.server.clone(),
-            permissions: permissions::tried(
-                &config.nats,
-                permissions::needed(&config.nats, &config.source),
-            )
-            .await,
+            permissions: permissions::tried(&config.nats, permissions::needed(&config.nats, &config.source))
+                .await,
             ..Facts::default()
         };
         self.streams(&mut facts).await;
@@ -269,7 +267,7 @@ impl Surveyor {
     async fn info(&self, name: &str, subjects: Option<&str>) -> Look<Info> {
         let question = format!("STREAM.INFO.{name}");
         let body = subjects.map(|filter| json!({"subjects_filter": filter}));
-        self.ask(&question, &body, ErrorCode::STREAM_NOT_FOUND).await
+        self.ask(&question, body, ErrorCode::STREAM_NOT_FOUND).await
     }
 
     async fn keys(&self, bucket: &'static str) -> Look<Keys> {
@@ -342,7 +340,7 @@ impl Surveyor {
     /// A durable, looked at twice.
     async fn durable(&self, stream: &str, name: &str) -> Look<DurableFacts> {
         let question = format!("CONSUMER.INFO.{stream}.{name}");
-        let ask = || self.ask::<ConsumerInfo>(&question, &None, ErrorCode::CONSUMER_NOT_FOUND);
+        let ask = || self.ask::<ConsumerInfo>(&question, None, ErrorCode::CONSUMER_NOT_FOUND);
         let before = ask().await.map(|info| info.delivered.consumer_seq);
         if before.seen().is_some() {
             tokio::time::sleep(BETWEEN_LOOKS).await;
@@ -361,22 +359,20 @@ impl Surveyor {
     async fn ask<T: for<'de> Deserialize<'de>>(
         &self,
         question: &str,
-        body: &Option<serde_json::Value>,
+        body: Option<serde_json::Value>,
         missing: ErrorCode,
     ) -> Look<T> {
-        let answer = async {
-            match body {
-                None => self.js.request(question.to_owned(), &()).await,
-                Some(body) => self.js.request(question.to_owned(), body).await,
-            }
-        };
-        let answer: Response<T> = match self.js.ask(question, answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) if error.kind() == RequestErrorKind::TimedOut => {
-                return Look::Failed("no answer in time".to_owned());
-            }
-            Ok(Err(error)) => return Look::Failed(error.to_string()),
+        let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
+        let answer = timeout(ANSWER_WITHIN, self.js.plain(question, body));
+        let answer = match self.js.ask(question, answer).await {
+            Ok(Ok(Ok(answer))) => answer,
+            Ok(Err(_)) => return Look::Failed("no answer in time".to_owned()),
+            Ok(Ok(Err(error))) => return Look::Failed(error.to_string()),
             Err(Denied::Publish(subject) | Denied::Subscribe(subject)) => return Look::NotAllowed(subject),
+        };
+        let answer: Response<T> = match serde_json::from_slice(&answer) {
+            Ok(answer) => answer,
+            Err(error) => return Look::Failed(format!("an answer that cannot be read: {error}")),
         };
         match answer {
             Response::Ok(found) => Look::Seen(found),

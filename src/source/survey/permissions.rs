@@ -197,9 +197,7 @@ pub fn needed_to_look(nats: &config::Nats) -> Vec<String> {
 /// # Errors
 /// Why it is not known.
 pub async fn tried(nats: &config::Nats, needs: Vec<Need>) -> Result<Vec<(Need, bool)>, String> {
-    let connection = connect::to_look(nats)
-        .await
-        .map_err(|error| error.to_string())?;
+    let connection = connect::to_look(nats).await.map_err(|error| error.to_string())?;
     let client = &connection.client;
     let inbox = client.new_inbox();
     let mut echo = client
@@ -299,7 +297,10 @@ mod tests {
         shipped.retain(|(section, _)| section != "create-missing");
         let missing: Vec<_> = all.difference(&shipped).collect();
         let unknown: Vec<_> = shipped.difference(&all).collect();
-        assert!(missing.is_empty() && unknown.is_empty(), "{missing:#?} {unknown:#?}");
+        assert!(
+            missing.is_empty() && unknown.is_empty(),
+            "{missing:#?} {unknown:#?}"
+        );
     }
 
     #[test]

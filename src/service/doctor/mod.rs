@@ -7,8 +7,6 @@ mod keys;
 mod server;
 mod stores;
 mod streams;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 
@@ -161,3 +159,6 @@ pub fn judge(world: &World) -> Vec<Finding> {
     }
     found.sorted()
 }
+
+#[cfg(test)]
+mod tests;

@@ -201,8 +201,7 @@ written")]
   results-projector doctor --nats-user admin --nats-password-file admin.password -v
   results-projector doctor --json | python3 -m json.tool
 
-Exit codes: 0 nothing is bad; 1 something is; 2 usage, configuration; 3 no server: what could be looked at without it is
-told")]
+Exit codes: 0 nothing is bad; 1 something is; 2 usage, configuration; 3 no server: the rest is told")]
     Doctor {
         /// One JSON document
         #[arg(long)]

@@ -718,3 +718,92 @@ async fn without_a_server_or_a_database_it_tells_what_it_can() {
         text(&shown)
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_without_jetstream_is_told_once() {
+    let server = NatsServer::start_with("accounts { PLAIN { users: [ { user: u, password: p } ] }, OTHER { jetstream: enabled } }\n");
+    let (folder, db) = place();
+    let password = folder.path().join("password");
+    fs::write(&password, "p").unwrap();
+    let env = [
+        ("RESULTS_PROJECTOR_NATS_USER", "u"),
+        ("RESULTS_PROJECTOR_NATS_PASSWORD_FILE", password.to_str().unwrap()),
+    ];
+    let output = run_with(&db, &server.url(), &["doctor", "--json"], &env);
+    assert_eq!(output.status.code(), Some(1));
+    assert_found(&output, "bad", "JetStream", "does not answer");
+    assert!(found(&output).len() < 5, "{}", text(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trying_a_permission_acks_nothing_pulls_nothing_and_deletes_nothing() {
+    let server = NatsServer::start();
+    let js = server.jetstream().await;
+    healthy(&js).await;
+    for number in 2..=6 {
+        Run::new(&format!("r{number}"), "PC-1", "other", "x")
+            .send(&js)
+            .await;
+    }
+    // As ours are, with deliveries that wait for their acks, and more to come.
+    let stream = js.get_stream("RESULTS").await.unwrap();
+    for name in ["results_projector_results", "backend_results_projector"] {
+        let config = consumer::pull::Config {
+            durable_name: Some(name.into()),
+            ack_policy: consumer::AckPolicy::All,
+            max_ack_pending: 100,
+            ..Default::default()
+        };
+        let durable: consumer::PullConsumer = stream.create_consumer(config).await.unwrap();
+        let mut batch = durable.fetch().max_messages(4).messages().await.unwrap();
+        let mut delivered = Vec::new();
+        while let Some(message) = batch.next().await {
+            delivered.push(message.unwrap());
+        }
+        delivered[1].ack().await.unwrap();
+        wait_until_acked(&stream, name).await;
+    }
+    let state = || async {
+        let mut all = Vec::new();
+        for name in ["results_projector_results", "backend_results_projector"] {
+            let info = stream.consumer_info(name).await.unwrap();
+            all.push((
+                info.created,
+                (info.delivered.consumer_sequence, info.delivered.stream_sequence),
+                (info.ack_floor.consumer_sequence, info.ack_floor.stream_sequence),
+                (
+                    info.num_ack_pending,
+                    info.num_pending,
+                    info.num_redelivered,
+                    info.num_waiting,
+                ),
+            ));
+        }
+        all
+    };
+    let before = state().await;
+    assert_eq!((before[0].1, before[0].2), ((4, 4), (2, 2)));
+    let streams = stream.consumer_names().count().await;
+    let (_folder, db) = place();
+    let output = doctor(&db, &server.url());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_eq!(state().await, before);
+    assert_eq!(stream.consumer_names().count().await, streams);
+    let inventory = js.get_stream("INVENTORY").await.unwrap();
+    assert_eq!(inventory.consumer_names().count().await, 0);
+}
+
+async fn wait_until_acked(stream: &stream::Stream, name: &str) {
+    let started = std::time::Instant::now();
+    while stream
+        .consumer_info(name)
+        .await
+        .unwrap()
+        .ack_floor
+        .stream_sequence
+        < 2
+    {
+        assert!(started.elapsed() < PATIENCE, "{name} was not acked");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

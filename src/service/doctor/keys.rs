@@ -1,18 +1,15 @@
-//! What the buckets hold: layers of configuration, the freeze, twins, scripts, PCs.
+//! What the buckets hold: layers of configuration, the freeze, settings, twins.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use super::Book;
 use super::finding::{Findings, Severity};
-use crate::projection::manifests::Manifests;
 use crate::source::survey::facts::{Contents, Entry, Facts, Look};
 use crate::wire::backend::TWINS;
 use crate::wire::inert::inert;
 use crate::wire::kv;
-use crate::wire::manifest::Posted;
 use crate::wire::shown::names;
 
 /// Twins are written one after the other: seconds that may lie between.
@@ -21,25 +18,22 @@ const TOGETHER_SECONDS: i64 = 60;
 const DOCUMENT_CHARS: usize = 120;
 
 /// Judges what the buckets hold.
-pub(super) fn judge(facts: &Facts, book: Option<&Book>, found: &mut Findings) {
+pub(super) fn judge(facts: &Facts, found: &mut Findings) {
     agent_config(facts, found);
     fleet_config(facts, found);
     server_settings(facts, found);
     for (json, yaml) in TWINS {
         twins(facts, (json, yaml), found);
     }
-    manifests(facts, found);
-    scripts(facts, book, found);
-    pcs(book, found);
     cut(facts, found);
 }
 
-fn contents<'a>(facts: &'a Facts, bucket: &str) -> Option<&'a Contents> {
+pub(super) fn contents<'a>(facts: &'a Facts, bucket: &str) -> Option<&'a Contents> {
     facts.contents.get(bucket).and_then(Look::seen)
 }
 
 /// More labels than an agent's id may have (contract §1.5).
-fn is_no_pc(id: &str) -> bool {
+pub(super) fn is_no_pc(id: &str) -> bool {
     id.is_empty() || id.split('.').count() > kv::MAX_PC_ID_LABELS
 }
 
@@ -216,7 +210,7 @@ fn server_settings(facts: &Facts, found: &mut Findings) {
 }
 
 /// A plain value of a top-level key: of JSON, or of YAML that writes it on the key's own line.
-fn scalar(document: &[u8], key: &str) -> Option<String> {
+pub(super) fn scalar(document: &[u8], key: &str) -> Option<String> {
     let text = std::str::from_utf8(document).ok()?;
     if let Ok(json) = serde_json::from_str::<Value>(text) {
         return match json.get(key)? {
@@ -318,169 +312,6 @@ fn twins(facts: &Facts, (json, yaml): (&str, &str), found: &mut Findings) {
     if found.wrong() == before {
         found.good(looked_at(), format!("{} keys, in step", ours.entries.len()));
     }
-}
-
-fn manifests(facts: &Facts, found: &mut Findings) {
-    let Some(jobs) = contents(facts, kv::BUCKET_JOBS) else {
-        return;
-    };
-    let documents = jobs.entries.iter().map(|(key, entry)| {
-        let posted = Posted {
-            document: entry.value.clone(),
-            changed: Some(entry.changed),
-        };
-        (key.clone(), posted)
-    });
-    let manifests = Manifests::of_bucket(documents);
-    let unreadable: Vec<&str> = manifests
-        .iter()
-        .filter(|(_, job)| job.undecodable.is_some())
-        .map(|(id, _)| id)
-        .collect();
-    let looked_at = ("manifests", "manifests");
-    if unreadable.is_empty() {
-        return found.good(looked_at, format!("{} can be read", jobs.entries.len()));
-    }
-    found.add(
-        Severity::Bad,
-        looked_at,
-        format!("cannot be read: {}", names(unreadable)),
-        "the rows of these jobs are written, but none of what their outputs say",
-        "mend them in the backend; `status` says what is wrong under issues",
-    );
-}
-
-/// Whether a script's status says that it may not run.
-pub(super) fn is_revoked(entry: &Entry) -> bool {
-    status(entry) == kv::SCRIPT_STATUS_REVOKED
-}
-
-fn status(entry: &Entry) -> String {
-    let text = String::from_utf8_lossy(&entry.value);
-    text.trim().trim_matches('"').to_owned()
-}
-
-fn scripts(facts: &Facts, book: Option<&Book>, found: &mut Findings) {
-    let looked_at = || ("scripts", format!("bucket {}", kv::BUCKET_SCRIPT_STATUS));
-    if let Some(there) = contents(facts, kv::BUCKET_SCRIPT_STATUS) {
-        let before = found.wrong();
-        let known = [kv::SCRIPT_STATUS_ACTIVE, kv::SCRIPT_STATUS_REVOKED];
-        let odd: Vec<&str> = there
-            .entries
-            .iter()
-            .filter(|(_, entry)| !known.contains(&status(entry).as_str()))
-            .map(|(id, _)| id.as_str())
-            .collect();
-        if !odd.is_empty() {
-            found.add(
-                Severity::Note,
-                looked_at(),
-                format!(
-                    "neither {} nor {}: {}",
-                    kv::SCRIPT_STATUS_ACTIVE,
-                    kv::SCRIPT_STATUS_REVOKED,
-                    names(odd)
-                ),
-                "what is not exactly REVOKED does not stop a script",
-                "set them again in the backend",
-            );
-        }
-        for (job_id, runs) in book.iter().flat_map(|book| &book.revoked_runs) {
-            found.add(
-                Severity::Bad,
-                ("scripts", format!("script {}", inert(job_id, 80))),
-                format!(
-                    "revoked, and run {} times since, on {} PCs, the last result at {}",
-                    runs.runs, runs.pcs, runs.last
-                ),
-                "agents do not know of it, or do not obey: what was meant to be stopped goes on",
-                "see which PCs (execution_results by job_id), whether they are connected, and which agent they have",
-            );
-        }
-        if found.wrong() == before {
-            let revoked = there.entries.values().filter(|entry| is_revoked(entry)).count();
-            found.good(looked_at(), format!("{revoked} revoked, none of them still runs"));
-        }
-    }
-    let (Some(pins), Some(jobs)) = (
-        contents(facts, kv::BUCKET_SCRIPT_CURRENT),
-        contents(facts, kv::BUCKET_JOBS),
-    ) else {
-        return;
-    };
-    let pinned: Vec<&str> = pins
-        .entries
-        .iter()
-        .filter(|(id, pin)| {
-            let version = jobs
-                .entries
-                .get(*id)
-                .and_then(|job| scalar(&job.value, "version"));
-            version.is_some_and(|version| version != status(pin))
-        })
-        .map(|(id, _)| id.as_str())
-        .collect();
-    let looked_at = ("scripts", format!("bucket {}", kv::BUCKET_SCRIPT_CURRENT));
-    if pinned.is_empty() {
-        return found.good(looked_at, format!("{} versions, as in jobs", pins.entries.len()));
-    }
-    found.add(
-        Severity::Note,
-        looked_at,
-        format!("another version than jobs has: {}", names(pinned)),
-        format!(
-            "agents leave out a run whose version is not the one here (exit code {})",
-            kv::EXIT_SKIP_VERSION_PIN
-        ),
-        "save the job again in the backend, which writes both",
-    );
-}
-
-fn pcs(book: Option<&Book>, found: &mut Findings) {
-    let Some(book) = book else { return };
-    let silent: BTreeSet<&str> = book.silent.values().flatten().map(String::as_str).collect();
-    let looked_at = ("pcs", "PCs");
-    if silent.is_empty() {
-        if !book.silent.is_empty() {
-            found.good(looked_at, "of each one that is named a result is held");
-        }
-        return;
-    }
-    let (impossible, silent): (Vec<&str>, Vec<&str>) = silent.into_iter().partition(|id| is_no_pc(id));
-    if !impossible.is_empty() {
-        found.add(
-            Severity::Note,
-            ("pcs", "PCs"),
-            format!("no PC has such an id: {}", names(impossible)),
-            format!("an id has at most {} labels", kv::MAX_PC_ID_LABELS),
-            "delete them from the bucket",
-        );
-    }
-    if silent.is_empty() {
-        return;
-    }
-    let more = match book.silent_unasked {
-        0 => String::new(),
-        more => format!(" (and up to {more} that were not looked at)"),
-    };
-    let buckets: Vec<&str> = book
-        .silent
-        .iter()
-        .filter(|(_, pcs)| !pcs.is_empty())
-        .map(|(bucket, _)| *bucket)
-        .collect();
-    found.add(
-        Severity::Note,
-        looked_at,
-        format!(
-            "{} in {} never sent a result: {}{more}",
-            silent.len(),
-            buckets.join(" and "),
-            names(silent.iter().copied())
-        ),
-        "the PC is off, gone, or misspelt, or its agent cannot publish; or its results are older than the 90 days that are kept",
-        "look at each; delete those that are gone from the bucket",
-    );
 }
 
 /// What was not looked at whole.

@@ -3,6 +3,7 @@
 
 mod backend;
 mod finding;
+mod fleet;
 mod keys;
 mod server;
 mod stores;
@@ -116,7 +117,7 @@ async fn meet(
     let conn = read_only(&config.store.path)?;
     if let Some(Look::Seen(scripts)) = facts.contents.get(kv::BUCKET_SCRIPT_STATUS) {
         for (job_id, entry) in &scripts.entries {
-            if keys::is_revoked(entry)
+            if fleet::is_revoked(entry)
                 && let Some(runs) = checkup::runs_after(&conn, job_id, entry.changed)?
             {
                 book.revoked_runs.insert(job_id.clone(), runs);
@@ -147,10 +148,13 @@ pub fn judge(world: &World) -> Vec<Finding> {
     let mut found = finding::Findings::default();
     let book = world.book.as_ref().ok();
     server::judge(world, &mut found);
-    if let Ok(facts) = &world.server {
+    if let Ok(facts) = &world.server
+        && !server::is_silent(facts)
+    {
         streams::judge(facts, book, world.now, &mut found);
         stores::judge(facts, book, world.now, &mut found);
-        keys::judge(facts, book, &mut found);
+        keys::judge(facts, &mut found);
+        fleet::judge(facts, book, &mut found);
         backend::durables(facts, book, &mut found);
     }
     if let Some(book) = book {

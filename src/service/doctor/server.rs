@@ -56,6 +56,21 @@ pub(super) fn judge(world: &World, found: &mut Findings) {
     }
 }
 
+/// Whether nothing of JetStream answers.
+pub(super) fn is_silent(facts: &Facts) -> bool {
+    silence(facts).is_some()
+}
+
+/// Why no stream at all answers; `None` when one does, or may not be asked.
+fn silence(facts: &Facts) -> Option<&str> {
+    let mut reasons = facts.streams.values().map(|look| match look {
+        Look::Failed(why) => Some(why.as_str()),
+        _ => None,
+    });
+    let first = reasons.next()??;
+    reasons.all(|reason| reason.is_some()).then_some(first)
+}
+
 fn payload(max_payload: usize, found: &mut Findings) {
     let looked_at = ("max_payload", "max_payload");
     let bytes = |number: usize| size(u64::try_from(number).unwrap_or(u64::MAX));
@@ -90,7 +105,7 @@ fn clock(facts: &Facts, found: &mut Findings) {
         return found.add(
             Severity::Note,
             looked_at,
-            "not known: no stream could be asked",
+            "not known: no stream told the time",
             "a wrong clock misleads whoever reads times",
             "allow the questions of the section run (docs/PERMISSIONS.md)",
         );

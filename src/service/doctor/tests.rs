@@ -232,6 +232,12 @@ fn what_was_not_seen_is_not_judged() {
         check(|world| world.book = Err("no such file".to_owned())),
         "note database: no such file",
     );
+    let silent = with_facts(|facts| {
+        for look in facts.streams.values_mut() {
+            *look = Look::Failed("not enabled".to_owned());
+        }
+    });
+    only(silent, "bad JetStream: does not answer: not enabled");
     let gone = check(|world| {
         world.server = Err("cannot connect".to_owned());
         world.monitor = None;

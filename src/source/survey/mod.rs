@@ -75,7 +75,9 @@ struct Info {
     state: InfoState,
     #[serde(default)]
     total: u64,
-    ts: Timestamp,
+    /// Of servers since 2.10.
+    #[serde(default)]
+    ts: Option<Timestamp>,
 }
 
 #[derive(Deserialize)]
@@ -222,8 +224,8 @@ impl Surveyor {
             })
             .buffer_unordered(AT_ONCE);
         while let Some((name, look, asked, took)) = found.next().await {
-            if let Some(info) = look.seen() {
-                let clock = clock(asked, took, info.ts);
+            if let Some(ts) = look.seen().and_then(|info| info.ts) {
+                let clock = clock(asked, took, ts);
                 let better = facts
                     .clock
                     .is_none_or(|known| clock.uncertain_millis < known.uncertain_millis);

@@ -1,5 +1,6 @@
 //! What the database knows about the world outside, for `doctor`: few questions, each by an index.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -12,8 +13,8 @@ use crate::wire::kv;
 use crate::wire::result;
 use crate::wire::time::Timestamp;
 
-/// Refusals that are looked at one by one.
-const REFUSALS_MAX: usize = 1_000;
+/// Runs that are looked at at most, of a revoked script and of those that were left out.
+const RUNS_MAX: usize = 200_000;
 /// Pages of a log that are looked at.
 const FRAMES_MAX: u64 = 200_000;
 
@@ -48,7 +49,7 @@ pub struct RunsAfter {
 }
 
 /// Runs of a job that began after a time, by the agent's clock and the server's, and were run: those that the agent left
-/// out, or refused as revoked, are what revoking is for.
+/// out or refused are what revoking is for.
 ///
 /// # Errors
 /// SQLite's.
@@ -58,18 +59,34 @@ pub fn runs_after(
     since: Timestamp,
 ) -> Result<Option<RunsAfter>, StoreError> {
     let since = since.stored();
-    conn.query_row(
-        "SELECT count(*), count(DISTINCT pc_id), max(recorded_at) FROM execution_results
-         WHERE job_id = ?1 AND recorded_at > ?2 AND started_at > ?2 AND skipped = 0
-             AND coalesce(exit_code, 0) <> ?3",
-        params![job_id, since, kv::EXIT_SKIP_REVOKED],
-        |row| {
-            let last: Option<String> = row.get(2)?;
-            let (runs, pcs) = (row.get(0)?, row.get(1)?);
-            Ok(last.map(|last| RunsAfter { runs, pcs, last }))
-        },
-    )
-    .map_err(StoreError::sqlite("look for runs of a revoked script"))
+    let read = || -> Result<Option<RunsAfter>, rusqlite::Error> {
+        let mut statement = conn.prepare(
+            "SELECT pc_id, recorded_at, exit_code, request_id, result_id FROM execution_results
+             WHERE job_id = ?1 AND recorded_at > ?2 AND started_at > ?2 AND skipped = 0
+                 AND coalesce(exit_code, 0) <> ?3 LIMIT ?4",
+        )?;
+        let limit = i64::try_from(RUNS_MAX).unwrap_or(i64::MAX);
+        let mut rows = statement.query(params![job_id, since, kv::EXIT_SKIP_REVOKED, limit])?;
+        let (mut runs, mut pcs, mut last) = (0, BTreeSet::new(), String::new());
+        while let Some(row) = rows.next()? {
+            let (pc_id, recorded): (String, String) = (row.get(0)?, row.get(1)?);
+            if row.get::<_, Option<i32>>(2)? == Some(kv::EXIT_REJECTED_UNSIGNED) {
+                let (request, id): (String, String) = (row.get(3)?, row.get(4)?);
+                if result::refusal_id(&request, &pc_id) == id {
+                    continue;
+                }
+            }
+            runs += 1;
+            pcs.insert(pc_id);
+            last = last.max(recorded);
+        }
+        Ok((runs > 0).then(|| RunsAfter {
+            runs,
+            pcs: u64::try_from(pcs.len()).unwrap_or(u64::MAX),
+            last,
+        }))
+    };
+    read().map_err(StoreError::sqlite("look for runs of a revoked script"))
 }
 
 /// When the oldest output that is still pending was published.
@@ -87,18 +104,23 @@ pub fn oldest_pending(conn: &Connection) -> Result<Option<Timestamp>, StoreError
     Ok(oldest.and_then(|text| Timestamp::parse_stored(&text).ok()))
 }
 
-/// Runs since a time that agents did not run, or not to their end, by reserved exit code (contract §1.7).
+/// Runs since a time that agents left out or refused, by reserved exit code (contract §1.7); of the newest [`RUNS_MAX`].
 ///
 /// # Errors
 /// SQLite's.
 pub fn left_out(conn: &Connection, since: Timestamp) -> Result<Vec<(i32, u64)>, StoreError> {
     let since = since.stored();
+    let newest = format!(
+        "(SELECT exit_code, skipped, request_id, pc_id, result_id
+          FROM execution_results INDEXED BY idx_execution_results_recorded_at
+          WHERE recorded_at > ?1 ORDER BY recorded_at DESC LIMIT {RUNS_MAX})"
+    );
     let skipped = || -> Result<Vec<(i32, u64)>, rusqlite::Error> {
         // A script may exit with these numbers, too: the flag decides, and for a refusal the id.
-        conn.prepare(
-            "SELECT exit_code, count(*) FROM execution_results INDEXED BY idx_execution_results_recorded_at
-             WHERE recorded_at > ?1 AND skipped = 1 AND exit_code BETWEEN ?2 AND ?3 GROUP BY 1 ORDER BY 1",
-        )?
+        conn.prepare(&format!(
+            "SELECT exit_code, count(*) FROM {newest} WHERE skipped = 1 AND exit_code BETWEEN ?2 AND ?3
+             GROUP BY 1 ORDER BY 1"
+        ))?
         .query_map(
             params![since, kv::EXIT_SKIP_UNSUPPORTED, kv::EXIT_SKIP_STALENESS],
             |row| Ok((row.get(0)?, row.get(1)?)),
@@ -106,11 +128,10 @@ pub fn left_out(conn: &Connection, since: Timestamp) -> Result<Vec<(i32, u64)>, 
         .collect()
     };
     let refused = || -> Result<u64, rusqlite::Error> {
-        let mut statement = conn.prepare(
-            "SELECT request_id, pc_id, result_id FROM execution_results INDEXED BY idx_execution_results_recorded_at
-             WHERE recorded_at > ?1 AND exit_code = ?2 ORDER BY recorded_at DESC LIMIT ?3",
-        )?;
-        let mut rows = statement.query(params![since, kv::EXIT_REJECTED_UNSIGNED, REFUSALS_MAX])?;
+        let mut statement = conn.prepare(&format!(
+            "SELECT request_id, pc_id, result_id FROM {newest} WHERE exit_code = ?2 AND skipped = 0"
+        ))?;
+        let mut rows = statement.query(params![since, kv::EXIT_REJECTED_UNSIGNED])?;
         let mut refused = 0;
         while let Some(row) = rows.next()? {
             let (request, pc, id): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);

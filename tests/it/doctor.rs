@@ -357,8 +357,15 @@ async fn sicken_contents(js: &jetstream::Context) {
     put(js, "script_status", "other", "REVOKED").await;
     put(js, "script_status", "alone", "revoked").await;
     let later = chrono::Utc::now() + chrono::TimeDelta::seconds(60);
-    for (id, code, skipped) in [("runs", 0, false), ("obeys", 126, true)] {
-        let message = json!({"result_id": id, "request_id": id, "pc_id": "PC-1", "manifest_id": "other", "exit_code": code,
+    // As agents name the result of a refused signature (§3.3); and a script that exits with the same number.
+    let refusal = results_projector::wire::result::refusal_id("refused", "PC-1");
+    for (id, request, code, skipped) in [
+        ("runs", "runs", 0, false),
+        ("obeys", "obeys", 126, true),
+        (&refusal, "refused", 123, false),
+        ("own", "own", 123, false),
+    ] {
+        let message = json!({"result_id": id, "request_id": request, "pc_id": "PC-1", "manifest_id": "other", "exit_code": code,
             "skipped": skipped, "stdout": "", "stderr": "", "started_at": later, "finished_at": later});
         crate::derived::send(js, &format!("results.{id}"), &message).await;
     }
@@ -422,9 +429,13 @@ async fn every_sickness_is_found_and_named() {
             "PCs",
             "2 in agent_groups and agents_state never sent a result: PC-GONE, PC-TYPO",
         ),
-        ("bad", "script other", "run 1 times since, on 1 PCs"),
+        ("bad", "script other", "run 2 times since, on 1 PCs"),
         ("note", "bucket script_status", "alone"),
-        ("note", "runs of the last day", "1 with 126"),
+        (
+            "note",
+            "runs of the last day",
+            "1 with 123 (the command's signature was refused), 1 with 126",
+        ),
         ("note", "durable results_projector_results", "nobody pulls"),
         ("note", "monitoring port", "not set"),
     ] {
@@ -721,7 +732,9 @@ async fn without_a_server_or_a_database_it_tells_what_it_can() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_without_jetstream_is_told_once() {
-    let server = NatsServer::start_with("accounts { PLAIN { users: [ { user: u, password: p } ] }, OTHER { jetstream: enabled } }\n");
+    let server = NatsServer::start_with(
+        "accounts { PLAIN { users: [ { user: u, password: p } ] }, OTHER { jetstream: enabled } }\n",
+    );
     let (folder, db) = place();
     let password = folder.path().join("password");
     fs::write(&password, "p").unwrap();
@@ -806,4 +819,43 @@ async fn wait_until_acked(stream: &stream::Stream, name: &str) {
         assert!(started.elapsed() < PATIENCE, "{name} was not acked");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Many keys at once.
+async fn put_many(js: &jetstream::Context, bucket: &str, count: usize) {
+    let mut acks = Vec::new();
+    for number in 0..count {
+        let subject = format!("$KV.{bucket}.k{number}");
+        acks.push(js.publish(subject, "{}".into()).await.unwrap());
+        if acks.len() == 500 {
+            for ack in acks.drain(..) {
+                ack.await.unwrap();
+            }
+        }
+    }
+    for ack in acks {
+        ack.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_very_many_keys_a_part_is_looked_at_and_that_is_said() {
+    let server = NatsServer::start();
+    let js = server.jetstream().await;
+    healthy(&js).await;
+    put_many(&js, "schedules", 5_200).await;
+    put_many(&js, "agent_groups", 20_000).await;
+    let (_folder, db) = place();
+    catch_up(&db, &server.url());
+    let started = std::time::Instant::now();
+    let output = doctor(&db, &server.url());
+    assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_found(&output, "note", "bucket schedules", "200 keys were not read");
+    assert_found(
+        &output,
+        "note",
+        "PCs",
+        "500 in agent_groups never sent a result: k0, k1, k10, k100, k1000 and 495 more (and up to 19500 that were not looked at)",
+    );
 }

@@ -35,9 +35,20 @@ pub(super) fn judge(world: &World, found: &mut Findings) {
                 format!("answers, version {}", server.version),
             );
             payload(server.max_payload, found);
-            clock(facts, found);
             permissions(facts, found);
-            out_of_sight(facts, found);
+            match silence(facts) {
+                Some(why) => found.add(
+                    Severity::Bad,
+                    ("jetstream", "JetStream"),
+                    format!("does not answer: {why}"),
+                    "streams, buckets and object stores are all kept by it",
+                    "enable it for this login's account (jetstream in the server's configuration), or mend nats.js_domain",
+                ),
+                None => {
+                    clock(facts, found);
+                    out_of_sight(facts, found);
+                }
+            }
         }
     }
     monitor(world.monitor.as_ref(), world.server.is_ok(), found);

@@ -201,6 +201,11 @@ pub async fn consumers(js: &jetstream::Context) -> Vec<String> {
     all
 }
 
+/// Whether every stream has been opened.
+pub fn reads(projector: &Projector) -> bool {
+    projector.stderr().matches(" generation=1 ").count() == 3
+}
+
 /// None was made or moved. The server takes away what an earlier watch of the manifests has left, whenever it likes.
 #[track_caller]
 pub fn assert_none_touched(before: &[String], after: &[String]) {
@@ -228,9 +233,7 @@ async fn a_healthy_fleet_is_called_healthy_and_nothing_of_it_changes() {
     let (_folder, db) = place();
     catch_up(&db, &server.url());
     let projector = Projector::start(&db, &server.url());
-    wait_until("it reads", PATIENCE, || {
-        projector.stderr().matches("reading").count() >= 1
-    });
+    wait_until("it reads all three", PATIENCE, || reads(&projector));
     let monitor = monitor_url(&server);
     let env = [("RESULTS_PROJECTOR_NATS_MONITOR_URL", monitor.as_str())];
     let before = consumers(&js).await;

@@ -623,8 +623,8 @@ async fn doctor_names_each_permission_that_is_missing_and_trying_them_changes_no
     fs::write(&password, "secret\n").unwrap();
     catch_up(&db, &server.url());
     let projector = Projector::start(&db, &server.url());
-    wait_until("it reads", PATIENCE, || {
-        projector.stderr().matches("taking over").count() >= 3
+    wait_until("it reads all three", PATIENCE, || {
+        crate::doctor::reads(&projector)
     });
     let before = crate::doctor::consumers(&js).await;
     let queue: Mutex<VecDeque<usize>> = Mutex::new((0..tried.len()).collect());

@@ -343,18 +343,20 @@ impl Surveyor {
     async fn durable(&self, stream: &str, name: &str) -> Look<DurableFacts> {
         let question = format!("CONSUMER.INFO.{stream}.{name}");
         let ask = || self.ask::<ConsumerInfo>(&question, None, ErrorCode::CONSUMER_NOT_FOUND);
-        let before = ask().await.map(|info| info.delivered.consumer_seq);
+        let before = ask()
+            .await
+            .map(|info| (info.delivered.consumer_seq, info.num_waiting));
         if before.seen().is_some() {
             tokio::time::sleep(BETWEEN_LOOKS).await;
         }
+        let before = before.seen().copied();
         ask().await.map(|info| DurableFacts {
-            waiting: info.num_waiting,
+            // Between two pulls there is none.
+            waiting: info.num_waiting.max(before.map_or(0, |(_, waiting)| waiting)),
             pending: info.num_pending,
             paused: info.paused.then(|| Duration::from_nanos(info.pause_remaining)),
             max_deliver: info.config.max_deliver,
-            moved: before
-                .seen()
-                .is_some_and(|before| *before != info.delivered.consumer_seq),
+            moved: before.is_some_and(|(delivered, _)| delivered != info.delivered.consumer_seq),
         })
     }
 

@@ -201,6 +201,23 @@ written")]
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// Look at the world outside, and say what is wrong with it, why it matters and what to do
+    ///
+    /// Every stream, bucket and object store of kanade against what its backend makes; permissions, tried one by one; the
+    /// backend's own projector; clocks; configuration keys that nobody reads; documents that drifted apart; revoked scripts
+    /// that still run; PCs that never sent a result; stores that fill up; outputs that expire before their messages. Changes
+    /// nothing, works beside the running service, and tells what it may not look at. With -v it also lists what is good.
+    #[command(after_help = "Examples:
+  results-projector doctor
+  results-projector doctor --nats-user admin --nats-password-file admin.password -v
+  results-projector doctor --json | python3 -m json.tool
+
+Exit codes: 0 nothing is bad; 1 something is; 2 usage, configuration; 3 no server: the rest is told")]
+    Doctor {
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -73,7 +73,7 @@ fn execute(flags: &GlobalArgs, config: &Config, command: Command) -> Result<Exit
         .on_thread_start(give_way)
         .enable_all()
         .build()?;
-    let outcome = dispatch(&runtime, config, command);
+    let outcome = dispatch(&runtime, flags, config, command);
     // Nobody waits for what was stopped in the middle: its files are taken away already.
     runtime.shutdown_background();
     outcome
@@ -81,6 +81,7 @@ fn execute(flags: &GlobalArgs, config: &Config, command: Command) -> Result<Exit
 
 fn dispatch(
     runtime: &tokio::runtime::Runtime,
+    flags: &GlobalArgs,
     config: &Config,
     command: Command,
 ) -> Result<ExitCode, CommandError> {
@@ -140,6 +141,12 @@ fn dispatch(
             }
         }
         Command::Dump { table, out: file } => commands::dump::dump(config, &table, file.as_deref(), out)?,
+        Command::Doctor { json } => {
+            let all = flags.verbose > 0;
+            return Ok(ExitCode::from(
+                runtime.block_on(commands::doctor::doctor(config, json, all, out))?,
+            ));
+        }
         Command::Config(ConfigCommand::Check) => commands::config::check(config, out)?,
         Command::Config(ConfigCommand::Show { json }) => commands::config::show(config, json, out)?,
     }

@@ -1,5 +1,5 @@
 //! The house's own rules: imports point inwards, files stay rooms that one can hold in one's head.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::string_slice)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -134,5 +134,59 @@ fn the_projection_knows_no_clock() {
                 assert!(!code.contains(clock), "{} uses {clock} (I4)", path.display());
             }
         }
+    }
+}
+
+/// Whether a name stands in a text as a word of its own.
+fn has_word(text: &str, word: &str) -> bool {
+    let inside = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    text.match_indices(word).any(|(at, _)| {
+        let (before, after) = (&text[..at], &text[at + word.len()..]);
+        !inside(before.chars().next_back()) && !inside(after.chars().next())
+    })
+}
+
+#[test]
+fn every_name_of_the_wire_is_used_by_the_product() {
+    let declared = Path::new("wire/kv.rs");
+    let all = rooms();
+    let (_, _, kv) = all.iter().find(|(_, path, _)| path == declared).unwrap();
+    let names: Vec<&str> = kv
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub const ")?.split(':').next())
+        .collect();
+    assert!(names.len() > 60, "{names:?}");
+    // Comments use nothing, and files of tests are none of the product.
+    let used: Vec<String> = all
+        .iter()
+        .filter(|(_, path, _)| {
+            let mut parts = path.components();
+            path != declared && !parts.any(|part| part.as_os_str().to_string_lossy().starts_with("tests"))
+        })
+        .map(|(_, _, code)| {
+            let lines: Vec<&str> = code
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+                .collect();
+            lines.join("\n")
+        })
+        .collect();
+    let only_declared: Vec<&str> = names
+        .into_iter()
+        .filter(|name| !used.iter().any(|code| has_word(code, name)))
+        .collect();
+    assert!(only_declared.is_empty(), "only declared: {only_declared:?}");
+}
+
+#[test]
+fn a_word_is_found_as_a_word_only() {
+    for (text, so) in [
+        ("kv::AB,", true),
+        ("AB", true),
+        ("AB_C", false),
+        ("XAB", false),
+        ("AB_ AB", true),
+    ] {
+        assert_eq!(has_word(text, "AB"), so, "{text}");
     }
 }

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::{CommandError, JSON_VERSION, text};
 use crate::config::Config;
-use crate::observe::words;
 use crate::store::backup;
+use crate::wire::shown;
 
 /// Copies the live database, checked before it takes its name.
 ///
@@ -35,7 +35,7 @@ pub fn backup(
         out,
         "backed up to {}: {} in {seconds:.1} s, checked",
         text::inert(&to.display().to_string(), 1_000),
-        words::size(done.bytes)
+        shown::size(done.bytes)
     )?;
     let rows: Vec<Vec<String>> = done
         .streams
@@ -43,7 +43,7 @@ pub fn backup(
         .map(|at| {
             vec![
                 at.stream.clone(),
-                words::grouped(at.position),
+                shown::grouped(at.position),
                 at.incarnation.to_string(),
             ]
         })

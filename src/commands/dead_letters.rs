@@ -9,13 +9,13 @@ use super::asking::Hands;
 use super::{CommandError, JSON_VERSION, text, told};
 use crate::cli::LetterArgs;
 use crate::config::Config;
-use crate::observe::words;
 use crate::service::books::{LetterKey, LetterLine, REQUEST_MAX, Request, fetch_letter};
 use crate::service::{alone, socket};
 use crate::store::dead_letters::{self, Place};
 use crate::store::read_only;
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
+use crate::wire::shown;
 
 /// Payload characters that `show` prints without `--json`.
 const SHOWN_MAX: usize = 1 << 20;
@@ -61,7 +61,7 @@ pub fn list(
                 letter.incarnation.to_string(),
                 letter.published_at.clone(),
                 text::inert(&letter.subject, 60),
-                words::size(letter.payload_bytes),
+                shown::size(letter.payload_bytes),
                 text::inert(&letter.reason, 120),
             ]
         })
@@ -134,7 +134,7 @@ pub async fn show(
         ("subject", text::inert(&letter.subject, SHOWN_MAX)),
         ("reason", text::inert(&letter.reason, SHOWN_MAX)),
         ("state", letter.state.clone()),
-        ("size", words::size(letter.payload_bytes)),
+        ("size", shown::size(letter.payload_bytes)),
         ("sha256", letter.sha256.clone()),
         (
             "headers",

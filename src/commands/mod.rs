@@ -6,6 +6,7 @@ pub mod backup;
 pub mod config;
 pub mod dead_letters;
 pub mod detach;
+pub mod doctor;
 pub mod dump;
 pub mod outputs;
 mod progress;

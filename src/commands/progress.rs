@@ -10,11 +10,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::text;
-use crate::observe::words;
 use crate::service::board::Watched;
 use crate::service::load::{Forecast, Step};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
+use crate::wire::shown;
 
 /// Off a terminal, progress is a line this often.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -125,7 +125,7 @@ pub(super) fn forecast_lines(forecast: &Forecast) -> Vec<String> {
             Some(oldest) => format!(
                 "{stream}: {} messages, {}, the oldest of {}",
                 census.messages,
-                words::size(census.bytes),
+                shown::size(census.bytes),
                 oldest.stored()
             ),
             None => format!("{stream}: empty"),
@@ -134,7 +134,7 @@ pub(super) fn forecast_lines(forecast: &Forecast) -> Vec<String> {
     lines.push(match forecast.outputs.and_then(|outputs| outputs.oldest.zip(Some(outputs.bytes))) {
         Some((oldest, bytes)) => format!(
             "outputs: {} in the object store, the oldest of {}; older ones are gone unless the old file has them",
-            words::size(bytes),
+            shown::size(bytes),
             oldest.stored()
         ),
         None => "outputs: none in the object store; all are gone unless the old file has them".to_owned(),

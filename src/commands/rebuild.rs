@@ -8,8 +8,8 @@ use super::progress::Progress;
 use super::{CommandError, JSON_VERSION, run, text};
 use crate::cli::RebuildArgs;
 use crate::config::Config;
-use crate::observe::words;
 use crate::service::rebuild::{RebuildOptions, Rebuilt, put_in_place, rebuild as make_anew};
+use crate::wire::shown;
 
 /// Rebuilds, and says what it took.
 ///
@@ -112,7 +112,7 @@ fn say(
         out,
         "{} is new: {}, checked",
         made.display(),
-        words::size(rebuilt.bytes)
+        shown::size(rebuilt.bytes)
     )?;
     for (stream, standing) in &rebuilt.standings {
         let counts = standing.counts;

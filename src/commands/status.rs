@@ -7,13 +7,13 @@ use std::time::Duration;
 use super::{CommandError, text};
 use crate::config::Config;
 use crate::observe::document::{Document, Outside, Pairs, StreamEnd};
-use crate::observe::words;
 use crate::projection::manifests::Manifests;
 use crate::service::beside::WARNING;
 use crate::service::pipeline::STREAMS;
 use crate::source::census::{census, output_store};
 use crate::source::{connect, manifests, opening};
 use crate::store::{read_only, report};
+use crate::wire::shown;
 
 /// The server has so long to say where the streams end.
 const ASK_LIMIT: Duration = Duration::from_secs(3);
@@ -91,8 +91,8 @@ fn print(document: &Document, out: &mut dyn Write) -> Result<(), CommandError> {
         out,
         "database   {} ({}, log {})",
         database.path,
-        words::size(database.bytes),
-        words::size(database.wal_bytes)
+        shown::size(database.bytes),
+        shown::size(database.wal_bytes)
     )?;
     if database.adopted {
         let pass = if database.first_pass {
@@ -127,16 +127,16 @@ fn print(document: &Document, out: &mut dyn Write) -> Result<(), CommandError> {
                 let report = &stream.report;
                 vec![
                     report.stream.clone(),
-                    words::grouped(report.position),
-                    stream.last_seq.map_or_else(unknown, words::grouped),
-                    stream.lag_messages.map_or_else(unknown, words::grouped),
+                    shown::grouped(report.position),
+                    stream.last_seq.map_or_else(unknown, shown::grouped),
+                    stream.lag_messages.map_or_else(unknown, shown::grouped),
                     stream
                         .lag_seconds
                         .map_or_else(unknown, |seconds| format!("{seconds:.0} s")),
-                    words::grouped(report.counts.projected),
-                    words::grouped(report.counts.dead),
-                    words::grouped(report.counts.ignored),
-                    words::grouped(report.counts.gap),
+                    shown::grouped(report.counts.projected),
+                    shown::grouped(report.counts.dead),
+                    shown::grouped(report.counts.ignored),
+                    shown::grouped(report.counts.gap),
                     report.incarnation.to_string(),
                 ]
             })

@@ -231,7 +231,7 @@ impl Layers {
                 Shown {
                     key,
                     value: found.map(|(text, _)| {
-                        if *key == "nats.url" {
+                        if ["nats.url", "nats.monitor_url"].contains(key) {
                             masked(text)
                         } else {
                             text.clone()

@@ -63,6 +63,8 @@ pub struct Nats {
     pub js_domain: Option<String>,
     /// Subjects that answers come to begin with this.
     pub inbox_prefix: String,
+    /// The server's monitoring port, `http://…`.
+    pub monitor_url: Option<String>,
     /// Certificates to check the server's against.
     pub ca: Option<PathBuf>,
     /// Client certificate.
@@ -202,6 +204,7 @@ impl Config {
                 password_file: path("nats.password_file"),
                 js_domain: layers.optional("nats.js_domain").map(str::to_owned),
                 inbox_prefix: layers.text("nats.inbox_prefix").to_owned(),
+                monitor_url: layers.optional("nats.monitor_url").map(str::to_owned),
                 ca: path("nats.ca"),
                 cert: path("nats.cert"),
                 key: path("nats.key"),
@@ -316,6 +319,23 @@ impl Config {
                     layers::quoted(inbox)
                 ),
             );
+        }
+        if let Some(url) = &self.nats.monitor_url {
+            let host = url.strip_prefix("http://").unwrap_or_default();
+            let why = match url.split_once("://") {
+                Some(("https", _)) => {
+                    "that port is asked without TLS; give its http:// address, on this machine or in a network that is trusted"
+                }
+                Some(("http", _)) if host.contains('@') => {
+                    "a name or password does not belong here; that port asks for none"
+                }
+                Some(("http", _)) if !host.is_empty() && !host.contains([' ', ',', '?', '#']) => "",
+                _ => "expected one address, such as http://127.0.0.1:8222",
+            };
+            if !why.is_empty() {
+                let shown = url.rsplit_once('@').map_or(url.as_str(), |(_, host)| host);
+                return refuse("nats.monitor_url", format!("{}: {why}", layers::quoted(shown)));
+            }
         }
         if self.source.heartbeat * 2 > self.source.expires {
             return refuse(

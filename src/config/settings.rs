@@ -110,6 +110,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         "_INBOX_results_projector",
         "answers come to subjects that begin with this; outside _INBOX, which others may read",
     ),
+    Setting {
+        key: "nats.monitor_url",
+        env: None,
+        flag: None,
+        default: None,
+        doc: "http://HOST:PORT of the server's monitoring: after a full disk only that says that it refuses publishes",
+    },
     nats(
         "nats.ca",
         Some("NATS_CA"),

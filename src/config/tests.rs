@@ -115,6 +115,18 @@ fn a_wrong_value_is_refused_with_place_key_value_and_what_was_expected() {
             "[source]\nheartbeat = \"10 s\"\n",
             "at most half of source.expires",
         ),
+        (
+            "[nats]\nmonitor_url = \"https://broker:8222\"\n",
+            "nats.monitor_url: \"https://broker:8222\": that port is asked without TLS",
+        ),
+        (
+            "[nats]\nmonitor_url = \"http://me:secret@broker:8222\"\n",
+            "nats.monitor_url: \"broker:8222\": a name or password",
+        ),
+        (
+            "[nats]\nmonitor_url = \"broker:8222\"\n",
+            "expected one address, such as http://",
+        ),
         ("[nats]\nuser = \"me\"\n", "nats.password_file is missing"),
         ("[nats]\ncert = \"me.pem\"\n", "nats.key is missing"),
         ("[nats]\ncreds = \"a\"\nnkey = \"b\"\n", "keep one of them"),

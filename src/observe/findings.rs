@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::document::Document;
-use super::words::{grouped, length, size};
 use crate::service::beside::WARNING;
+use crate::wire::shown::{grouped, size, span};
 use crate::wire::time::Timestamp;
 
 /// A pending output is normal for a while: agents upload before they publish, but stores have bad hours.
@@ -91,7 +91,7 @@ pub(super) fn findings(document: &Document, now: DateTime<Utc>) -> Vec<Finding> 
                 Warning,
                 format!(
                     "a reader has kept the write-ahead log from being cut for {}; it holds {}",
-                    length(held),
+                    span(held),
                     size(document.database.wal_bytes)
                 ),
                 "find the program with an open read transaction on the database, and end it",
@@ -242,12 +242,12 @@ fn pending(document: &Document, now: DateTime<Utc>, say: &mut dyn FnMut(Severity
     let what = format!(
         "{} outputs are pending, the oldest of a result of {} ago",
         grouped(count),
-        length(oldest)
+        span(oldest)
     );
     match store_age.filter(|_| expires_soon) {
         Some(age) => say(
             Severity::Bad,
-            format!("{what}; the store keeps them for {}", length(age)),
+            format!("{what}; the store keeps them for {}", span(age)),
             "see why in `outputs list --state pending` before they expire: then they are gone for good",
         ),
         None => say(

@@ -13,7 +13,6 @@ mod page;
 mod recorder;
 mod systemd;
 mod watch;
-pub mod words;
 
 use std::sync::Arc;
 

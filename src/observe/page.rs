@@ -12,10 +12,10 @@ use sha2::{Digest, Sha256};
 use super::document::{Document, Stream};
 use super::history::{History, every};
 use super::letters::Letter;
-use super::words::{grouped, length, size};
 use crate::store::dead_letters::Listed;
 use crate::wire::inert::inert;
 use crate::wire::kv::StreamName;
+use crate::wire::shown::{grouped, size, span};
 
 const PAGE: &str = include_str!("page.html");
 /// Lines of a table; `status` shows all.
@@ -209,7 +209,7 @@ impl Body {
         }
         if let Some(store) = &document.output_store {
             let kept = store.max_age_seconds.map_or("for ever".to_owned(), |age| {
-                format!("for {}", length(Duration::from_secs(age)))
+                format!("for {}", span(Duration::from_secs(age)))
             });
             let of = store
                 .bytes_max
@@ -303,7 +303,7 @@ fn card(stream: &Stream, history: &History) -> String {
     let lag = stream
         .lag_seconds
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .map_or_else(unknown, length);
+        .map_or_else(unknown, span);
     let full = match (stream.bytes, stream.bytes_max) {
         (Some(bytes), Some(max)) => format!("{} of {}", size(bytes), size(max)),
         (Some(bytes), None) => size(bytes),
@@ -364,7 +364,7 @@ fn picture(what: &str, values: &[f64], samples: usize) -> String {
             HEIGHT - 1.0 - height
         );
     }
-    let time = length(every() * u32::try_from(samples).unwrap_or(u32::MAX));
+    let time = span(every() * u32::try_from(samples).unwrap_or(u32::MAX));
     let told = format!(
         "{what}: {} at most in the last {time}",
         grouped(most.ceil() as u64)

@@ -7,8 +7,8 @@ use sd_notify::NotifyState;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-use super::words::grouped;
 use crate::service::board::{LOADING_MESSAGES, Phase, Watched};
+use crate::wire::shown::grouped;
 
 /// Between two lines of `systemctl status`, at most.
 const STATUS_EVERY: Duration = Duration::from_secs(10);

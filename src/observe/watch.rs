@@ -9,10 +9,10 @@ use chrono::{DateTime, Utc};
 
 use super::document::{Document, Outside, Service, StreamEnd};
 use super::history::History;
-use super::words::{grouped, length};
 use crate::config::Config;
 use crate::service::board::{Phase, Watched};
 use crate::store::{read_only, report};
+use crate::wire::shown::{grouped, span};
 use crate::wire::time::Timestamp;
 
 /// Whoever asks more often gets the same answer again: reading the books is work.
@@ -97,7 +97,7 @@ impl Watch {
         let connection = self.watched.connection.borrow();
         match (connection.connected, connection.lost) {
             (true, _) => None,
-            (false, Some(lost)) => Some(format!("the connection was lost {} ago", length(lost.elapsed()))),
+            (false, Some(lost)) => Some(format!("the connection was lost {} ago", span(lost.elapsed()))),
             (false, None) => Some(
                 connection
                     .waiting
@@ -149,7 +149,7 @@ impl Watch {
             if let Some(age) = age.filter(|age| behind > 0 && *age > self.ready_lag) {
                 why.push(format!(
                     "{stream} is {} behind, {} messages",
-                    length(age),
+                    span(age),
                     grouped(behind)
                 ));
             }

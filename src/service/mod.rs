@@ -7,6 +7,7 @@ pub mod board;
 pub mod books;
 pub mod derive;
 pub mod detach;
+pub mod doctor;
 mod equip;
 pub mod load;
 mod outside;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_nats::jetstream::context::{ContextBuilder, GetStreamErrorKind, RequestErrorKind};
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{self, ErrorCode, stream};
-use async_nats::{HeaderMap, HeaderName, HeaderValue, Subscriber};
+use async_nats::{HeaderMap, HeaderName, HeaderValue, RequestError, Subscriber};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -89,7 +89,7 @@ impl Denied {
 
 /// The entry in a list of permissions that allows a subject: what differs from message to message, or from one temporary
 /// consumer to the next, is a wildcard.
-fn pattern(subject: &str) -> String {
+pub(super) fn pattern(subject: &str) -> String {
     let tokens: Vec<&str> = subject.split('.').collect();
     let name = |stream: &str, name: &str| {
         let is_number = |part: &str| part.len() == 8 && part.chars().all(|c| c.is_ascii_hexdigit());
@@ -153,6 +153,11 @@ impl Denials {
         self.of(question).map_or(0, |(_, denial)| denial.times)
     }
 
+    /// Each thing that was denied.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Denied> {
+        self.0.keys()
+    }
+
     fn of(&self, question: &str) -> Option<(&Denied, &Denial)> {
         if self.0.is_empty() {
             return None;
@@ -196,6 +201,14 @@ impl Deref for Js {
     }
 }
 
+/// What the API's subjects begin with.
+pub(super) fn api_prefix(js_domain: Option<&str>) -> String {
+    match js_domain {
+        Some(domain) => format!("$JS.{domain}.API"),
+        None => "$JS.API".to_owned(),
+    }
+}
+
 impl Js {
     pub(super) fn new(
         client: async_nats::Client,
@@ -203,10 +216,7 @@ impl Js {
         timeout: Duration,
         state: watch::Receiver<ConnectionState>,
     ) -> Self {
-        let api = match js_domain {
-            Some(domain) => format!("$JS.{domain}.API"),
-            None => "$JS.API".to_owned(),
-        };
+        let api = api_prefix(js_domain);
         let builder = ContextBuilder::new().timeout(timeout).api_prefix(&api);
         Self {
             context: builder.build(client.clone()),
@@ -233,6 +243,22 @@ impl Js {
         }
         // The guard of the branch: it was found.
         found.map_or_else(|| Err(Denied::Publish(question.to_owned())), Err)
+    }
+
+    /// Asks the API with a body as it is: a question that takes none is refused with an empty one of JSON.
+    pub(super) async fn plain(&self, question: &str, body: Bytes) -> Result<Bytes, RequestError> {
+        let subject = format!("{}.{question}", self.api);
+        let answer = self.client.request(subject, body).await?;
+        Ok(answer.payload)
+    }
+
+    /// The subject by which a question was denied on this connection, if it was.
+    pub(super) fn denied(&self, question: &str) -> Option<String> {
+        let state = self.state.borrow();
+        match state.denied.of(question) {
+            Some((Denied::Publish(subject), _)) => Some(subject.clone()),
+            _ => None,
+        }
     }
 
     /// Asks the API what has several answers: they come to an inbox of their own, until it is dropped.

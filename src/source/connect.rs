@@ -122,8 +122,25 @@ pub async fn once_telling(
     nats: &config::Nats,
     state: &watch::Sender<ConnectionState>,
 ) -> Result<Connection, ConnectError> {
-    let client = attempt(nats, state).await?;
+    let client = attempt(nats, state, Tells::All).await?;
     Ok(connection(nats, client, state.subscribe()))
+}
+
+/// As [`once`], for a look at what is allowed and what is not: a denial is an answer there, and logged by nobody.
+///
+/// # Errors
+/// See [`ConnectError`].
+pub async fn to_look(nats: &config::Nats) -> Result<Connection, ConnectError> {
+    let state = watch::Sender::default();
+    let client = attempt(nats, &state, Tells::NoDenials).await?;
+    Ok(connection(nats, client, state.subscribe()))
+}
+
+/// What of a connection's events is logged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tells {
+    All,
+    NoDenials,
 }
 
 fn connection(nats: &config::Nats, client: Client, state: watch::Receiver<ConnectionState>) -> Connection {
@@ -144,7 +161,7 @@ pub async fn patiently(
 ) -> Result<Connection, ConnectError> {
     let mut attempts = 0_u32;
     loop {
-        match attempt(nats, state).await {
+        match attempt(nats, state, Tells::All).await {
             Ok(client) => return Ok(connection(nats, client, state.subscribe())),
             Err(error @ ConnectError::Configuration(_)) => return Err(error),
             Err(error) => {
@@ -167,6 +184,7 @@ pub async fn patiently(
 async fn attempt(
     nats: &config::Nats,
     state: &watch::Sender<ConnectionState>,
+    tells: Tells,
 ) -> Result<Client, ConnectError> {
     let url = config_url(&nats.url);
     let servers: Vec<&str> = nats
@@ -192,7 +210,7 @@ async fn attempt(
             Duration::from_millis(50 << doublings).min(RECONNECT_PAUSE_MAX)
         })
         .event_callback(move |event| {
-            told(&state, &losses, &event);
+            told(&state, &losses, &event, tells);
             std::future::ready(())
         });
     async_nats::connect_with_options(servers, options)
@@ -210,7 +228,7 @@ async fn attempt(
 }
 
 /// The client tells of everything; what repeats is counted, not printed.
-fn told(state: &watch::Sender<ConnectionState>, losses: &AtomicU64, event: &Event) {
+fn told(state: &watch::Sender<ConnectionState>, losses: &AtomicU64, event: &Event, tells: Tells) {
     meters::client_event(match event {
         Event::Connected => ClientEvent::Connected,
         Event::Disconnected => ClientEvent::Disconnected,
@@ -250,7 +268,7 @@ fn told(state: &watch::Sender<ConnectionState>, losses: &AtomicU64, event: &Even
                 let mut first = false;
                 state.send_modify(|state| first = state.denied.note(denied.clone(), state.epoch));
                 // Acks alone may be denied thousands of times.
-                if first {
+                if first && tells == Tells::All {
                     error!("{denied}");
                 }
             }

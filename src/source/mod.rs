@@ -1,5 +1,5 @@
 //! NATS and nothing else: deliveries out, acks in; objects by name.
-//! May touch: `async-nats`, `tokio`, `wire`. May not: SQLite, the rules.
+//! May touch: `async-nats`, `tokio`, `wire`; `ureq` for the server's monitoring port. May not: SQLite, the rules.
 //!
 //! Why nothing is lost and nothing counts twice: the position in the database is the only record of progress. Each
 //! opening deletes our durable consumer and makes it again at `position + 1`, so the server's memory of us cannot
@@ -12,7 +12,9 @@ pub mod connect;
 pub mod fetch;
 pub mod flow;
 pub mod manifests;
+pub mod monitor;
 pub mod opening;
 pub mod order;
 pub mod reader;
 pub mod reconcile;
+pub mod survey;

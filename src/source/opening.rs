@@ -13,6 +13,7 @@ use super::asking::{AskError, Js, Raw, Which};
 use super::census::bytes_max;
 use super::connect::Connection;
 use super::reconcile::{Answer, DurableFound, Known, Opening, StreamFound};
+use crate::wire::backend::{StoreSpec, StreamSpec};
 use crate::wire::kv::{self, StreamName};
 use crate::wire::object;
 use crate::wire::sequence::{Mark, StreamSeq, SubjectHash};
@@ -106,11 +107,7 @@ impl Desk {
     /// The durable's name.
     #[must_use]
     pub fn durable(&self) -> String {
-        format!(
-            "{}_{}",
-            self.options.consumer_prefix,
-            self.stream.as_str().to_ascii_lowercase()
-        )
+        durable_name(&self.options.consumer_prefix, self.stream)
     }
 
     /// See [`PullOptions::max_ack_pending`].
@@ -374,16 +371,12 @@ impl Desk {
     /// # Errors
     /// The server's.
     pub async fn create_stream(&self) -> Result<(), AskError> {
-        let (subjects, days, max_bytes) = match self.stream {
-            StreamName::Results => ("results.>", 30, 2_i64 << 30),
-            StreamName::Events => ("events.>", 7, 256 << 20),
-            StreamName::Inventory => ("inventory.>", 90, 1 << 30),
-        };
+        let spec = StreamSpec::of(self.stream);
         let config = jetstream::stream::Config {
-            name: self.stream.to_string(),
-            subjects: vec![subjects.to_owned()],
-            max_age: Duration::from_secs(days * 86_400),
-            max_bytes,
+            name: spec.name.to_owned(),
+            subjects: vec![spec.subjects.to_owned()],
+            max_age: Duration::from_secs(spec.max_age_seconds),
+            max_bytes: i64::try_from(spec.max_bytes).unwrap_or(i64::MAX),
             storage: StorageType::File,
             ..jetstream::stream::Config::default()
         };
@@ -396,6 +389,12 @@ impl Desk {
             .await
             .map(|_| ())
     }
+}
+
+/// The durable's name on a stream.
+#[must_use]
+pub fn durable_name(consumer_prefix: &str, stream: StreamName) -> String {
+    format!("{consumer_prefix}_{}", stream.as_str().to_ascii_lowercase())
 }
 
 /// Subject, reply and headers count against a pull request's bytes too.
@@ -415,8 +414,8 @@ pub async fn create_output_store(connection: &Connection) -> Result<(), AskError
     }
     let config = jetstream::object_store::Config {
         bucket: kv::OBJECT_RESULT_OUTPUT.to_owned(),
-        max_age: Duration::from_secs(7 * 86_400),
-        max_bytes: 1 << 30,
+        max_age: Duration::from_secs(StoreSpec::OUTPUTS.max_age_seconds.unwrap_or(0)),
+        max_bytes: i64::try_from(StoreSpec::OUTPUTS.max_bytes).unwrap_or(i64::MAX),
         ..jetstream::object_store::Config::default()
     };
     js.answer(

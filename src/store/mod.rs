@@ -6,6 +6,7 @@ mod adopt;
 mod adoption;
 pub mod backup;
 pub mod carry;
+pub mod checkup;
 pub mod compare;
 mod completions;
 pub mod dead_letters;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{StoreError, adopt, derive, migrate, scratch};
 
 /// The first SQLite whose WAL cannot lose a reset against a checkpoint of another connection.
-const WAL_RESET_FIXED: i32 = 3_051_003;
+pub(super) const WAL_RESET_FIXED: i32 = 3_051_003;
 /// An unclean stop is followed by a quick check of at most this long.
 const QUICK_CHECK_LIMIT: Duration = Duration::from_secs(10);
 /// How long a statement waits for another process's lock before the group is tried again.

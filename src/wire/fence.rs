@@ -13,12 +13,21 @@ pub enum Hint {
     Feed,
 }
 
+type Markers = (&'static str, &'static str);
+
+const INVENTORY: Markers = (kv::INVENTORY_BLOCK_BEGIN, kv::INVENTORY_BLOCK_END);
+const CHECK: Markers = (kv::CHECK_BLOCK_BEGIN, kv::CHECK_BLOCK_END);
+const COLLECT: Markers = (kv::COLLECT_BLOCK_BEGIN, kv::COLLECT_BLOCK_END);
+const FEED: Markers = (kv::FEED_BLOCK_BEGIN, kv::FEED_BLOCK_END);
+/// Every block that a script may print, also the one that is not projected.
+const BLOCKS: [Markers; 4] = [INVENTORY, CHECK, COLLECT, FEED];
+
 impl Hint {
-    fn markers(self) -> (&'static str, &'static str) {
+    fn markers(self) -> Markers {
         match self {
-            Self::Inventory => (kv::INVENTORY_BLOCK_BEGIN, kv::INVENTORY_BLOCK_END),
-            Self::Check => (kv::CHECK_BLOCK_BEGIN, kv::CHECK_BLOCK_END),
-            Self::Feed => (kv::FEED_BLOCK_BEGIN, kv::FEED_BLOCK_END),
+            Self::Inventory => INVENTORY,
+            Self::Check => CHECK,
+            Self::Feed => FEED,
         }
     }
 }
@@ -33,15 +42,9 @@ pub fn block(stdout: &str, hint: Hint) -> &str {
             .map_or(after, |(block, _)| block)
             .trim();
     }
-    let others = [
-        kv::INVENTORY_BLOCK_BEGIN,
-        kv::CHECK_BLOCK_BEGIN,
-        kv::COLLECT_BLOCK_BEGIN,
-        kv::FEED_BLOCK_BEGIN,
-    ];
-    if others
+    if BLOCKS
         .into_iter()
-        .any(|marker| split_at_marker(stdout, marker).is_some())
+        .any(|(begin, _)| split_at_marker(stdout, begin).is_some())
     {
         return "";
     }

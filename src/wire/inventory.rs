@@ -10,6 +10,9 @@ use super::subject::{self, Subject};
 use super::text::{self, DecodeError};
 use super::time::Timestamp;
 
+/// What agents before 0.14 named; only the first was ever sent (§2.1).
+pub const CATEGORIES: [&str; 3] = [kv::INVENTORY_HW, kv::INVENTORY_SW, kv::INVENTORY_NET];
+
 /// How a hardware snapshot is shown; agents of that age sent no manifest that would say it (§4.2).
 pub const HW_DISPLAY: &str = concat!(
     r#"[{"field":"hostname","label":"Hostname"},{"field":"os_name","label":"OS"},"#,

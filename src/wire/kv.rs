@@ -83,7 +83,7 @@ pub const BUCKET_GROUP_CONTACTS: &str = "group_contacts";
 pub const BUCKET_GROUP_DEFS: &str = "group_defs";
 /// Group id → YAML source.
 pub const BUCKET_GROUP_DEFS_YAML: &str = "group_defs_yaml";
-/// Manifest id → JSON (§4.3); the only bucket we read.
+/// Manifest id → JSON (§4.3); the only bucket that the projection reads.
 pub const BUCKET_JOBS: &str = "jobs";
 /// Manifest id → YAML source.
 pub const BUCKET_JOBS_YAML: &str = "jobs_yaml";

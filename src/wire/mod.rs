@@ -1,7 +1,9 @@
 //! Bytes and types: what agents put on the wire and what it means. Pure, never panics on outside data.
 //! May touch: `serde_json`, `chrono`, `bytes`. May not: NATS, SQLite, the clock, the file system.
 
+pub mod backend;
 mod duration;
+pub mod exit;
 pub mod fence;
 pub mod inert;
 pub mod inventory;
@@ -12,6 +14,7 @@ pub mod object;
 pub mod output;
 pub mod result;
 pub mod sequence;
+pub mod shown;
 pub mod started;
 pub mod subject;
 mod text;

@@ -91,6 +91,13 @@ pub struct ExecResult<T> {
     pub collect_object: Option<T>,
 }
 
+/// The id of the result by which an agent refuses a command's signature (§3.3).
+#[must_use]
+pub fn refusal_id(request_id: &str, pc_id: &str) -> String {
+    let name = format!("{request_id}|{pc_id}|signature-refused");
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string()
+}
+
 fn none<T>() -> Option<T> {
     None
 }
@@ -163,14 +170,8 @@ impl<T: AsRef<str>> ExecResult<T> {
     /// Whether the agent refused the command's signature (§3.3).
     #[must_use]
     pub fn is_signature_refusal(&self) -> bool {
-        self.exit_code == kv::EXIT_REJECTED_UNSIGNED && {
-            let name = format!(
-                "{}|{}|signature-refused",
-                self.request_id.as_ref(),
-                self.pc_id.as_ref()
-            );
-            Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string() == self.result_id.as_ref()
-        }
+        self.exit_code == kv::EXIT_REJECTED_UNSIGNED
+            && refusal_id(self.request_id.as_ref(), self.pc_id.as_ref()) == self.result_id.as_ref()
     }
 
     /// Whether a check learns nothing from this result: it was refused, or the script was not run (§3.3).

@@ -1,6 +1,6 @@
 //! Subjects: built and parsed as in contract §2.2. They only route; identities come from the payload.
 
-use super::kv::StreamName;
+use super::kv::{self, StreamName};
 
 /// What a subject says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,27 @@ pub fn parse(subject: &str) -> Option<Subject<'_>> {
 /// Whether a subject of EVENTS is that of a start event; the others there are not ours.
 #[must_use]
 pub fn is_start(subject: &str) -> bool {
-    subject.starts_with("events.started.")
+    subject.starts_with(kv::EVENTS_STARTED_FILTER.trim_end_matches('>'))
+}
+
+/// Whether whatever matches a subject or filter matches this pattern, too; `*` and `>` as NATS reads them. A subject that
+/// ends with a dot stands for all that begin with it.
+#[must_use]
+pub fn covers(pattern: &str, subject: &str) -> bool {
+    let prefix = subject.ends_with('.');
+    let mut wanted = subject
+        .trim_end_matches('.')
+        .split('.')
+        .chain(prefix.then_some(">"));
+    for token in pattern.split('.') {
+        match (token, wanted.next()) {
+            (">", Some(_)) => return true,
+            ("*", Some(wanted)) if wanted != ">" => {}
+            (token, Some(wanted)) if token == wanted => {}
+            _ => return false,
+        }
+    }
+    wanted.next().is_none()
 }
 
 /// Whether a subject is one that the backend gives to this stream (contract §2.3).
@@ -77,4 +97,28 @@ pub fn belongs_to(stream: StreamName, subject: &str) -> bool {
         StreamName::Inventory => "inventory.",
     };
     subject.starts_with(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_covers_what_nats_would_deliver_to_it() {
+        for (pattern, subject, so) in [
+            ("events.>", "events.started.>", true),
+            ("events.started.>", "events.>", false),
+            ("events.*", "events.>", false),
+            ("results.*", "results.*", true),
+            ("results.a", "results.*", false),
+            (">", "notif-amend", true),
+            ("a.>", "a", false),
+            ("a.*.c", "a.b.c", true),
+            ("a.b", "a.b.c", false),
+            ("notifications.>", "notifications.pc.", true),
+            ("notifications.all", "notifications.pc.", false),
+        ] {
+            assert_eq!(covers(pattern, subject), so, "{pattern} {subject}");
+        }
+    }
 }

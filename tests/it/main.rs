@@ -20,6 +20,7 @@ mod carry;
 mod compare;
 mod connect;
 mod derived;
+mod doctor;
 mod fleet;
 mod hostile;
 mod hostile_output;

@@ -26,7 +26,7 @@ const HINT: &str = "add that to its permissions";
 /// A line of the shipped list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
-    /// `run`, `load`, `adopted` or `create-missing`: the section's name.
+    /// `run`, `load`, `adopted`, `doctor` or `create-missing`: the section's name.
     section: String,
     /// `publish` or `subscribe`.
     kind: &'static str,
@@ -39,7 +39,7 @@ fn shipped() -> String {
     fs::read_to_string(path).unwrap()
 }
 
-/// The entries that are allowed, section by section; those of `create-missing` are comments.
+/// The entries that are allowed, section by section; those of `doctor` and `create-missing` are comments.
 fn entries() -> Vec<Entry> {
     let (mut section, mut kind, mut found) = (String::new(), "", Vec::new());
     let mut allows = false;
@@ -230,9 +230,10 @@ fn the_shipped_list_is_read_whole() {
             count("run"),
             count("load"),
             count("adopted"),
+            count("doctor"),
             count("create-missing")
         ),
-        (29, 15, 2, 4)
+        (29, 15, 2, 42, 4)
     );
     assert_eq!(all.iter().filter(|entry| entry.kind == "subscribe").count(), 1);
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/PERMISSIONS.md")).unwrap();
@@ -241,6 +242,15 @@ fn the_shipped_list_is_read_whole() {
         let stream = streams
             .iter()
             .find(|stream| entry.subject.contains(&format!(".{stream}")));
+        if entry.section == "doctor" {
+            let (verb, name) = entry.subject.rsplit_once('.').unwrap();
+            let kind = ["KV_<bucket>", "OBJ_<store>"]
+                .into_iter()
+                .find(|kind| name.starts_with(kind.split('<').next().unwrap()))
+                .unwrap_or("<OTHER>");
+            assert!(page.contains(&format!("`{verb}.{kind}`")), "{}", entry.subject);
+            continue;
+        }
         let general = stream.map_or(entry.subject.clone(), |stream| {
             let own = format!("results_projector_{}", stream.to_lowercase());
             entry
@@ -538,4 +548,137 @@ async fn each_denial_keeps_the_backends_consumers_from_the_wildcards_of_a_load()
             );
         }
     }
+}
+
+/// A user of its own for each list of permissions.
+fn users(lists: &[String]) -> String {
+    let name = "RESULTS_PROJECTOR:";
+    let blocks: String = lists
+        .iter()
+        .enumerate()
+        .map(|(number, list)| list.replace(name, &format!("LIST_{number}:")) + "\n")
+        .collect();
+    let users: String = (0..lists.len())
+        .map(|number| format!("{{ user: user-{number}, password: secret, permissions: $LIST_{number} }}\n"))
+        .collect();
+    format!(
+        "authorization {{\n{blocks}\nusers = [ {{ user: admin, password: admin }}\n{users} ]\n}}\nno_auth_user: admin\n"
+    )
+}
+
+/// Has a user look at everything.
+fn look(db: &Path, server: &NatsServer, password: &Path, number: usize) -> Output {
+    let user = format!("user-{number}");
+    let env = [
+        ("RESULTS_PROJECTOR_NATS_USER", user.as_str()),
+        ("RESULTS_PROJECTOR_NATS_PASSWORD_FILE", password.to_str().unwrap()),
+    ];
+    run_with(db, &server.url(), &["doctor", "--json"], &env)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_names_each_permission_that_is_missing_and_trying_them_changes_nothing() {
+    let all = entries();
+    let comments = ["doctor", "create-missing"];
+    let tried: Vec<&Entry> = all
+        .iter()
+        .filter(|entry| !comments.contains(&entry.section.as_str()))
+        .collect();
+    // The wildcards of a load allow what others name.
+    let load: Vec<&Entry> = all.iter().filter(|entry| entry.section == "load").collect();
+    let mut lists: Vec<String> = tried
+        .iter()
+        .map(|entry| {
+            let mut gone = if entry.section == "load" {
+                Vec::new()
+            } else {
+                load.clone()
+            };
+            gone.push(entry);
+            without(&gone, false)
+        })
+        .collect();
+    let least = lists.len();
+    lists.push(without(&[], false));
+    let looks: String = shipped()
+        .lines()
+        .map(|line| {
+            let looks = all
+                .iter()
+                .any(|entry| entry.section == "doctor" && line.trim() == format!("# \"{}\"", entry.subject));
+            let line = if looks {
+                line.trim().trim_start_matches("# ")
+            } else {
+                line
+            };
+            format!("{line}\n")
+        })
+        .collect();
+    lists.push(looks);
+    let server = NatsServer::start_with(&users(&lists));
+    let js = server.jetstream().await;
+    crate::doctor::healthy(&js).await;
+    let (folder, db) = place();
+    let password = folder.path().join("password");
+    fs::write(&password, "secret\n").unwrap();
+    catch_up(&db, &server.url());
+    let projector = Projector::start(&db, &server.url());
+    wait_until("it reads all three", PATIENCE, || {
+        crate::doctor::reads(&projector)
+    });
+    let before = crate::doctor::consumers(&js).await;
+    let queue: Mutex<VecDeque<usize>> = Mutex::new((0..tried.len()).collect());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap().pop_front();
+                    let Some(number) = next else { return };
+                    let entry = tried[number];
+                    let output = look(&db, &server, &password, number);
+                    let subject = format!("permissions [{}]", entry.section);
+                    let verb = if entry.kind == "publish" {
+                        "publish to"
+                    } else {
+                        "subscribe to"
+                    };
+                    let named = format!("not allowed: {verb} \"{}\"", entry.subject);
+                    let found = crate::doctor::found(&output);
+                    let (severity, code) = if entry.section == "run" {
+                        ("bad", 1)
+                    } else {
+                        ("note", 0)
+                    };
+                    assert!(
+                        found
+                            .iter()
+                            .any(|(s, _, at, what)| s == severity && *at == subject && *what == named),
+                        "without {entry:?}: {found:#?}"
+                    );
+                    assert_eq!(output.status.code(), Some(code), "without {entry:?}: {found:#?}");
+                }
+            });
+        }
+    });
+    // With the least of permissions: what is out of sight is told once.
+    let output = look(&db, &server, &password, least);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let denied: Vec<_> = crate::doctor::found(&output)
+        .into_iter()
+        .filter(|(_, check, ..)| check == "permissions")
+        .collect();
+    assert_eq!(denied.len(), 1, "{denied:#?}");
+    assert!(denied[0].3.contains("28 not looked at"), "{denied:#?}");
+    // With the section doctor, nothing is.
+    let output = look(&db, &server, &password, least + 1);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(
+        !crate::doctor::found(&output)
+            .iter()
+            .any(|(_, check, ..)| check == "permissions"),
+        "{}",
+        text(&output)
+    );
+    crate::doctor::assert_none_touched(&before, &crate::doctor::consumers(&js).await);
+    assert!(projector.terminate().success());
 }

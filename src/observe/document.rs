@@ -131,6 +131,10 @@ pub struct Database {
 pub struct Server {
     /// `null`: it answered.
     pub unavailable: Option<String>,
+    /// What its monitoring port says is wrong with it.
+    pub unhealthy: Option<String>,
+    /// Why the monitoring port says nothing, where one is configured.
+    pub health_unknown: Option<String>,
 }
 
 /// The object store of outputs.
@@ -169,6 +173,10 @@ pub struct Stream {
 pub struct Outside {
     /// Why it is not known.
     pub unavailable: Option<String>,
+    /// See [`Server::unhealthy`].
+    pub unhealthy: Option<String>,
+    /// See [`Server::health_unknown`].
+    pub health_unknown: Option<String>,
     /// By stream; none where it does not exist.
     pub streams: BTreeMap<String, StreamEnd>,
     /// The manifests, when they can be read.
@@ -233,6 +241,8 @@ impl Document {
             },
             server: Server {
                 unavailable: outside.unavailable,
+                unhealthy: outside.unhealthy,
+                health_unknown: outside.health_unknown,
             },
             streams,
             outputs: report.outputs,

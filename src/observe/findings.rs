@@ -105,6 +105,21 @@ pub(super) fn findings(document: &Document, now: DateTime<Utc>) -> Vec<Finding> 
             "positions are as the database has them; see that the server runs and can be reached from here",
         );
     }
+    if let Some(why) = &document.server.unhealthy {
+        say(
+            Bad,
+            format!("the server calls itself unhealthy: {why}"),
+            "after its disk was full it refuses every publish, without a word to publishers, until it is restarted: make room, \
+             then restart it",
+        );
+    }
+    if let Some(why) = &document.server.health_unknown {
+        say(
+            Warning,
+            format!("whether the server is well is not known: {why}"),
+            "the service works without it",
+        );
+    }
     let not_reading = document.streams.iter().filter_map(|stream| {
         let why = stream.not_reading.as_ref()?;
         Some((&stream.report.stream, why))

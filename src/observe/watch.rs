@@ -11,6 +11,7 @@ use super::document::{Document, Outside, Service, StreamEnd};
 use super::history::History;
 use crate::config::Config;
 use crate::service::board::{Phase, Watched};
+use crate::source::monitor::Health;
 use crate::store::{read_only, report};
 use crate::wire::shown::{grouped, span};
 use crate::wire::time::Timestamp;
@@ -79,8 +80,15 @@ impl Watch {
             };
             Some((stream.to_string(), end))
         });
+        let (unhealthy, health_unknown) = match &*watched.health.borrow() {
+            None => (None, None),
+            Some(Ok(health)) => (why_unhealthy(health), None),
+            Some(Err(error)) => (None, Some(error.to_string())),
+        };
         Outside {
             unavailable: self.not_connected(),
+            unhealthy,
+            health_unknown,
             streams: streams.collect(),
             manifests: watched
                 .parts
@@ -122,6 +130,11 @@ impl Watch {
             why.push(not_connected);
         } else if *watched.phase.borrow() == Phase::Connecting {
             why.push("the manifests are being read".to_owned());
+        }
+        if let Some(Ok(health)) = &*watched.health.borrow()
+            && let Some(unhealthy) = why_unhealthy(health)
+        {
+            why.push(format!("the server calls itself unhealthy: {unhealthy}"));
         }
         let writer = watched.writer.borrow();
         if let Some(not_writing) = &writer.not_writing {
@@ -202,4 +215,10 @@ impl Watch {
     pub(super) fn history(&self) -> std::sync::MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the server says is wrong with it; `None` while it is well.
+fn why_unhealthy(health: &Health) -> Option<String> {
+    let why = health.error.as_ref().unwrap_or(&health.status);
+    (!health.is_ok()).then(|| why.clone())
 }

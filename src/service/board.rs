@@ -14,6 +14,7 @@ use crate::projection::manifests::Manifests;
 use crate::source::census::Limits;
 use crate::source::connect::ConnectionState;
 use crate::source::flow::{Budget, ReaderState};
+use crate::source::monitor::{Health, MonitorError};
 use crate::store::Progress;
 use crate::wire::kv::StreamName;
 
@@ -103,6 +104,8 @@ pub struct Watched {
     pub parts: watch::Receiver<Option<Parts>>,
     /// The object store of outputs; `None`: not seen, or not there.
     pub output_store: watch::Receiver<Option<Limits>>,
+    /// What the server's monitoring port says of it; `None`: not asked.
+    pub health: watch::Receiver<Option<Result<Health, MonitorError>>>,
     /// The backend's own projector writes the same tables; `None`: not known, or of no matter.
     pub backend_is_projecting: watch::Receiver<Option<bool>>,
     /// The thread that writes.
@@ -118,6 +121,7 @@ pub struct Board {
     pub(super) readers: BTreeMap<StreamName, watch::Sender<ReaderState>>,
     pub(super) parts: watch::Sender<Option<Parts>>,
     pub(super) output_store: watch::Sender<Option<Limits>>,
+    pub(super) health: watch::Sender<Option<Result<Health, MonitorError>>>,
     pub(super) backend_is_projecting: watch::Sender<Option<bool>>,
     pub(super) pulse: Pulse,
 }
@@ -134,6 +138,7 @@ impl Board {
             readers: readers.into_iter().collect(),
             parts: watch::Sender::default(),
             output_store: watch::Sender::default(),
+            health: watch::Sender::default(),
             backend_is_projecting: watch::Sender::default(),
             pulse: Pulse::default(),
         }
@@ -152,6 +157,7 @@ impl Board {
                 .collect(),
             parts: self.parts.subscribe(),
             output_store: self.output_store.subscribe(),
+            health: self.health.subscribe(),
             backend_is_projecting: self.backend_is_projecting.subscribe(),
             pulse: self.pulse.clone(),
         }

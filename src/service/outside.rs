@@ -1,13 +1,15 @@
 //! What is looked at beside the live path, for people only: the object store of outputs, how long it keeps them and how
-//! full it is. A full one refuses uploads, and what it has let go nobody can fetch.
+//! full it is (a full one refuses uploads, and what it has let go nobody can fetch); and what the server's monitoring port says
+//! of it, where one is configured.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tracing::debug;
+use tracing::{debug, error, info};
 
 use crate::source::asking::Js;
 use crate::source::census::{Limits, output_store};
+use crate::source::monitor::{Health, MonitorError, health};
 
 /// Its settings change when an operator changes them, its size slowly.
 const EVERY: Duration = Duration::from_secs(60);
@@ -23,6 +25,39 @@ pub(super) async fn watch(js: Js, seen: watch::Sender<Option<Limits>>, mut shutd
         tokio::select! {
             () = super::raised(&mut shutdown) => return,
             () = tokio::time::sleep(EVERY) => {}
+        }
+    }
+}
+
+/// Asks the server's monitoring port until shutdown: one whose disk was full refuses every publish until it is restarted, and from
+/// a connection that looks like a quiet night.
+pub(super) async fn watch_health(
+    url: String,
+    every: Duration,
+    seen: watch::Sender<Option<Result<Health, MonitorError>>>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let mut was_well = true;
+    loop {
+        let found = health(&url).await;
+        let well = found.as_ref().map_or(was_well, Health::is_ok);
+        match &found {
+            Ok(health) if was_well && !well => {
+                let why = health.error.as_deref().unwrap_or(&health.status);
+                error!(
+                    why,
+                    "the server calls itself unhealthy; while it is, publishers may be refused without being told"
+                );
+            }
+            Ok(_) if !was_well && well => info!("the server calls itself healthy again"),
+            Ok(_) => {}
+            Err(error) => debug!(%error, "the server's monitoring port does not answer"),
+        }
+        was_well = well;
+        seen.send_replace(Some(found));
+        tokio::select! {
+            () = super::raised(&mut shutdown) => return,
+            () = tokio::time::sleep(every) => {}
         }
     }
 }

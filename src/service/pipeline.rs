@@ -385,6 +385,10 @@ impl Pipeline {
         if load.is_none() {
             let seen = board.output_store.clone();
             others.spawn(outside::watch(connection.js(), seen, down.clone()));
+            if let Some(url) = config.nats.monitor_url.clone() {
+                let (every, seen) = (config.source.check_interval, board.health.clone());
+                others.spawn(outside::watch_health(url, every, seen, down.clone()));
+            }
         }
         if store.is_adopted() && load.is_none() {
             let beside = Beside::new(&connection, config, board.backend_is_projecting.clone());

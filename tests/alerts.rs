@@ -263,6 +263,20 @@ fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
 }
 
 #[test]
+fn every_link_of_the_runbooks_leads_somewhere() {
+    for link in between(&read(RUNBOOKS), "](", ')').filter(|link| !link.contains("://")) {
+        let (file, to) = link.split_once('#').unwrap_or((link, ""));
+        let text = match file {
+            "" => read(RUNBOOKS),
+            file => read(&format!("docs/{file}")),
+        };
+        let mut headings = text.lines().filter(|line| line.starts_with('#'));
+        let found = headings.any(|line| anchor(line.trim_start_matches('#').trim()) == to);
+        assert!(to.is_empty() || found, "{link} leads nowhere");
+    }
+}
+
+#[test]
 fn every_alert_has_a_case_that_fires_and_one_that_does_not() {
     let unit_tests = read(UNIT_TESTS);
     let cases: Vec<&str> = unit_tests.split("\n  - name: ").skip(1).collect();

@@ -34,6 +34,7 @@ mod reader;
 mod rebuild;
 mod recorded;
 mod scenarios;
+mod sql_docs;
 mod stage;
 mod survives;
 mod torture;

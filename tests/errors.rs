@@ -20,10 +20,11 @@ const MAKERS: [&str; 10] = [
     "Silent(",
 ];
 /// By these an error says itself what to do.
-const WAYS_OUT: [&str; 16] = [
+const WAYS_OUT: [&str; 17] = [
     "; ",
     ": name ",
     ": say ",
+    "? name ",
     ": start ",
     ": let ",
     ": wait ",
@@ -110,7 +111,7 @@ fn every_error_says_what_to_do_or_the_operators_guide_does() {
                 };
                 seen += 1;
                 let itself = WAYS_OUT.iter().any(|way| error.contains(way))
-                    || ["{hint}", "{way_out}", "{expected}"]
+                    || ["{hint}", "{way_out}", "{expected}", "{refusal}"]
                         .iter()
                         .any(|way| error.contains(way));
                 let explained = words(&error).iter().all(|words| guide.contains(words.as_str()));

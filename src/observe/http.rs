@@ -93,6 +93,15 @@ async fn connection(
     }
 }
 
+/// What proxies add.
+const PASSED_ON: [&str; 5] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-real-ip",
+    "via",
+];
+
 type Answer = Response<Full<Bytes>>;
 
 async fn answer<B>(
@@ -164,8 +173,9 @@ async fn answer<B>(
     }
 }
 
-/// Payloads hold what scripts have printed on the fleet's machines. They are for this machine: we listen on its loopback, and
-/// were asked by a name of it, which a page elsewhere cannot do by a name that it makes point here.
+/// Payloads hold what scripts have printed on the fleet's machines. They are for this machine: we listen on its loopback, were
+/// asked by a name of it, which a page elsewhere cannot do by a name that it makes point here, and by nobody who passes on what
+/// others ask.
 fn may_see_payloads<B>(request: &Request<B>, address: SocketAddr) -> bool {
     let host = request
         .headers()
@@ -179,7 +189,8 @@ fn may_see_payloads<B>(request: &Request<B>, address: SocketAddr) -> bool {
     let is_loopback = name
         .parse::<std::net::IpAddr>()
         .map_or(name.eq_ignore_ascii_case("localhost"), |ip| ip.is_loopback());
-    address.ip().is_loopback() && is_loopback
+    let passed_on = PASSED_ON.iter().any(|name| request.headers().contains_key(*name));
+    address.ip().is_loopback() && is_loopback && !passed_on
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
@@ -220,6 +231,13 @@ mod tests {
             assert!(asked(host, "127.0.0.1:9464"), "{host}");
             assert!(!asked(host, "0.0.0.0:9464"), "{host} where all may connect");
         }
+        let passed_on = Request::builder()
+            .header("host", "localhost")
+            .header("x-forwarded-for", "10.0.0.1");
+        assert!(!may_see_payloads(
+            &passed_on.body(()).unwrap(),
+            "127.0.0.1:9464".parse().unwrap()
+        ));
         for host in [
             "evil.example:9464",
             "",

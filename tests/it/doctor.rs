@@ -653,7 +653,7 @@ fn time(at: std::time::SystemTime) -> chrono::DateTime<chrono::Utc> {
 }
 
 /// Answers each connection with one answer.
-fn fake_monitor(answer: &'static str) -> String {
+pub fn fake_monitor(answer: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {

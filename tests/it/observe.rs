@@ -322,6 +322,31 @@ async fn a_locked_database_is_not_ready_and_the_page_says_what_is_in_the_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_calls_itself_unhealthy_is_not_ready_though_the_connection_is_calm() {
+    let server = NatsServer::start();
+    server.fleet().await;
+    let (_folder, db) = place();
+    let monitor = crate::doctor::fake_monitor(
+        "{\"status\":\"unavailable\",\"error\":\"write error: no space left here\"}",
+    );
+    let env = [SERVING, ("RESULTS_PROJECTOR_NATS_MONITOR_URL", monitor.as_str())];
+    let projector = Projector::start_with(&db, &server.url(), &["run"], &env);
+    let address = address(&projector);
+    wait_until("it says so", PATIENCE, || {
+        get(&address, "/readyz")
+            .body
+            .contains("the server calls itself unhealthy: write error: no space left here")
+    });
+    assert_eq!(get(&address, "/readyz").status, 503);
+    assert_eq!(get(&address, "/healthz").status, 200);
+    wait_until("the page says what to do", PATIENCE, || {
+        get(&address, "/").body.contains("make room, then restart it")
+    });
+    assert!(projector.stderr().contains("the server calls itself unhealthy"));
+    assert!(projector.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_address_in_use_keeps_nobody_from_projecting_and_is_served_once_it_is_free() {
     let server = NatsServer::start();
     let js = server.fleet().await;

@@ -17,6 +17,7 @@ mod adopt;
 mod bad_input;
 mod books;
 mod carry;
+mod cluster;
 mod compare;
 mod connect;
 mod derived;

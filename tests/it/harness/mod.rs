@@ -1,6 +1,7 @@
 //! Real parts for the tests: a server each, the real binary, real files. No fixed ports, no sleeps for luck.
 
 pub mod backend;
+pub mod cluster;
 pub mod disk;
 pub mod dump;
 #[path = "../../../examples/fleet/generator.rs"]
@@ -11,6 +12,7 @@ pub mod proxy;
 
 use std::time::{Duration, Instant};
 
+pub use cluster::Cluster;
 pub use disk::SmallDisk;
 pub use dump::{assert_same, check_i3, one, position};
 pub use fleet::{Planned, Profile, plan, publish};

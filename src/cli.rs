@@ -1,8 +1,12 @@
 //! The command line as written: names, help, exit codes. Knows neither NATS nor SQLite.
 
+pub mod pages;
+
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 const EXIT_CODES: &str = "Exit codes:
   0  good
@@ -20,6 +24,32 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Reads a command line; `--version` says `long_version`, `-V` its first line.
+    ///
+    /// # Errors
+    /// What is wrong with it; also help and version, which clap prints as it prints errors.
+    pub fn read(
+        args: impl IntoIterator<Item = OsString>,
+        long_version: &'static str,
+    ) -> Result<Self, clap::Error> {
+        let mut command = Self::command().long_version(long_version);
+        let mut matches = command.try_get_matches_from_mut(args)?;
+        Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+    }
+}
+
+impl Command {
+    /// Whether it does anything with a configuration: what packages are made with runs where there is none, or a wrong one.
+    #[must_use]
+    pub fn needs_configuration(&self) -> bool {
+        !matches!(
+            self,
+            Self::Completions { .. } | Self::Man { .. } | Self::Config(ConfigCommand::Example)
+        )
+    }
 }
 
 /// Flags of every command. They beat the environment, which beats the file, which beats the defaults.
@@ -193,6 +223,31 @@ written")]
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the script that completes commands and flags in a shell
+    ///
+    /// Needs no configuration, no database and no server.
+    #[command(after_help = "Examples:
+  results-projector completions bash > /usr/share/bash-completion/completions/results-projector
+  results-projector completions zsh > ~/.zfunc/_results-projector
+
+Exit codes: 0 printed; 2 no such shell; 3 it cannot be written")]
+    Completions {
+        /// Of which shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write all of them, one a command
+    ///
+    /// Needs no configuration, no database and no server.
+    #[command(after_help = "Examples:
+  results-projector man | man -l -
+  results-projector man --out /usr/local/share/man/man1
+
+Exit codes: 0 written; 3 it cannot be written")]
+    Man {
+        /// Into this folder, as results-projector-COMMAND.1
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
 }
 
 /// Which dead letters.
@@ -441,12 +496,19 @@ Exit codes: 0 shown; 2 the configuration is wrong")]
         #[arg(long)]
         json: bool,
     },
+    /// Print a configuration file with every setting, its default and what it is for, all commented out
+    ///
+    /// Needs no configuration itself.
+    #[command(after_help = "Examples:
+  results-projector config example > config.toml
+
+Exit codes: 0 printed; 3 it cannot be written")]
+    Example,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn walk(command: &clap::Command, see: &mut dyn FnMut(&clap::Command)) {
         see(command);

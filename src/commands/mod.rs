@@ -3,9 +3,11 @@
 
 mod asking;
 pub mod backup;
+pub mod completions;
 pub mod config;
 pub mod dead_letters;
 pub mod dump;
+pub mod man;
 pub mod outputs;
 mod progress;
 pub mod rebuild;
@@ -14,6 +16,7 @@ pub mod run;
 pub mod status;
 mod text;
 pub mod verify;
+pub mod version;
 
 pub use self::text::Lines;
 

@@ -26,6 +26,7 @@ mod hostile;
 mod hostile_output;
 mod load;
 mod outputs;
+mod packages;
 mod permissions;
 mod proof;
 mod properties;

@@ -3,7 +3,6 @@
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::process::ExitCode;
 
-use clap::Parser;
 use results_projector::cli::{Cli, Command, ConfigCommand, DeadLetters, GlobalArgs, Outputs};
 use results_projector::commands::{self, CommandError, Lines};
 use results_projector::config::Config;
@@ -16,11 +15,16 @@ use results_projector::wire::inert::inert;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read(std::env::args_os(), commands::version::long()) {
         Ok(cli) => cli,
         Err(error) => refuse(&error),
     };
-    let outcome = Config::load(&cli.global, &|name| std::env::var(name).ok())
+    let config = if cli.command.needs_configuration() {
+        Config::load(&cli.global, &|name| std::env::var(name).ok())
+    } else {
+        Config::defaults()
+    };
+    let outcome = config
         .map_err(CommandError::from)
         .and_then(|config| execute(&cli.global, &config, cli.command));
     match outcome {
@@ -39,8 +43,8 @@ fn main() -> ExitCode {
 /// Says what is wrong with the command line, and ends. What stands in it may have been copied from elsewhere: it is told as
 /// if it had been typed inert.
 fn refuse(error: &clap::Error) -> ! {
-    let typed = std::env::args_os().map(|arg| inert(&arg.to_string_lossy(), usize::MAX).into_owned());
-    match Cli::try_parse_from(typed) {
+    let typed = std::env::args_os().map(|arg| inert(&arg.to_string_lossy(), usize::MAX).into_owned().into());
+    match Cli::read(typed, commands::version::long()) {
         Err(error) => error.exit(),
         Ok(_) => {
             // Nobody is left to tell when this fails.
@@ -149,6 +153,9 @@ fn dispatch(
         }
         Command::Config(ConfigCommand::Check) => commands::config::check(config, out)?,
         Command::Config(ConfigCommand::Show { json }) => commands::config::show(config, json, out)?,
+        Command::Config(ConfigCommand::Example) => commands::config::example(out)?,
+        Command::Completions { shell } => commands::completions::completions(shell, out)?,
+        Command::Man { out: folder } => commands::man::man(folder.as_deref(), out)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -19,7 +19,9 @@ mod streams;
 #[allow(unused_imports)]
 pub use manifests::{BITLOCKER, DEFENDER, DISKS, SOFTWARE, manifests, put_manifests};
 #[allow(unused_imports)]
-pub use streams::{create_output_store, create_streams, publish, publish_messages, store_objects};
+pub use streams::{
+    create_output_store, create_replicated, create_streams, publish, publish_messages, store_objects,
+};
 
 /// What kind of message it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -17,6 +17,12 @@ struct Args {
     /// NATS server
     #[arg(long, default_value = "nats://127.0.0.1:4222")]
     nats_url: String,
+    /// User name; the password comes from a file
+    #[arg(long, requires = "nats_password_file")]
+    nats_user: Option<String>,
+    /// File with the user's password
+    #[arg(long, requires = "nats_user")]
+    nats_password_file: Option<std::path::PathBuf>,
     /// Results to publish, besides those of scans, checks and feeds
     #[arg(long, default_value_t = 20_000)]
     results: usize,
@@ -84,7 +90,14 @@ impl Args {
 #[tokio::main]
 async fn main() -> Result<(), async_nats::Error> {
     let args = Args::parse();
-    let client = async_nats::connect(&args.nats_url).await?;
+    let options = match (&args.nats_user, &args.nats_password_file) {
+        (Some(user), Some(file)) => {
+            let password = std::fs::read_to_string(file)?.trim_end().to_owned();
+            async_nats::ConnectOptions::with_user_and_password(user.clone(), password)
+        }
+        _ => async_nats::ConnectOptions::new(),
+    };
+    let client = options.connect(&args.nats_url).await?;
     let js = async_nats::jetstream::new(client.clone());
     if args.create_streams {
         generator::create_streams(&js, None).await?;

@@ -1,11 +1,11 @@
-//! `config check` and `config show`.
+//! `config check`, `config show` and `config example`.
 
 use std::io::Write;
 
 use serde_json::json;
 
 use super::{CommandError, JSON_VERSION, text};
-use crate::config::Config;
+use crate::config::{self, Config};
 
 /// Characters of a value, or of where it came from, that `show` prints without `--json`.
 const VALUE_MAX: usize = 400;
@@ -31,6 +31,15 @@ pub fn check(config: &Config, out: &mut dyn Write) -> Result<(), CommandError> {
             .and_then(|shown| shown.value.as_deref())
             .unwrap_or("")
     )?;
+    Ok(())
+}
+
+/// Prints a configuration file with every setting, all commented out.
+///
+/// # Errors
+/// The output's.
+pub fn example(out: &mut dyn Write) -> Result<(), CommandError> {
+    out.write_all(config::example().as_bytes())?;
     Ok(())
 }
 

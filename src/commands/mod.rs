@@ -3,11 +3,13 @@
 
 mod asking;
 pub mod backup;
+pub mod completions;
 pub mod config;
 pub mod dead_letters;
 pub mod detach;
 pub mod doctor;
 pub mod dump;
+pub mod man;
 pub mod outputs;
 mod progress;
 pub mod rebuild;
@@ -16,6 +18,7 @@ pub mod run;
 pub mod status;
 mod text;
 pub mod verify;
+pub mod version;
 
 pub use self::text::Lines;
 

@@ -60,10 +60,7 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    pub(super) fn read(
-        flags: &GlobalArgs,
-        env: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Self, ConfigError> {
+    pub(super) fn defaults() -> Self {
         let mut layers = Self::default();
         for setting in SETTINGS {
             if let Some(default) = setting.default {
@@ -72,6 +69,14 @@ impl Layers {
                     .insert(setting.key, (default.to_owned(), Origin::Default));
             }
         }
+        layers
+    }
+
+    pub(super) fn read(
+        flags: &GlobalArgs,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let mut layers = Self::defaults();
         match &flags.config {
             Some(path) => layers.file(path)?,
             None if Path::new(DEFAULT_FILE).exists() => layers.file(Path::new(DEFAULT_FILE))?,

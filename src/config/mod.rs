@@ -1,6 +1,7 @@
 //! The configuration as meant: flags beat the environment, which beats the file, which beats the defaults; every
 //! value knows where it came from. May touch: `serde`/`toml`, `cli`. May not: NATS, SQLite.
 
+mod example;
 mod layers;
 #[cfg(test)]
 mod reference;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::cli::GlobalArgs;
+pub use example::example;
 use layers::Layers;
 pub use layers::{Origin, Shown};
 
@@ -183,7 +185,18 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong.
     pub fn load(flags: &GlobalArgs, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let layers = Layers::read(flags, env)?;
+        Self::of(&Layers::read(flags, env)?)
+    }
+
+    /// Nothing but what is built in.
+    ///
+    /// # Errors
+    /// None: a test holds that the defaults are good.
+    pub fn defaults() -> Result<Self, ConfigError> {
+        Self::of(&Layers::defaults())
+    }
+
+    fn of(layers: &Layers) -> Result<Self, ConfigError> {
         let path = |key| layers.optional(key).map(PathBuf::from);
         let config = Self {
             store: Store {
@@ -253,7 +266,7 @@ impl Config {
             },
             shown: layers.shown(),
         };
-        config.check(&layers)?;
+        config.check(layers)?;
         Ok(config)
     }
 

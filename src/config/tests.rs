@@ -208,3 +208,33 @@ fn the_page_about_configuration_is_made_of_the_table_of_settings() {
         "docs/CONFIGURATION.md is old: write it anew with WRITE_DOCS=1 cargo test --lib config"
     );
 }
+
+#[test]
+fn the_example_holds_every_setting_with_its_default_and_the_committed_file_is_the_example() {
+    let example = example();
+    let set = example
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            // A comment has a blank there.
+            Some(setting) if !setting.starts_with(' ') => setting,
+            _ => line,
+        })
+        .collect::<Vec<_>>()
+        .join("\n");
+    for text in [&example, &set] {
+        let config = load(Some(text), &[], GlobalArgs::default()).unwrap();
+        let values = |config: &Config| -> Vec<String> {
+            let value = |shown: &Shown| shown.value.clone().unwrap_or_default();
+            config.shown().iter().map(value).collect()
+        };
+        assert_eq!(values(&config), values(&Config::defaults().unwrap()));
+        let in_file = |shown: &&Shown| shown.origin.starts_with("file");
+        let found = config.shown().iter().filter(in_file).count();
+        assert_eq!(found, if *text == set { config.shown().len() } else { 0 });
+    }
+    assert_eq!(
+        include_str!("../../deploy/config.toml"),
+        example,
+        "run: results-projector config example > deploy/config.toml"
+    );
+}

@@ -24,6 +24,7 @@ use self::recorder::Recorder;
 use self::watch::Watch;
 use crate::config::Config;
 use crate::service::board::Watched;
+use crate::store::versions;
 use crate::wire::time::Timestamp;
 
 /// Histograms are folded this often.
@@ -77,12 +78,22 @@ impl Observer {
     }
 }
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const COMMIT: &str = env!("RESULTS_PROJECTOR_COMMIT");
+
 /// What was built in, for people.
 fn build() -> String {
-    format!("results-projector {}", env!("CARGO_PKG_VERSION"))
+    format!(
+        "results-projector {VERSION}, commit {COMMIT}, SQLite {}",
+        versions().sqlite
+    )
 }
 
 /// What was built in, as labels.
 fn build_labels() -> Vec<(&'static str, String)> {
-    vec![("version", env!("CARGO_PKG_VERSION").to_owned())]
+    vec![
+        ("version", VERSION.to_owned()),
+        ("commit", COMMIT.to_owned()),
+        ("sqlite", versions().sqlite.to_owned()),
+    ]
 }

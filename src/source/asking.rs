@@ -308,7 +308,18 @@ impl Js {
             }
         };
         let asking = || format!("ask for the stream {name}");
-        self.answer(&format!("STREAM.INFO.{name}"), asking, answer).await
+        let info = self
+            .answer(&format!("STREAM.INFO.{name}"), asking, answer)
+            .await?;
+        // Without a majority a follower answers, after some seconds of silence; where its stream ends is not where the stream ends.
+        if let Some(cluster) = info.as_ref().and_then(|info| info.cluster.as_ref())
+            && cluster.leader.as_ref().is_none_or(String::is_empty)
+        {
+            let why =
+                "it has no leader, only a follower answers; are enough of the cluster's servers running?";
+            return Err(AskError::new(asking(), why));
+        }
+        Ok(info)
     }
 
     /// One message of a stream, from its leader; `None` when there is no such message. As JSON, which holds whatever bytes

@@ -20,6 +20,27 @@ pub(super) const BOOKS_VERSION: &str = "books_version";
 /// `projector_meta` key of the read model's version, in a file of our own making.
 pub(super) const READ_MODEL_VERSION: &str = "read_model_version";
 
+/// What this program is built with and can open.
+#[derive(Clone, Copy, Debug)]
+pub struct Versions {
+    /// Of the SQLite that is built in.
+    pub sqlite: &'static str,
+    /// The read model's schema, in a file of our own making.
+    pub read_model: usize,
+    /// The schema of the books.
+    pub books: usize,
+}
+
+/// The versions of this program's parts; a database of a higher schema version is refused.
+#[must_use]
+pub fn versions() -> Versions {
+    Versions {
+        sqlite: rusqlite::version(),
+        read_model: READ_MODEL.len(),
+        books: BOOKS.len(),
+    }
+}
+
 /// Brings a file to this version's schema: the books, and in a file of our own the read model.
 ///
 /// # Errors

@@ -39,6 +39,7 @@ use rusqlite::Connection;
 pub use error::{Class, StoreError};
 pub use group::{Committed, Gap, Group, Left, Lines};
 pub use lock::{Lock, Owner};
+pub use migrate::{Versions, versions};
 pub use open::{
     FileIdentity, Found, StoreOptions, Synchronous, Use, file_bytes, found, meeting_path, read_only,
     real_path, wal_path,

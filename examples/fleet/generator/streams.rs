@@ -66,6 +66,15 @@ pub async fn create_streams(
     js: &jetstream::Context,
     max_bytes: Option<i64>,
 ) -> Result<(), async_nats::Error> {
+    create_replicated(js, max_bytes, 1).await
+}
+
+/// The same in a cluster, each with so many replicas.
+pub async fn create_replicated(
+    js: &jetstream::Context,
+    max_bytes: Option<i64>,
+    replicas: usize,
+) -> Result<(), async_nats::Error> {
     const DAY: Duration = Duration::from_secs(86_400);
     for (name, subjects, days, mebibytes) in [
         ("RESULTS", "results.>", 30, 2_048),
@@ -78,6 +87,7 @@ pub async fn create_streams(
             max_age: DAY * days,
             max_bytes: max_bytes.unwrap_or(mebibytes << 20),
             storage: stream::StorageType::File,
+            num_replicas: replicas,
             ..Default::default()
         })
         .await?;
@@ -85,10 +95,11 @@ pub async fn create_streams(
     js.create_or_update_key_value(kv::Config {
         bucket: "jobs".into(),
         history: 5,
+        num_replicas: replicas,
         ..Default::default()
     })
     .await?;
-    create_output_store(js, max_bytes).await
+    output_store(js, max_bytes, replicas).await
 }
 
 /// Creates the object store of outputs.
@@ -96,10 +107,19 @@ pub async fn create_output_store(
     js: &jetstream::Context,
     max_bytes: Option<i64>,
 ) -> Result<(), async_nats::Error> {
+    output_store(js, max_bytes, 1).await
+}
+
+async fn output_store(
+    js: &jetstream::Context,
+    max_bytes: Option<i64>,
+    replicas: usize,
+) -> Result<(), async_nats::Error> {
     js.create_object_store(object_store::Config {
         bucket: "result_output".into(),
         max_age: Duration::from_secs(7 * 86_400),
         max_bytes: max_bytes.unwrap_or(1 << 30),
+        num_replicas: replicas,
         ..Default::default()
     })
     .await?;

@@ -1,6 +1,7 @@
 //! Real parts for the tests: a server each, the real binary, real files. No fixed ports, no sleeps for luck.
 
 pub mod backend;
+pub mod cluster;
 pub mod disk;
 pub mod dump;
 #[path = "../../../examples/fleet/generator.rs"]
@@ -12,6 +13,7 @@ pub mod web;
 
 use std::time::{Duration, Instant};
 
+pub use cluster::Cluster;
 pub use disk::SmallDisk;
 pub use dump::{assert_same, check_i3, one, position, position_of};
 pub use fleet::{Planned, Profile, plan, publish};

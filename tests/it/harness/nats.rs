@@ -23,7 +23,7 @@ pub struct NatsServer {
 }
 
 /// From `NATS_SERVER`, as `scripts/test` sets it, else wherever `scripts/nats-server` finds one.
-fn binary() -> &'static Path {
+pub(super) fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/nats-server");

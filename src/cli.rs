@@ -11,7 +11,12 @@ use clap_complete::Shell;
 
 pub use self::args::{DetachArgs, LetterArgs, OutputArgs, RebuildArgs, ReplayArgs, RunArgs, VerifyArgs};
 
-const EXIT_CODES: &str = "Exit codes:
+const EXIT_CODES: &str = "Examples:
+  results-projector run
+  results-projector status
+  results-projector doctor
+
+Exit codes:
   0  good
   1  the answer is bad
   2  usage, configuration, database in use, newer schema, somebody else's consumer
@@ -114,11 +119,11 @@ pub struct GlobalArgs {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Project the stream into the database: the service
+    /// Project the streams into the database: the service
     ///
-    /// Reads RESULTS from its own position in the database, follows pointers into the object store, writes rows and
-    /// the position in one transaction, and acknowledges what is committed. Waits for a server that is away. SIGTERM
-    /// ends it within five seconds.
+    /// Reads RESULTS, EVENTS and INVENTORY from their positions in the database, follows pointers into the object store, writes
+    /// rows and positions in one transaction, and acknowledges what is committed. Waits for a server that is away. Serves the
+    /// status page, /metrics and /readyz (observe.listen). SIGTERM ends it within five seconds.
     #[command(after_help = concat!("Examples:
   results-projector run --db /var/lib/results-projector/results.db
   results-projector run --until-caught-up --nats-url nats://10.0.0.5:4222
@@ -180,10 +185,24 @@ Exit codes: 0 shown; 2 no usable database; 3 it cannot be read")]
     /// Look at messages that could not be projected, try them again, or give them up
     ///
     /// They are kept whole, each with its reason, and never hold back their neighbours.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  results-projector dead-letters list
+  results-projector dead-letters retry --all
+
+Exit codes: see each command"
+    )]
     DeadLetters(DeadLetters),
     /// Look at outputs behind pointers that are missing, or ask for them again
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  results-projector outputs list --state pending
+  results-projector outputs retry --all
+
+Exit codes: see each command"
+    )]
     Outputs(Outputs),
     /// Copy the live database, checked before it is called done
     ///
@@ -252,7 +271,14 @@ Exit codes: 0 nothing is bad; 1 something is; 2 usage, configuration; 3 no serve
         json: bool,
     },
     /// Check or show the configuration
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  results-projector config check
+  results-projector config show
+
+Exit codes: see each command"
+    )]
     Config(ConfigCommand),
     /// Print the script that completes commands and flags in a shell
     ///

@@ -57,7 +57,7 @@ pub struct RunArgs {
     /// Take our consumers even from a process that is using them
     #[arg(long)]
     pub take_over_consumers: bool,
-    /// Create the stream and the object store where the backend has not yet
+    /// Create streams and the object store where the backend has not yet
     #[arg(long)]
     pub create_missing: bool,
 }

@@ -6,15 +6,18 @@ use serde_json::json;
 
 use super::{CommandError, JSON_VERSION, text};
 use crate::config::{self, Config};
+use crate::service::pipeline::ServiceError;
+use crate::source::connect;
 
 /// Characters of a value, or of where it came from, that `show` prints without `--json`.
 const VALUE_MAX: usize = 400;
 
-/// Says that the configuration is good.
+/// Says that the configuration is good, and that the files which it names for the connection can be read by this user.
 ///
 /// # Errors
-/// The output's.
+/// A file's; the output's.
 pub fn check(config: &Config, out: &mut dyn Write) -> Result<(), CommandError> {
+    connect::check(&config.nats).map_err(ServiceError::from)?;
     let changed = config
         .shown()
         .iter()

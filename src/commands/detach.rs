@@ -1,11 +1,13 @@
 //! `detach`: takes away what this service has added, after asking.
 
 use std::io::{IsTerminal, Write, stdin};
+use std::path::Path;
 
 use super::{CommandError, text};
 use crate::cli::DetachArgs;
 use crate::config::Config;
 use crate::service::detach::detach as detach_from;
+use crate::store::{Found, found};
 
 /// Detaches. Returns false when the answer to the question was no.
 ///
@@ -13,7 +15,7 @@ use crate::service::detach::detach as detach_from;
 /// The database's, the server's, the output's; usage, when nobody can be asked and `--yes` is not given.
 pub async fn detach(config: &Config, args: &DetachArgs, out: &mut dyn Write) -> Result<bool, CommandError> {
     let path = config.store.path.display().to_string();
-    if !args.yes && !asked(&path, out)? {
+    if !args.yes && !asked(&config.store.path, out)? {
         return Ok(false);
     }
     let detached = detach_from(config, args.database_only).await?;
@@ -37,17 +39,24 @@ pub async fn detach(config: &Config, args: &DetachArgs, out: &mut dyn Write) -> 
     Ok(true)
 }
 
-fn asked(path: &str, out: &mut dyn Write) -> Result<bool, CommandError> {
+fn asked(path: &Path, out: &mut dyn Write) -> Result<bool, CommandError> {
     if !stdin().is_terminal() {
         return Err(CommandError::Usage(
             "nobody can be asked here whether that is meant: say --yes".to_owned(),
         ));
     }
-    writeln!(
-        out,
-        "Our consumers at the broker and our tables in {} go, with positions, dead letters and what is still owed. Go on? [y/N]",
-        text::inert(path, 400)
-    )?;
+    let shown = text::inert(&path.display().to_string(), 400);
+    match found(path)? {
+        Found::Adopted => writeln!(
+            out,
+            "Our consumers at the broker and our tables in {shown} go, with positions, dead letters and what is still owed. Go on? \
+             [y/N]"
+        )?,
+        _ => writeln!(
+            out,
+            "Our consumers at the broker go; {shown}, a database of our own, stays. Go on? [y/N]"
+        )?,
+    }
     out.flush()?;
     let mut answer = String::new();
     stdin().read_line(&mut answer)?;

@@ -8,7 +8,6 @@ use super::{CommandError, text};
 use crate::config::Config;
 use crate::observe::document::{Document, Outside, Pairs, StreamEnd};
 use crate::projection::manifests::Manifests;
-use crate::service::beside::WARNING;
 use crate::service::pipeline::STREAMS;
 use crate::source::census::{census, output_store};
 use crate::source::{connect, manifests, opening};
@@ -17,6 +16,8 @@ use crate::wire::shown;
 
 /// The server has so long to say where the streams end.
 const ASK_LIMIT: Duration = Duration::from_secs(3);
+/// Characters of what a finding says.
+const FINDING_MAX: usize = 1_000;
 /// Gaps, and issues, that are shown without `--json`.
 const GAPS_SHOWN: usize = 5;
 const ISSUES_SHOWN: usize = 5;
@@ -87,6 +88,14 @@ fn print(document: &Document, out: &mut dyn Write) -> Result<(), CommandError> {
         gaps,
         ..
     } = document;
+    for finding in &document.findings {
+        let severity = finding.severity.as_str();
+        writeln!(out, "{severity:<10} {}", text::inert(&finding.what, FINDING_MAX))?;
+        writeln!(out, "           {}", finding.todo)?;
+    }
+    if !document.findings.is_empty() {
+        writeln!(out)?;
+    }
     writeln!(
         out,
         "database   {} ({}, log {})",
@@ -101,16 +110,6 @@ fn print(document: &Document, out: &mut dyn Write) -> Result<(), CommandError> {
             ""
         };
         writeln!(out, "           the backend's own file{pass}")?;
-    }
-    if document.backend_is_projecting == Some(true) {
-        writeln!(out, "warning    {WARNING}")?;
-    }
-    if let Some(why) = &document.backend_unknown {
-        let why = text::inert(why, 300);
-        writeln!(
-            out,
-            "warning    whether the backend's own projector is at work is not known: {why}"
-        )?;
     }
     match &server.unavailable {
         None => writeln!(out, "server     answers")?,

@@ -14,9 +14,10 @@ Flags beat the environment, which beats the file, which beats the defaults. The 
 
 const UNITS: &str = ".
 Each setting is one key of a section: `store.page_cache` is `page_cache` under `[store]`. In the environment it is
-`RESULTS_PROJECTOR_` and the key in capitals with `_` for the dot: `RESULTS_PROJECTOR_STORE_PAGE_CACHE`. A key that is not
-known, or a value that cannot be meant, is an error that names the file and line, or the variable; exit code 2. Secrets come
-from files only: a setting names the file.
+`RESULTS_PROJECTOR_` and the key in capitals with `_` for the dot: `RESULTS_PROJECTOR_STORE_PAGE_CACHE`. A key of the
+file that is not known, or a value that cannot be meant, is an error that names the file and line, or the variable; exit code 2.
+Secrets come from files only: a setting names the file. Where a setting has a second variable (`NATS_URL`), the one named after
+its key wins. The file itself can be named by `RESULTS_PROJECTOR_CONFIG`.
 
 Sizes have a unit: `KB`, `MB`, `GB` are powers of 1000, `KiB`, `MiB`, `GiB` of 1024, none is bytes. So have lengths of time:
 `ms`, `s`, `min`, `h`, `d`, also one after the other (`1 h 30 min`).

@@ -74,6 +74,9 @@ pub struct Service {
     pub ready: bool,
     /// Why it is not.
     pub not_ready: Vec<String>,
+    /// Those of them that no other finding tells.
+    #[serde(skip)]
+    pub told_here: Vec<String>,
     /// When a group was last committed.
     pub last_commit_at: Option<String>,
     /// How long SQLite took to make it durable.
@@ -274,7 +277,7 @@ impl Document {
 }
 
 /// Free bytes on the disk of a file, or of the folder that it will lie in.
-fn disk_free_bytes(path: &Path) -> Option<u64> {
+pub(super) fn disk_free_bytes(path: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(path)
         .or_else(|_| rustix::fs::statvfs(path.parent().unwrap_or(path)))
         .ok()?;

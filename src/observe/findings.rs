@@ -76,6 +76,13 @@ pub(super) fn findings(document: &Document, now: DateTime<Utc>) -> Vec<Finding> 
                 "nothing is lost or acked meanwhile; the service goes on by itself once it can write",
             );
         }
+        for why in &service.told_here {
+            say(
+                Bad,
+                why.clone(),
+                "the service goes on by itself; its log says more",
+            );
+        }
         if service.mostly_dead {
             say(
                 Bad,

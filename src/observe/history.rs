@@ -21,6 +21,8 @@ pub(super) struct Sample {
     pub(super) at: Instant,
     /// Messages behind, by stream; none where the stream's end is not known.
     pub(super) lag: BTreeMap<StreamName, u64>,
+    /// Positions.
+    pub(super) positions: BTreeMap<StreamName, u64>,
     /// Items committed since the start.
     pub(super) items: u64,
     pub(super) commit_time: Duration,
@@ -43,6 +45,11 @@ impl History {
         let sample = Sample {
             at: Instant::now(),
             lag: lag.collect(),
+            positions: writer
+                .positions
+                .iter()
+                .map(|(stream, position)| (*stream, position.0))
+                .collect(),
             items: writer.items,
             commit_time: writer.commit_time,
         };

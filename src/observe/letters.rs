@@ -31,10 +31,10 @@ pub(super) struct Letter {
 }
 
 impl Letter {
-    /// Its path.
+    /// Its path as the page names it: from its own, since a proxy may have put both elsewhere.
     pub(super) fn path(listed: &Listed) -> String {
         format!(
-            "/dead-letters/{}/{}/{}",
+            "dead-letters/{}/{}/{}",
             listed.stream, listed.incarnation, listed.stream_seq
         )
     }

@@ -94,14 +94,6 @@ impl Body {
 
     fn findings(self, document: &Document) -> Self {
         let mut inside = String::new();
-        let not_ready = document.service.iter().flat_map(|service| &service.not_ready);
-        for why in not_ready {
-            let _written = write!(
-                inside,
-                "<li><span class=\"badge bad\">not ready</span> {}</li>",
-                text(why)
-            );
-        }
         for finding in &document.findings {
             let severity = finding.severity.as_str();
             let _written = write!(
@@ -320,20 +312,30 @@ fn card(stream: &Stream, history: &History) -> String {
         ("gap", grouped(counts.gap)),
         ("stream", full),
     ];
-    let behinds: Vec<f64> = StreamName::parse(&report.stream)
-        .map(|name| {
-            let samples = history.samples().filter_map(|sample| sample.lag.get(&name));
-            samples.map(|lag| float(*lag)).collect()
-        })
-        .unwrap_or_default();
+    let name = StreamName::parse(&report.stream);
+    let samples = || history.samples().filter_map(|sample| Some((sample, name?)));
+    let behinds: Vec<f64> = samples()
+        .filter_map(|(sample, name)| sample.lag.get(&name))
+        .map(|lag| float(*lag))
+        .collect();
+    let positions: Vec<u64> = samples()
+        .filter_map(|(sample, name)| sample.positions.get(&name))
+        .copied()
+        .collect();
+    let first = positions.first().copied().unwrap_or(0);
+    let read: Vec<f64> = positions
+        .iter()
+        .map(|position| float(position.saturating_sub(first)))
+        .collect();
     let class = match stream.lag_messages {
         Some(0) => " good",
         _ => "",
     };
     format!(
-        "<div><strong>{}</strong><br><span class=\"big{class}\">{behind}</span> behind{}{}</div>",
+        "<div><strong>{}</strong><br><span class=\"big{class}\">{behind}</span> behind{}{}{}</div>",
         text(&report.stream),
         picture("messages behind", &behinds, history.samples().len()),
+        picture("the position has moved by", &read, history.samples().len()),
         list(&facts)
     )
 }

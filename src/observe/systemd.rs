@@ -98,7 +98,13 @@ fn status(watched: &Watched) -> String {
         }
         Phase::Loading(what) => format!("loading in bulk: {what}"),
         Phase::Stopping => "stopping".to_owned(),
-        Phase::Running => in_the_way.unwrap_or_else(|| "projecting".to_owned()),
+        Phase::Running => in_the_way
+            .or_else(|| {
+                let mut readers = watched.readers.iter();
+                let unopened = readers.find(|(_, reader)| reader.borrow().last.is_none());
+                unopened.map(|(stream, _)| format!("opening the consumer of {stream}"))
+            })
+            .unwrap_or_else(|| "projecting".to_owned()),
     };
     let places = watched.readers.iter().filter_map(|(stream, reader)| {
         let position = writer.positions.get(stream)?.0;

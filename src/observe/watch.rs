@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 
-use super::document::{Document, Outside, Service, StreamEnd};
+use super::document::{Document, Outside, Service, StreamEnd, disk_free_bytes};
 use super::history::History;
 use crate::config::Config;
 use crate::service::board::{Phase, Watched};
 use crate::source::monitor::Health;
 use crate::store::{read_only, report};
-use crate::wire::shown::{grouped, span};
+use crate::wire::shown::{grouped, size, span};
 use crate::wire::time::Timestamp;
 
 /// Whoever asks more often gets the same answer again: reading the books is work.
@@ -26,6 +26,7 @@ pub(super) struct Watch {
     history: Mutex<History>,
     path: PathBuf,
     ready_lag: Duration,
+    disk_reserve_bytes: u64,
     started: Timestamp,
     last: tokio::sync::Mutex<Option<(Instant, Arc<Document>)>>,
 }
@@ -37,6 +38,7 @@ impl Watch {
             history: Mutex::default(),
             path: config.store.path.clone(),
             ready_lag: config.observe.ready_lag,
+            disk_reserve_bytes: config.store.disk_reserve_bytes,
             started,
             last: tokio::sync::Mutex::default(),
         }
@@ -117,19 +119,26 @@ impl Watch {
 
     /// Why the service is not ready; empty while it is.
     pub(super) fn not_ready(&self) -> Vec<String> {
+        let (mut why, told_here) = self.reasons();
+        why.extend(told_here);
+        why
+    }
+
+    /// Reasons that a finding tells too, in its own words; and those that none does.
+    fn reasons(&self) -> (Vec<String>, Vec<String>) {
         let watched = &self.watched;
-        let mut why = Vec::new();
-        match *watched.phase.borrow() {
-            Phase::Running => {}
-            Phase::Opening => why.push("the database is being opened".to_owned()),
-            Phase::Connecting => {}
-            Phase::Loading(what) => why.push(format!("the streams are being loaded in bulk: {what}")),
-            Phase::Stopping => why.push("the service is stopping".to_owned()),
+        let (mut why, mut told_here) = (Vec::new(), Vec::new());
+        let phase = *watched.phase.borrow();
+        match phase {
+            Phase::Running | Phase::Connecting => {}
+            Phase::Opening => told_here.push("the database is being opened".to_owned()),
+            Phase::Loading(what) => told_here.push(format!("the streams are being loaded in bulk: {what}")),
+            Phase::Stopping => told_here.push("the service is stopping".to_owned()),
         }
         if let Some(not_connected) = self.not_connected() {
             why.push(not_connected);
-        } else if *watched.phase.borrow() == Phase::Connecting {
-            why.push("the manifests are being read".to_owned());
+        } else if phase == Phase::Connecting {
+            told_here.push("the manifests are being read".to_owned());
         }
         if let Some(Ok(health)) = &*watched.health.borrow()
             && let Some(unhealthy) = why_unhealthy(health)
@@ -137,11 +146,13 @@ impl Watch {
             why.push(format!("the server calls itself unhealthy: {unhealthy}"));
         }
         let writer = watched.writer.borrow();
-        if let Some(not_writing) = &writer.not_writing {
-            why.push(format!("not writing: {not_writing}"));
+        match &writer.not_writing {
+            Some(not_writing) => why.push(format!("not writing: {not_writing}")),
+            // The next group would find it out.
+            None => told_here.extend(self.disk_is_short()),
         }
-        if *watched.phase.borrow() != Phase::Running {
-            return why;
+        if phase != Phase::Running {
+            return (why, told_here);
         }
         for (stream, reader) in &watched.readers {
             let reader = reader.borrow();
@@ -150,7 +161,7 @@ impl Watch {
                 continue;
             }
             let Some(last) = reader.last else {
-                why.push(format!("{stream} is being opened"));
+                told_here.push(format!("{stream} is being opened"));
                 continue;
             };
             let position = writer.positions.get(stream).map_or(0, |position| position.0);
@@ -160,20 +171,33 @@ impl Watch {
                 age.to_std().unwrap_or_default()
             });
             if let Some(age) = age.filter(|age| behind > 0 && *age > self.ready_lag) {
-                why.push(format!(
+                told_here.push(format!(
                     "{stream} is {} behind, {} messages",
                     span(age),
                     grouped(behind)
                 ));
             }
         }
-        why
+        (why, told_here)
+    }
+
+    fn disk_is_short(&self) -> Option<String> {
+        let free = disk_free_bytes(&self.path)?;
+        (free < self.disk_reserve_bytes).then(|| {
+            format!(
+                "{} are free on the disk of {}, the reserve (store.disk_reserve) is {}: nothing will be written",
+                size(free),
+                self.path.display(),
+                size(self.disk_reserve_bytes)
+            )
+        })
     }
 
     fn service(&self) -> Service {
         let watched = &self.watched;
         let phase = *watched.phase.borrow();
-        let not_ready = self.not_ready();
+        let (mut not_ready, told_here) = self.reasons();
+        not_ready.extend(told_here.iter().cloned());
         let mut in_flight_bytes = BTreeMap::new();
         if let Some(parts) = &*watched.parts.borrow() {
             in_flight_bytes.insert("messages", parts.messages.taken_bytes());
@@ -196,6 +220,7 @@ impl Watch {
             started_at: self.started.stored(),
             ready: not_ready.is_empty(),
             not_ready,
+            told_here,
             last_commit_at: writer.last_commit.map(|at| at.stored()),
             commit_seconds: writer.commit_time.as_secs_f64(),
             groups: writer.groups,

@@ -151,6 +151,30 @@ fn connection(nats: &config::Nats, client: Client, state: watch::Receiver<Connec
     }
 }
 
+/// Looks at what a connection would need of files, without connecting.
+///
+/// # Errors
+/// [`ConnectError::Configuration`]: the setting, and the file.
+pub fn check(nats: &config::Nats) -> Result<(), ConnectError> {
+    servers(nats)?;
+    options(nats).map(drop)
+}
+
+fn servers(nats: &config::Nats) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {
+    let servers = nats
+        .url
+        .split(',')
+        .map(str::trim)
+        .filter(|server| !server.is_empty());
+    let parsed = servers
+        .map(|server| server.parse())
+        .collect::<Result<Vec<_>, _>>();
+    parsed.map_err(|error| {
+        let url = config_url(&nats.url);
+        ConnectError::Configuration(format!("nats.url {url:?}: {error}"))
+    })
+}
+
 /// Tries until the server is there: for the service. Its ups and downs are told to `state`.
 ///
 /// # Errors
@@ -187,17 +211,7 @@ async fn attempt(
     tells: Tells,
 ) -> Result<Client, ConnectError> {
     let url = config_url(&nats.url);
-    let servers: Vec<&str> = nats
-        .url
-        .split(',')
-        .map(str::trim)
-        .filter(|server| !server.is_empty())
-        .collect();
-    let servers = servers
-        .iter()
-        .map(|server| server.parse::<async_nats::ServerAddr>())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| ConnectError::Configuration(format!("nats.url {url:?}: {error}")))?;
+    let servers = servers(nats)?;
     let (state, losses) = (state.clone(), AtomicU64::new(0));
     let options = options(nats)?
         .name("results-projector")

@@ -440,6 +440,11 @@ fn not_a_database(path: &Path, source: rusqlite::Error) -> StoreError {
                 path.display()
             ))
         }
+        source if is_damage(&source) => StoreError::Unusable(format!(
+            "{} is damaged: {source}; put back a backup, or let `rebuild --no-carry-over --forget-completions` make a new one \
+             from the streams, which forgets which jobs have succeeded where",
+            path.display()
+        )),
         source => StoreError::Sqlite {
             what: format!("open the database {}", path.display()),
             source,

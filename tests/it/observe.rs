@@ -347,6 +347,30 @@ async fn a_server_that_calls_itself_unhealthy_is_not_ready_though_the_connection
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disk_below_its_reserve_is_not_ready_and_nothing_is_written_to_it() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (_folder, db) = place();
+    let reserve = |bytes| [SERVING, ("RESULTS_PROJECTOR_STORE_DISK_RESERVE", bytes)];
+    let projector = Projector::start_with(&db, &server.url(), &["run"], &reserve("1000000 TiB"));
+    let address = address(&projector);
+    let profile = Profile {
+        results: 5,
+        ..Profile::default()
+    };
+    publish(&js, &plan(904, &profile)).await.unwrap();
+    wait_until("it says so", PATIENCE, || {
+        get(&address, "/readyz").body.contains("(store.disk_reserve)")
+    });
+    assert_eq!(get(&address, "/readyz").status, 503);
+    assert_eq!(one(&db, "SELECT count(*) FROM execution_results"), 0);
+    assert!(projector.terminate().success());
+    let projector = Projector::start_with(&db, &server.url(), &["run"], &reserve("1 MiB"));
+    wait_until("it writes", PATIENCE, || position_of(&db, "RESULTS") == Some(5));
+    assert!(projector.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_address_in_use_keeps_nobody_from_projecting_and_is_served_once_it_is_free() {
     let server = NatsServer::start();
     let js = server.fleet().await;

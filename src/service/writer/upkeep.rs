@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::{Writer, now};
 use crate::meters;
+use crate::wire::shown::size;
 
 /// Lone commits between two checkpoints when quiet moments are short: a few hundred pages each.
 const COMMITS_PER_CHECKPOINT: u32 = 64;
@@ -125,9 +126,10 @@ impl Writer {
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         (free < self.limits.disk_reserve_bytes).then(|| {
             format!(
-                "{free} bytes are free on the disk of {}, the reserve (store.disk_reserve) is {}: free some space",
+                "{} are free on the disk of {}, the reserve (store.disk_reserve) is {}: free some space",
+                size(free),
                 self.store.path().display(),
-                self.limits.disk_reserve_bytes
+                size(self.limits.disk_reserve_bytes)
             )
         })
     }

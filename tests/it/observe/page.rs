@@ -67,7 +67,10 @@ async fn the_page_runs_nothing_and_what_comes_from_outside_is_text_on_it() {
     }
     // Its payload: as text, here only.
     let link = format!("/dead-letters/RESULTS/1/{results}");
-    assert!(page.body.contains(&format!("href=\"{link}\"")));
+    assert!(
+        page.body
+            .contains(&format!("href=\"{}\"", link.trim_start_matches('/')))
+    );
     let payload = get(&address, &link);
     assert_eq!(payload.status, 200);
     assert_eq!(payload.header("content-type"), "text/plain; charset=utf-8");
@@ -82,7 +85,7 @@ async fn the_page_runs_nothing_and_what_comes_from_outside_is_text_on_it() {
     assert!(
         !get_as(&address, "/", "evil.example")
             .body
-            .contains("href=\"/dead-letters/")
+            .contains("href=\"dead-letters/")
     );
     assert_eq!(get(&address, "/dead-letters/RESULTS/1/999999").status, 404);
     assert_eq!(get(&address, "/nothing").status, 404);
@@ -149,7 +152,7 @@ async fn a_browser_shows_the_page_in_both_schemes_and_on_a_phone() {
     // A payload on demand.
     browser.set_size(1_200, 1_400);
     browser.open(&url);
-    browser.click("a[href^='/dead-letters/']");
+    browser.click("a[href^='dead-letters/']");
     let told = browser.run("return document.body.textContent");
     assert!(told.as_str().unwrap().contains("reason"), "{told}");
     assert_ne!(browser.run("return document.title"), "owned");

@@ -105,6 +105,8 @@ pub struct Store {
     conn: Connection,
     desk: group::Desk,
     identity: FileIdentity,
+    /// The log's, once it is there.
+    log: Option<FileIdentity>,
     path: PathBuf,
     options: StoreOptions,
     progress: Option<Progress>,
@@ -139,6 +141,7 @@ impl Store {
             conn,
             desk,
             identity,
+            log: None,
             path: path.to_owned(),
             options: options.clone(),
             progress: None,
@@ -258,6 +261,7 @@ impl Store {
     pub fn reopen(&mut self) -> Result<(), StoreError> {
         self.check_identity()?;
         self.conn = open::connection(&self.path, &self.options)?;
+        self.log = None;
         let desk = desk(&self.conn, &self.options)?;
         let foreknown = self.desk.foreknown.take();
         self.desk = group::Desk { foreknown, ..desk };
@@ -446,7 +450,17 @@ impl Store {
         Ok(tables)
     }
 
-    fn check_identity(&self) -> Result<(), StoreError> {
+    /// Neither the file nor its log may be another by now: what is written to one that was taken away is lost.
+    fn check_identity(&mut self) -> Result<(), StoreError> {
+        if self.options.for_use == Use::Live {
+            let log = FileIdentity::of(&wal_path(&self.path)).ok();
+            if self.log.is_some() && log != self.log {
+                return Err(StoreError::Moved {
+                    path: wal_path(&self.path).display().to_string(),
+                });
+            }
+            self.log = log;
+        }
         match FileIdentity::of(&self.path) {
             Ok(found) if found == self.identity => Ok(()),
             Ok(_) => Err(StoreError::Moved {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
+use rustix::fs::Access;
 use uuid::Uuid;
 
 use super::{StoreError, adopt, derive, migrate, scratch};
@@ -132,15 +133,7 @@ pub(super) fn connection(path: &Path, options: &StoreOptions) -> Result<Connecti
             rusqlite::version()
         )));
     }
-    // SQLite would create the file 0644; the log and its index take their mode from it.
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o640)
-        .open(path)
-        .map_err(|source| cannot_open(path, source))?;
+    make(path).map_err(|source| cannot_open(path, source))?;
     let opening = || format!("open the database {}", path.display());
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(StoreError::sqlite(opening()))?;
@@ -190,6 +183,29 @@ pub(super) fn connection(path: &Path, options: &StoreOptions) -> Result<Connecti
     conn.set_prepared_statement_cache_capacity(256);
     derive::prepare_affinity(&conn).map_err(StoreError::sqlite(opening()))?;
     Ok(conn)
+}
+
+/// Makes the file where there is none, and sees that it can be read and written. One that is there is never opened beside
+/// SQLite: closing any descriptor of a file lets go of every lock that this process has on it, SQLite's own too, and then whoever
+/// closes the file last elsewhere takes the log away from under us.
+fn make(path: &Path) -> std::io::Result<()> {
+    // SQLite would create the file 0644; the log and its index take their mode from it.
+    let made = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o640)
+        .open(real_path(path));
+    match made {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            if fs::metadata(path)?.is_dir() {
+                return Err(std::io::ErrorKind::IsADirectory.into());
+            }
+            Ok(rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK)?)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn log_ahead(conn: &Connection, path: &Path) -> Result<(), StoreError> {

@@ -682,3 +682,80 @@ async fn a_message_that_only_the_commit_refuses_is_found_in_its_group_and_in_a_b
     assert!(!text(&said).contains("opening anew"), "{}", text(&said));
     check_i3(&db);
 }
+
+/// What this process has locked of a file, as the kernel tells it.
+fn locks(pid: u32, file: &Path) -> usize {
+    use std::os::unix::fs::MetadataExt;
+    let inode = format!(":{}", fs::metadata(file).unwrap().ino());
+    let pid = pid.to_string();
+    fs::read_to_string("/proc/locks")
+        .unwrap()
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|line| line.contains(&"POSIX") && line.contains(&pid.as_str()))
+        .filter(|line| line.iter().any(|part| part.ends_with(&inode)))
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_opened_anew_is_still_locked_and_keeps_its_log_from_those_who_close_it() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (_folder, db) = place();
+    let projector = Projector::start(&db, &server.url());
+    let planned = small(77, 60);
+    publish(&js, &planned[..20]).await.unwrap();
+    wait_until("it writes", PATIENCE, || position(&db) == 20);
+    assert!(
+        locks(projector.pid(), &db) > 0,
+        "a database with a log is locked while it is open"
+    );
+    // Somebody's trigger names a table that is not there: the service doubts its connection and opens the file anew.
+    let trigger =
+        "CREATE TRIGGER somebody AFTER INSERT ON execution_results BEGIN INSERT INTO nowhere VALUES (1); END";
+    Connection::open(&db).unwrap().execute_batch(trigger).unwrap();
+    publish(&js, &planned[20..40]).await.unwrap();
+    wait_until("it cannot write", PATIENCE, || {
+        projector.stderr().contains("cannot write")
+    });
+    Connection::open(&db)
+        .unwrap()
+        .execute_batch("DROP TRIGGER somebody")
+        .unwrap();
+    wait_until("it writes again", PATIENCE, || position(&db) == 40);
+    assert!(projector.stderr().contains("writing again"));
+    assert!(locks(projector.pid(), &db) > 0, "the file is open and not locked");
+    // Whoever opens and closes it now is not the last one: the log stays where it is.
+    drop(Connection::open(&db).unwrap());
+    let log = db.with_file_name("results.db-wal");
+    assert!(log.exists(), "the log was taken away from under the service");
+    publish(&js, &planned[40..]).await.unwrap();
+    wait_until("what it writes is seen", PATIENCE, || position(&db) == 60);
+    projector.kill();
+    assert_eq!(one(&db, "SELECT count(*) FROM execution_results"), 60);
+    check_i3(&db);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_taken_away_ends_the_service_before_it_writes_into_nothing() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (_folder, db) = place();
+    let mut projector = Projector::start(&db, &server.url());
+    let planned = small(78, 40);
+    publish(&js, &planned[..20]).await.unwrap();
+    wait_until("it writes", PATIENCE, || position(&db) == 20);
+    fs::remove_file(db.with_file_name("results.db-wal")).unwrap();
+    publish(&js, &planned[20..]).await.unwrap();
+    assert_eq!(projector.wait_exit(PATIENCE).code(), Some(3));
+    assert!(
+        projector
+            .stderr()
+            .contains("results.db-wal no longer names the file that was opened")
+    );
+    // Whatever the log held comes again from the stream.
+    let _ = fs::remove_file(db.with_file_name("results.db-shm"));
+    catch_up(&db, &server.url());
+    assert_all_there(&db, &planned);
+    check_i3(&db);
+}

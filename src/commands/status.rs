@@ -60,6 +60,7 @@ async fn ask(config: &Config, adopted: bool) -> Result<Outside, String> {
                 bytes: found.bytes,
                 bytes_max: found.bytes_max,
                 not_reading: None,
+                behind_for: None,
             };
             outside.streams.insert(stream.to_string(), end);
         }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -45,12 +46,18 @@ pub struct Document {
     pub dead_letters: u64,
     /// Those whose payload only the stream holds.
     pub dead_letters_without_payload: u64,
-    /// Gaps, the newest last.
+    /// Gaps, the newest last; the service tells of its newest ones.
     pub gaps: Vec<GapReport>,
+    /// All of them.
+    pub gaps_total: u64,
+    /// Messages in them.
+    pub gap_messages: u64,
     /// Derived tables, by pairs of a PC and a job.
     pub pairs: Pairs,
     /// Parts of good messages that could not be projected, and refused specs.
     pub issues: Vec<issues::Listed>,
+    /// All of them.
+    pub issues_total: u64,
     /// Executions whose row has not come yet.
     pub unsettled_executions: u64,
     /// By table: the time before which rows were deleted for their age (`retention.*`).
@@ -203,6 +210,8 @@ pub struct StreamEnd {
     pub bytes_max: Option<u64>,
     /// Why the service is not reading it.
     pub not_reading: Option<String>,
+    /// It was caught up until so long ago; `None`: not since anybody has looked.
+    pub behind_for: Option<Duration>,
 }
 
 impl Document {
@@ -258,6 +267,8 @@ impl Document {
             dead_letters: report.dead_letters,
             dead_letters_without_payload: report.dead_letters_without_payload,
             gaps: report.gaps,
+            gaps_total: report.gaps_total,
+            gap_messages: report.gap_messages,
             pairs: Pairs {
                 waiting: report.pairs.waiting,
                 due: report.pairs.due,
@@ -266,6 +277,7 @@ impl Document {
                     .map(|manifests| older_hints(&report.pairs, &manifests)),
             },
             issues: report.issues,
+            issues_total: report.issues_total,
             unsettled_executions: report.unsettled_executions,
             retention: report.retention,
             backend_is_projecting: outside.backend_is_projecting,
@@ -304,8 +316,10 @@ fn with_end(report: StreamReport, end: Option<StreamEnd>, now: DateTime<Utc>) ->
     let lag_seconds = match (lag_messages, published) {
         (Some(0), _) => Some(0.0),
         (Some(_), Some(published)) => {
-            let age = now - DateTime::<Utc>::from(published);
-            Some(age.as_seconds_f64().max(0.0))
+            let age = (now - DateTime::<Utc>::from(published)).as_seconds_f64().max(0.0);
+            // After a quiet hour the message at the position is an hour old, and nothing is late.
+            let behind_for = end.as_ref().and_then(|end| end.behind_for);
+            Some(behind_for.map_or(age, |most| age.min(most.as_secs_f64())))
         }
         _ => None,
     };
@@ -317,5 +331,40 @@ fn with_end(report: StreamReport, end: Option<StreamEnd>, now: DateTime<Utc>) ->
         bytes: end.as_ref().map(|end| end.bytes),
         bytes_max: end.as_ref().and_then(|end| end.bytes_max),
         not_reading: end.and_then(|end| end.not_reading),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::position::Counts;
+
+    #[test]
+    fn after_a_quiet_hour_one_new_message_is_not_an_hour_late() {
+        let now = Utc::now();
+        let report = || StreamReport {
+            stream: "RESULTS".to_owned(),
+            incarnation: 1,
+            first: 1,
+            position: 9,
+            published_at: Some(Timestamp::from(now - chrono::TimeDelta::hours(1)).stored()),
+            counts: Counts::default(),
+        };
+        let lag = |last, behind_for: Option<u64>| {
+            let end = StreamEnd {
+                last,
+                behind_for: behind_for.map(Duration::from_secs),
+                ..StreamEnd::default()
+            };
+            with_end(report(), Some(end), now).lag_seconds.unwrap().round()
+        };
+        assert_eq!(lag(9, None), 0.0, "caught up");
+        assert_eq!(lag(10, Some(2)), 2.0, "it was caught up two seconds ago");
+        assert_eq!(lag(10, None), 3_600.0, "nobody has seen it caught up");
+        assert_eq!(
+            lag(10, Some(7_200)),
+            3_600.0,
+            "a stream that flows is as late as its position"
+        );
     }
 }

@@ -190,7 +190,7 @@ pub(super) fn findings(document: &Document, now: DateTime<Utc>) -> Vec<Finding> 
             Warning,
             format!(
                 "{} parts of good messages could not be projected",
-                grouped(document.issues.len() as u64)
+                grouped(document.issues_total)
             ),
             "each is listed with its reason; it goes with the pair's next good result, or when the manifest is put right",
         );
@@ -227,18 +227,14 @@ pub(super) fn findings(document: &Document, now: DateTime<Utc>) -> Vec<Finding> 
             "`outputs list --state gone`; after the store was restored, `outputs retry --state gone`",
         );
     }
-    let missing: u64 = document
-        .gaps
-        .iter()
-        .map(|gap| gap.last_seq - gap.first_seq + 1)
-        .sum();
+    let missing = document.gap_messages;
     if missing > 0 {
         say(
             Note,
             format!(
                 "{} messages were gone before they could be read, in {} gaps",
                 grouped(missing),
-                document.gaps.len()
+                grouped(document.gaps_total)
             ),
             "they are in no stream any more; keep the service running, or give the streams more age and bytes",
         );

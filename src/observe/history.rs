@@ -34,15 +34,16 @@ pub(super) struct History {
     samples: VecDeque<Sample>,
 }
 
-impl History {
-    pub(super) fn sample(&mut self, watched: &Watched) {
+impl Sample {
+    /// Before the history is locked: whoever holds that must not wait for the stages.
+    pub(super) fn take(watched: &Watched) -> Self {
         let writer = watched.writer.borrow();
         let lag = watched.readers.iter().filter_map(|(stream, reader)| {
             let last = reader.borrow().last?;
             let position = writer.positions.get(stream).map_or(0, |position| position.0);
             Some((*stream, last.0.saturating_sub(position)))
         });
-        let sample = Sample {
+        Self {
             at: Instant::now(),
             lag: lag.collect(),
             positions: writer
@@ -52,7 +53,12 @@ impl History {
                 .collect(),
             items: writer.items,
             commit_time: writer.commit_time,
-        };
+        }
+    }
+}
+
+impl History {
+    pub(super) fn push(&mut self, sample: Sample) {
         if self.samples.len() == SAMPLES_MAX {
             self.samples.pop_front();
         }

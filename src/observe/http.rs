@@ -18,11 +18,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tracing::{debug, error, info};
 
-use super::letters::{self, Letter};
+use super::letters::Letter;
 use super::page;
 use super::recorder::Recorder;
 use super::watch::Watch;
-use crate::wire::inert::inert_json;
+use crate::wire::inert::{inert, inert_json};
 
 /// Answered at once; more wait.
 const CONNECTIONS_MAX: usize = 32;
@@ -30,6 +30,8 @@ const CONNECTIONS_MAX: usize = 32;
 const CONNECTION_LIMIT: Duration = Duration::from_secs(20);
 /// Until the request is there.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
+/// Characters of one reason.
+const REASON_MAX: usize = 500;
 /// Between two attempts at an address that is in use.
 const BIND_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
@@ -118,14 +120,22 @@ async fn answer<B>(
     match request.uri().path() {
         // The process turns, or nobody would answer; whether the server can be reached is no matter of health.
         "/healthz" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => match watch.not_ready() {
-            why if why.is_empty() => text(StatusCode::OK, "ready\n"),
-            why => text(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", why.join("\n"))),
-        },
+        "/readyz" => {
+            let seen = watch.look().await;
+            let why = seen
+                .document
+                .service
+                .iter()
+                .flat_map(|service| &service.not_ready);
+            let why: Vec<_> = why.map(|why| inert(why, REASON_MAX)).collect();
+            match why.join("\n") {
+                why if why.is_empty() => text(StatusCode::OK, "ready\n"),
+                why => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+            }
+        }
         "/metrics" => match metrics {
             Some(metrics) => {
-                let document = watch.document().await;
-                let rendered = metrics.render(&document, &watch.watched);
+                let rendered = metrics.render(&watch.look().await.document, &watch.watched);
                 with_type(
                     StatusCode::OK,
                     "text/plain; version=0.0.4; charset=utf-8",
@@ -137,7 +147,7 @@ async fn answer<B>(
                 "nothing is recorded in this process\n",
             ),
         },
-        "/status.json" => match serde_json::to_string_pretty(&*watch.document().await) {
+        "/status.json" => match serde_json::to_string_pretty(&watch.look().await.document) {
             Ok(json) => with_type(
                 StatusCode::OK,
                 "application/json",
@@ -146,10 +156,9 @@ async fn answer<B>(
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
         "/" => {
-            let document = watch.document().await;
-            let letters = letters::newest(watch).await;
+            let seen = watch.look().await;
             let shows_payloads = may_see_payloads(request, address);
-            let html = page::render(&document, &watch.history(), &letters, shows_payloads);
+            let html = page::render(&seen.document, &watch.history(), &seen.letters, shows_payloads);
             let mut answer = with_type(StatusCode::OK, "text/html; charset=utf-8", html);
             set(&mut answer, header::CONTENT_SECURITY_POLICY, page::policy());
             answer
@@ -174,8 +183,8 @@ async fn answer<B>(
 }
 
 /// Payloads hold what scripts have printed on the fleet's machines. They are for this machine: we listen on its loopback, were
-/// asked by a name of it, which a page elsewhere cannot do by a name that it makes point here, and by nobody who passes on what
-/// others ask.
+/// asked by a name of it, which a page elsewhere cannot do by a name that it makes point here, and by nobody who says that he
+/// passes on what others ask (a proxy may hide both: docs/OPERATING.md).
 fn may_see_payloads<B>(request: &Request<B>, address: SocketAddr) -> bool {
     let host = request
         .headers()

@@ -1,4 +1,4 @@
-//! Dead letters as the page shows them: the newest in a list, one whole when it is asked for.
+//! A dead letter, whole, when it is asked for.
 
 use std::fmt::Write;
 
@@ -8,19 +8,6 @@ use crate::store::read_only;
 use crate::wire::inert::inert;
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
-
-/// Shown in the list.
-const SHOWN: u64 = 20;
-
-/// The newest that are kept, the newest first; none while the database cannot be read, which is said elsewhere.
-pub(super) async fn newest(watch: &Watch) -> Vec<Listed> {
-    let path = watch.path().to_owned();
-    let read = move || read_only(&path).and_then(|conn| dead_letters::newest(&conn, SHOWN));
-    match tokio::task::spawn_blocking(read).await {
-        Ok(Ok(letters)) => letters,
-        _ => Vec::new(),
-    }
-}
 
 /// One, by its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -61,7 +61,7 @@ impl Observer {
             let mut upkeep = tokio::time::interval(UPKEEP_EVERY);
             loop {
                 tokio::select! {
-                    _ = samples.tick() => watch.history().sample(&watch.watched),
+                    _ = samples.tick() => watch.sample(),
                     _ = upkeep.tick() => if let Some(metrics) = &metrics {
                         metrics.upkeep();
                     },

@@ -255,7 +255,7 @@ impl Body {
         if rows.is_empty() {
             return self;
         }
-        let head = format!("Gaps: {}", grouped(document.gaps.len() as u64));
+        let head = format!("Gaps: {}", grouped(document.gaps_total));
         self.section(
             &head,
             &table(&["stream", "sequences", "life", "how it was found"], &rows),
@@ -280,10 +280,7 @@ impl Body {
         if rows.is_empty() {
             return self;
         }
-        let head = format!(
-            "Issues and refused specs: {}",
-            grouped(document.issues.len() as u64)
-        );
+        let head = format!("Issues and refused specs: {}", grouped(document.issues_total));
         self.section(&head, &table(&["job", "PC", "part", "code", "why"], &rows))
     }
 }

@@ -100,8 +100,8 @@ fn refresh(document: &Document, watched: &Watched) {
                 .map_or(0.0, float),
         ),
         (Gauge::DeadLetters, float(document.dead_letters)),
-        (Gauge::Issues, float(document.issues.len() as u64)),
-        (Gauge::Gaps, float(document.gaps.len() as u64)),
+        (Gauge::Issues, float(document.issues_total)),
+        (Gauge::Gaps, float(document.gaps_total)),
     ];
     // While the database cannot be read, these keep what was last read.
     if database.unreadable.is_none() {

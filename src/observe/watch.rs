@@ -8,16 +8,32 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 
 use super::document::{Document, Outside, Service, StreamEnd, disk_free_bytes};
-use super::history::History;
+use super::history::{History, Sample};
 use crate::config::Config;
 use crate::service::board::{Phase, Watched};
 use crate::source::monitor::Health;
-use crate::store::{read_only, report};
+use crate::store::dead_letters::{self, Listed};
+use crate::store::{StoreError, read_only, report};
+use crate::wire::kv::StreamName;
 use crate::wire::shown::{grouped, size, span};
 use crate::wire::time::Timestamp;
 
 /// Whoever asks more often gets the same answer again: reading the books is work.
 const FRESH_FOR: Duration = Duration::from_secs(1);
+
+/// Issues, and newest gaps, that are told; their numbers are whole.
+const LINES_MAX: i64 = 200;
+
+/// Dead letters on the page.
+const LETTERS_MAX: u64 = 20;
+
+/// What was seen in one look.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) document: Document,
+    /// The newest dead letters, the newest first.
+    pub(super) letters: Vec<Listed>,
+}
 
 /// Looks at the service, and at its database through a reading connection of its own.
 #[derive(Debug)]
@@ -28,7 +44,10 @@ pub(super) struct Watch {
     ready_lag: Duration,
     disk_reserve_bytes: u64,
     started: Timestamp,
-    last: tokio::sync::Mutex<Option<(Instant, Arc<Document>)>>,
+    begun: Instant,
+    /// By stream, of those that were seen caught up: since when they are behind.
+    behind: Mutex<BTreeMap<StreamName, Option<Instant>>>,
+    last: tokio::sync::Mutex<Option<(Instant, Arc<Seen>)>>,
 }
 
 impl Watch {
@@ -40,33 +59,51 @@ impl Watch {
             ready_lag: config.observe.ready_lag,
             disk_reserve_bytes: config.store.disk_reserve_bytes,
             started,
+            begun: Instant::now(),
+            behind: Mutex::default(),
             last: tokio::sync::Mutex::default(),
         }
     }
 
     /// What is known now.
-    pub(super) async fn document(&self) -> Arc<Document> {
+    pub(super) async fn look(&self) -> Arc<Seen> {
         // Who asks meanwhile waits for the same answer.
         let mut last = self.last.lock().await;
-        if let Some((at, document)) = &*last
+        if let Some((at, seen)) = &*last
             && at.elapsed() < FRESH_FOR
         {
-            return document.clone();
+            return seen.clone();
         }
         let path = self.path.clone();
-        let read = move || read_only(&path).and_then(|conn| report::read(&conn));
-        let report = match tokio::task::spawn_blocking(read).await {
-            Ok(report) => report.map_err(|error| error.to_string()),
+        let read = move || {
+            let conn = read_only(&path)?;
+            Ok::<_, StoreError>((
+                report::read_within(&conn, LINES_MAX)?,
+                dead_letters::newest(&conn, LETTERS_MAX)?,
+            ))
+        };
+        let read = match tokio::task::spawn_blocking(read).await {
+            Ok(read) => read.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        let document = Arc::new(Document::new(
-            &self.path,
-            report,
-            self.outside(),
-            Some(self.service()),
-        ));
-        *last = Some((Instant::now(), document.clone()));
-        document
+        let (report, letters) = match read {
+            Ok((report, letters)) => (Ok(report), letters),
+            Err(why) => (Err(why), Vec::new()),
+        };
+        self.notice();
+        let mut service = self.service();
+        if let Err(why) = &report {
+            service.ready = false;
+            service
+                .not_ready
+                .push(format!("the database cannot be read: {why}"));
+        }
+        let seen = Arc::new(Seen {
+            document: Document::new(&self.path, report, self.outside(), Some(service)),
+            letters,
+        });
+        *last = Some((Instant::now(), seen.clone()));
+        seen
     }
 
     /// What the stages know of the server.
@@ -79,6 +116,7 @@ impl Watch {
                 bytes: reader.bytes,
                 bytes_max: reader.bytes_max,
                 not_reading: reader.not_reading.clone(),
+                behind_for: self.behind_for(*stream),
             };
             Some((stream.to_string(), end))
         });
@@ -117,14 +155,7 @@ impl Watch {
         }
     }
 
-    /// Why the service is not ready; empty while it is.
-    pub(super) fn not_ready(&self) -> Vec<String> {
-        let (mut why, told_here) = self.reasons();
-        why.extend(told_here);
-        why
-    }
-
-    /// Reasons that a finding tells too, in its own words; and those that none does.
+    /// Why the service is not ready: what a finding tells too, in its own words; and what none does.
     fn reasons(&self) -> (Vec<String>, Vec<String>) {
         let watched = &self.watched;
         let (mut why, mut told_here) = (Vec::new(), Vec::new());
@@ -166,11 +197,16 @@ impl Watch {
             };
             let position = writer.positions.get(stream).map_or(0, |position| position.0);
             let behind = last.0.saturating_sub(position);
-            let age = writer.published.get(stream).map(|published| {
-                let age = Utc::now() - DateTime::<Utc>::from(*published);
-                age.to_std().unwrap_or_default()
-            });
-            if let Some(age) = age.filter(|age| behind > 0 && *age > self.ready_lag) {
+            // Where no message stands at the position, it is behind since nobody knows when: since the start at least.
+            let age = writer.published.get(stream).map_or_else(
+                || self.begun.elapsed(),
+                |published| {
+                    let age = Utc::now() - DateTime::<Utc>::from(*published);
+                    age.to_std().unwrap_or_default()
+                },
+            );
+            let age = self.behind_for(*stream).map_or(age, |most| age.min(most));
+            if behind > 0 && age > self.ready_lag {
                 told_here.push(format!(
                     "{stream} is {} behind, {} messages",
                     span(age),
@@ -204,6 +240,9 @@ impl Watch {
             in_flight_bytes.insert("outputs", parts.outputs.taken_bytes());
             in_flight_bytes.insert("repair", parts.repair.taken_bytes());
         }
+        // Before the writer's state is held: whoever has the history must not wait for it.
+        let items = watched.writer.borrow().items;
+        let items_per_second = self.history().rate_now(items);
         let writer = watched.writer.borrow();
         Service {
             phase: match phase {
@@ -225,12 +264,46 @@ impl Watch {
             commit_seconds: writer.commit_time.as_secs_f64(),
             groups: writer.groups,
             items: writer.items,
-            items_per_second: self.history().rate_now(writer.items),
+            items_per_second,
             log_held_since: writer.log_held_since.map(|at| at.stored()),
             mostly_dead: writer.mostly_dead,
             not_writing: writer.not_writing.clone(),
             in_flight_bytes,
         }
+    }
+
+    /// One moment of the last hour.
+    pub(super) fn sample(&self) {
+        self.notice();
+        let sample = Sample::take(&self.watched);
+        self.history().push(sample);
+    }
+
+    /// Notes which streams are caught up, and since when the others are not.
+    fn notice(&self) {
+        let writer = self.watched.writer.borrow().clone();
+        let mut seen = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        for (stream, reader) in &self.watched.readers {
+            let Some(last) = reader.borrow().last else {
+                continue;
+            };
+            let caught_up = writer
+                .positions
+                .get(stream)
+                .is_some_and(|position| *position >= last);
+            if caught_up {
+                seen.insert(*stream, None);
+            } else if let Some(since) = seen.get_mut(stream) {
+                since.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    /// How long a stream is behind that was seen caught up before; `None`: it never was.
+    fn behind_for(&self, stream: StreamName) -> Option<Duration> {
+        let seen = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = seen.get(&stream).copied()?;
+        Some(since.map_or(Duration::ZERO, |since| since.elapsed()))
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -61,6 +61,15 @@ impl Pulse {
         self.last_ms.store(now, Ordering::Relaxed);
     }
 
+    /// One before something that may take so long and in which nothing beats.
+    pub fn beat_for(&self, time: Duration) {
+        let until = self.since.elapsed() + time;
+        self.last_ms.store(
+            u64::try_from(until.as_millis()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
+    }
+
     /// The same, for whoever takes a function.
     #[must_use]
     pub fn as_progress(&self) -> Progress {
@@ -68,7 +77,7 @@ impl Pulse {
         Arc::new(move || pulse.beat())
     }
 
-    /// Time since the last one.
+    /// Time since the last one, or since the end of what may take long.
     #[must_use]
     pub fn age(&self) -> Duration {
         let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));

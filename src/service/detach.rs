@@ -1,10 +1,14 @@
 //! Leaving the backend's file and the broker as if this service had never been there, but for what it has projected
 //! (DESIGN §8).
 
+use std::path::Path;
+
+use super::load::PURPOSES;
 use super::pipeline::{self, STREAMS, ServiceError, owner, store_options};
+use super::socket::socket_path;
 use crate::config::Config;
 use crate::source::connect;
-use crate::store::{Store, read_only};
+use crate::store::{Lock, Store, StoreError, is_bare_backend, read_only, real_path, scratch};
 
 /// What was taken away.
 #[derive(Debug, Default)]
@@ -15,31 +19,78 @@ pub struct Detached {
     pub tables: Option<Vec<String>>,
 }
 
-/// Deletes our consumers, unless `database_only`, then our tables from a file that is the backend's. The service must be
-/// stopped: its lock is taken first.
+/// Deletes our consumers, unless `database_only`, then our tables from a file that is the backend's, and what lies beside it. The
+/// service must be stopped: its lock is taken first. What an earlier call has left is done by the next one.
 ///
 /// # Errors
 /// See [`ServiceError`]; consumers that are gone by then are made anew by the next `run`.
 pub async fn detach(config: &Config, database_only: bool) -> Result<Detached, ServiceError> {
+    let path = &config.store.path;
+    if is_bare_backend(path) {
+        let lock = Lock::take(path, &owner())?;
+        let consumers = consumers(config, database_only).await?;
+        leave_folder(path, lock)?;
+        return Ok(Detached {
+            consumers,
+            tables: Some(Vec::new()),
+        });
+    }
     // Making a database, or adopting one, is what `run` is for.
-    drop(read_only(&config.store.path)?);
-    let store = Store::open(&config.store.path, &store_options(config), &owner())?;
-    let mut detached = Detached::default();
-    if !database_only {
-        let connection = connect::once(&config.nats).await?;
-        for stream in STREAMS {
-            let desk = pipeline::own_desk(config, &connection, stream)
-                .await
-                .map_err(ServiceError::Unavailable)?;
-            let deleted = desk.delete_durable().await;
-            if deleted.map_err(|error| ServiceError::Unavailable(error.to_string()))? {
-                detached.consumers.push(desk.durable());
-            }
+    drop(read_only(path)?);
+    let store = Store::open(path, &store_options(config), &owner())?;
+    let consumers = consumers(config, database_only).await?;
+    let tables = match store.is_adopted() {
+        true => {
+            let (tables, lock) = store.leave()?;
+            leave_folder(path, lock)?;
+            Some(tables)
+        }
+        false => {
+            store.close();
+            None
+        }
+    };
+    Ok(Detached { consumers, tables })
+}
+
+async fn consumers(config: &Config, database_only: bool) -> Result<Vec<String>, ServiceError> {
+    let mut deleted = Vec::new();
+    if database_only {
+        return Ok(deleted);
+    }
+    let connection = connect::once(&config.nats).await?;
+    for stream in STREAMS {
+        let desk = pipeline::own_desk(config, &connection, stream)
+            .await
+            .map_err(ServiceError::Unavailable)?;
+        let outcome = desk.delete_durable().await;
+        if outcome.map_err(|error| ServiceError::Unavailable(error.to_string()))? {
+            deleted.push(desk.durable());
         }
     }
-    match store.is_adopted() {
-        true => detached.tables = Some(store.leave()?),
-        false => store.close(),
+    Ok(deleted)
+}
+
+/// What a service and its commands have left beside the file, stopped as they may have been; the lock goes last.
+fn leave_folder(path: &Path, lock: Lock) -> Result<(), StoreError> {
+    for purpose in PURPOSES {
+        let scratch = scratch::path(&real_path(path), purpose);
+        // Somebody verifies at this moment: that one takes its scratch away itself.
+        let loading = scratch::path(&scratch, "loading");
+        if let Ok(_alone) = Lock::take(&loading, &owner()) {
+            scratch::remove(&scratch)?;
+            scratch::remove(&loading)?;
+        }
     }
-    Ok(detached)
+    let socket = socket_path(path);
+    match std::fs::remove_file(&socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(StoreError::Io {
+                what: format!("remove {}", socket.display()),
+                source: error,
+            });
+        }
+        _ => {}
+    }
+    lock.remove(path)
 }

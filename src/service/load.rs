@@ -35,6 +35,8 @@ pub enum Step {
 
 /// The purpose of a load that reads all there is; the others follow the database.
 pub(super) const REBUILD: &str = "rebuild";
+/// All of them.
+pub(super) const PURPOSES: [&str; 3] = [REBUILD, "replay", "verify"];
 
 /// Told of each step.
 pub type Tell<'a> = &'a (dyn Fn(Step) + Send + Sync);

@@ -53,8 +53,8 @@ pub struct Reader {
     barren: u32,
     /// The last session ended because the server denied our pulls.
     denied: bool,
-    /// What the last session met last.
-    met: Reopened,
+    /// What a session that was read met last.
+    met: Option<Reopened>,
     /// The reason that was logged last: repeats are not.
     said: Option<String>,
 }
@@ -113,7 +113,7 @@ impl Reader {
             failures: 0,
             barren: 0,
             denied: false,
-            met: Reopened::Iterator,
+            met: None,
             said: None,
         }
     }
@@ -156,8 +156,8 @@ impl Reader {
                         info!(stream = %self.stream, generation = self.generation, reason, "opening the consumer anew");
                         self.said = Some(reason.clone());
                     }
-                    if was_reading {
-                        meters::reopened(self.stream, if self.denied { Reopened::Denied } else { self.met });
+                    if let Some(met) = self.met.take() {
+                        meters::reopened(self.stream, if self.denied { Reopened::Denied } else { met });
                     }
                     self.wiring.state.send_modify(|state| {
                         state.reopens += u64::from(was_reading);
@@ -289,7 +289,7 @@ impl Reader {
     async fn read(&mut self, mut session: Session) -> End {
         loop {
             let happening = self.select(&mut session).await;
-            self.met = happening.kind();
+            self.met = Some(happening.kind());
             let mut outcome = self.apply(&mut session, happening).await;
             // What has arrived already needs no look at everything else in between.
             for _ in 0..DRAIN_MAX {
@@ -300,7 +300,7 @@ impl Reader {
                     break;
                 };
                 let happening = taken(next);
-                self.met = happening.kind();
+                self.met = Some(happening.kind());
                 outcome = match happening {
                     Happening::Delivered(message) => self.delivered(&mut session, message),
                     other => self.apply(&mut session, other).await,

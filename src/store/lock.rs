@@ -115,7 +115,7 @@ impl Lock {
     ///
     /// # Errors
     /// The system's.
-    pub(super) fn remove(self, database: &Path) -> Result<(), StoreError> {
+    pub fn remove(self, database: &Path) -> Result<(), StoreError> {
         let path = lock_path(database);
         // While it is held: who has opened it by then finds another at its path, and takes that one.
         std::fs::remove_file(&path)

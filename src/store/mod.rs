@@ -41,8 +41,8 @@ pub use group::{Committed, Gap, Group, Left, Lines};
 pub use lock::{Lock, Owner};
 pub use migrate::{Versions, versions};
 pub use open::{
-    FileIdentity, Found, StoreOptions, Synchronous, Use, file_bytes, found, meeting_path, read_only,
-    real_path, wal_path,
+    FileIdentity, Found, StoreOptions, Synchronous, Use, file_bytes, found, is_bare_backend, meeting_path,
+    read_only, real_path, wal_path,
 };
 pub use position::{Advance, Counts, Standing};
 pub use written::WRITTEN_TABLES;
@@ -105,8 +105,8 @@ pub struct Store {
     conn: Connection,
     desk: group::Desk,
     identity: FileIdentity,
-    /// The log's, once it is there.
-    log: Option<FileIdentity>,
+    /// The log, and which file it is once it is there.
+    log: (PathBuf, Option<FileIdentity>),
     path: PathBuf,
     options: StoreOptions,
     progress: Option<Progress>,
@@ -141,7 +141,7 @@ impl Store {
             conn,
             desk,
             identity,
-            log: None,
+            log: (wal_path(&real_path(path)), None),
             path: path.to_owned(),
             options: options.clone(),
             progress: None,
@@ -261,7 +261,7 @@ impl Store {
     pub fn reopen(&mut self) -> Result<(), StoreError> {
         self.check_identity()?;
         self.conn = open::connection(&self.path, &self.options)?;
-        self.log = None;
+        self.log.1 = None;
         let desk = desk(&self.conn, &self.options)?;
         let foreknown = self.desk.foreknown.take();
         self.desk = group::Desk { foreknown, ..desk };
@@ -313,6 +313,19 @@ impl Store {
         tx.commit()
             .map_err(StoreError::sqlite("commit the deletion of old rows"))?;
         Ok(deleted)
+    }
+
+    /// Up to where rows of a table were deleted for their age.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn horizon(&self, aging: Aging) -> Result<Option<Timestamp>, StoreError> {
+        retention::horizon(&self.conn, aging)
+    }
+
+    /// What was counted since [`Store::take_written`] was undone.
+    pub fn forget_written(&self) {
+        self.desk.written.forget();
     }
 
     /// After an error that may come from a changed schema: is the file still ours to write?
@@ -435,31 +448,31 @@ impl Store {
     }
 
     /// Leaves the backend's file as if this service had never been there, but for what it has projected, and closes it.
-    /// Returns the tables that were dropped.
+    /// Returns the tables that were dropped, and the lock, which is still held.
     ///
     /// # Errors
     /// SQLite's; then nothing is changed.
-    pub fn leave(self) -> Result<Vec<String>, StoreError> {
+    pub fn leave(self) -> Result<(Vec<String>, Lock), StoreError> {
         let tables = adopt::leave(&self.conn)?;
         let Self { conn, path, lock, .. } = self;
         conn.close().map_err(|(_, source)| StoreError::Sqlite {
             what: format!("close {}", path.display()),
             source,
         })?;
-        lock.remove(&path)?;
-        Ok(tables)
+        Ok((tables, lock))
     }
 
     /// Neither the file nor its log may be another by now: what is written to one that was taken away is lost.
     fn check_identity(&mut self) -> Result<(), StoreError> {
         if self.options.for_use == Use::Live {
-            let log = FileIdentity::of(&wal_path(&self.path)).ok();
-            if self.log.is_some() && log != self.log {
+            let (path, known) = &mut self.log;
+            let found = FileIdentity::of(path).ok();
+            if known.is_some() && found != *known {
                 return Err(StoreError::Moved {
-                    path: wal_path(&self.path).display().to_string(),
+                    path: path.display().to_string(),
                 });
             }
-            self.log = log;
+            *known = found;
         }
         match FileIdentity::of(&self.path) {
             Ok(found) if found == self.identity => Ok(()),

@@ -334,6 +334,15 @@ pub fn found(path: &Path) -> Result<Found, StoreError> {
     }
 }
 
+/// Whether a file is the backend's, with nothing of ours in it.
+#[must_use]
+pub fn is_bare_backend(path: &Path) -> bool {
+    matches!(
+        reader(path).and_then(|conn| kind(&conn)),
+        Ok(Kind::Backend { ours: false })
+    )
+}
+
 /// Whether it is the file itself that cannot be read.
 pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(

@@ -1,6 +1,6 @@
 //! What the books say, for people: read by `status`, through any connection that can read.
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 use serde::Serialize;
 
 use super::derive::{PairCounts, issues, pair_counts};
@@ -59,12 +59,18 @@ pub struct Report {
     pub oldest_pending_output: Option<String>,
     /// Gaps, the newest last.
     pub gaps: Vec<GapReport>,
+    /// All of them.
+    pub gaps_total: u64,
+    /// Messages in them.
+    pub gap_messages: u64,
     /// Whether the file is the backend's own.
     pub adopted: bool,
     /// Whether the first pass over the backend's rows is still going on.
     pub first_pass: bool,
     /// Parts of good messages that could not be projected, and refused specs.
     pub issues: Vec<issues::Listed>,
+    /// All of them.
+    pub issues_total: u64,
     /// Pairs that wait, and under which hints all of them stand.
     #[serde(skip)]
     pub pairs: PairCounts,
@@ -79,6 +85,14 @@ pub struct Report {
 /// # Errors
 /// SQLite's, or a position that cannot be read.
 pub fn read(conn: &Connection) -> Result<Report, StoreError> {
+    read_within(conn, -1)
+}
+
+/// Reads the report with so many issues, and of the newest gaps, at most (-1: all); their numbers are whole.
+///
+/// # Errors
+/// See [`read`].
+pub fn read_within(conn: &Connection, lines: i64) -> Result<Report, StoreError> {
     let mut streams = Vec::new();
     for stream in StreamName::ALL {
         if let Some(standing) = position::read(conn, stream)? {
@@ -99,10 +113,11 @@ pub fn read(conn: &Connection) -> Result<Report, StoreError> {
         .collect();
     let gaps = || -> Result<Vec<GapReport>, rusqlite::Error> {
         conn.prepare(
-            "SELECT stream, incarnation, first_seq, last_seq, reason FROM projector_gaps
+            "SELECT stream, incarnation, first_seq, last_seq, reason FROM
+                 (SELECT * FROM projector_gaps ORDER BY incarnation DESC, first_seq DESC LIMIT ?1)
              ORDER BY stream, incarnation, first_seq",
         )?
-        .query_map(params![], |row| {
+        .query_map([lines], |row| {
             Ok(GapReport {
                 stream: row.get(0)?,
                 incarnation: row.get(1)?,
@@ -113,7 +128,13 @@ pub fn read(conn: &Connection) -> Result<Report, StoreError> {
         })?
         .collect()
     };
+    let count = |sql: &str| -> Result<u64, StoreError> {
+        conn.query_row(sql, [], |row| row.get(0))
+            .map_err(StoreError::sqlite("count the books"))
+    };
     Ok(Report {
+        gaps_total: count("SELECT count(*) FROM projector_gaps")?,
+        gap_messages: count("SELECT coalesce(sum(last_seq - first_seq + 1), 0) FROM projector_gaps")?,
         database_id: super::migrate::meta(conn, "database_id")?.unwrap_or_default(),
         streams,
         dead_letters,
@@ -123,11 +144,10 @@ pub fn read(conn: &Connection) -> Result<Report, StoreError> {
         gaps: gaps().map_err(StoreError::sqlite("read projector_gaps"))?,
         adopted: super::open::is_adopted(conn)?,
         first_pass: super::adoption::first_pass(conn)?.is_some(),
-        issues: issues::list(conn)?,
+        issues: issues::list(conn, lines)?,
+        issues_total: count("SELECT count(*) FROM projector_issues")?,
         pairs: pair_counts(conn)?,
-        unsettled_executions: conn
-            .query_row("SELECT count(*) FROM projector_unsettled", [], |row| row.get(0))
-            .map_err(StoreError::sqlite("count projector_unsettled"))?,
+        unsettled_executions: count("SELECT count(*) FROM projector_unsettled")?,
         retention: super::retention::kept(conn)?,
     })
 }

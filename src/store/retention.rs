@@ -107,6 +107,12 @@ impl Horizons {
     }
 }
 
+/// The one that this service has made of a table.
+pub(super) fn horizon(conn: &Connection, aging: Aging) -> Result<Option<Timestamp>, StoreError> {
+    let kept = migrate::meta(conn, &aging.key())?;
+    Ok(kept.and_then(|text| Timestamp::parse_stored(&text).ok()))
+}
+
 /// Horizons that this service has made, by table: what `status` shows.
 ///
 /// # Errors
@@ -137,10 +143,14 @@ pub(super) fn delete(
              ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)",
         )?
         .execute(params![aging.key(), horizon])?;
-        // An output that is still asked for would have no row to go into, and its pair would wait for it.
+        // An output that is still asked for would have no row to go into; and of a pair that waits for one, or is due, the later
+        // results are still to be derived.
         let but_for = match aging {
             Aging::Results => {
-                "AND result_id NOT IN (SELECT result_id FROM projector_outputs WHERE state = 'pending' AND state <> 'fetched')"
+                "AND result_id NOT IN (SELECT result_id FROM projector_outputs WHERE state = 'pending' AND state <> 'fetched')
+                 AND NOT EXISTS (SELECT 1 FROM projector_derivations pair
+                     WHERE pair.job_id = execution_results.job_id AND pair.pc_id = execution_results.pc_id
+                         AND pair.state <> 'settled')"
             }
             Aging::History => "",
         };

@@ -979,6 +979,27 @@ async fn detached_the_file_and_the_broker_are_as_if_we_had_never_been_there() {
     assert!(rows(&backend, everything) == before, "the schema is as it was");
     assert_eq!(files(), files_before);
     assert_eq!(read_model(&db, true), projected, "what was projected stays");
+    // Once more there is nothing to do, and after a kill nothing is left either.
+    let output = run(&db, &server.url(), &["detach", "--yes"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let service = Projector::start(&db, &server.url());
+    wait_until("it reads", PATIENCE, || {
+        service.stderr().matches("reading stream").count() == 3
+    });
+    service.kill();
+    assert!(db.with_file_name("results.db.sock").exists());
+    let output = run(&db, &server.url(), &["detach", "--yes", "--database-only"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(files(), files_before);
+    assert_eq!(durables().await.len(), 3);
+    let output = run(&db, &server.url(), &["detach", "--yes"]);
+    assert!(
+        text(&output).contains("deleted results_projector_"),
+        "{}",
+        text(&output)
+    );
+    assert_eq!(durables().await, Vec::<String>::new());
+    assert_eq!(files(), files_before);
     // Whoever comes back adopts it anew.
     catch_up(&db, &server.url());
     assert_eq!(read_model(&db, true), projected);

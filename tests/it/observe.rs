@@ -371,6 +371,44 @@ async fn a_disk_below_its_reserve_is_not_ready_and_nothing_is_written_to_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_counted_once_is_counted_once_and_a_first_opening_is_none_anew() {
+    let server = NatsServer::start();
+    let (_folder, db) = place();
+    // The streams are not there yet: each opening fails, and none was read before.
+    let (projector, address) = serving(&db, &server.url());
+    wait_until("it waits for them", PATIENCE, || {
+        get(&address, "/readyz").body.contains("does not exist")
+    });
+    assert_eq!(metric(&scrape(&address), "reopens_total", &[]), Some(0.0));
+    let js = server.fleet().await;
+    let profile = Profile {
+        results: 30,
+        ..Profile::default()
+    };
+    publish(&js, &plan(905, &profile)).await.unwrap();
+    wait_until("all is written", PATIENCE, || {
+        position_of(&db, "RESULTS") == Some(30)
+    });
+    let seen = scrape(&address);
+    let written = |table| metric(&seen, "rows_written_total", &[("table", table)]);
+    assert_eq!(written("execution_results"), Some(30.0));
+    let ledger = one(&db, "SELECT count(*) FROM job_completions") as f64;
+    assert!(written("job_completions").unwrap() >= ledger);
+    assert_eq!(metric(&seen, "reopens_total", &[]), Some(0.0));
+    // A file that is gone is not good, though nothing is to be written.
+    std::fs::rename(&db, db.with_file_name("elsewhere.db")).unwrap();
+    wait_until("it is not ready", PATIENCE, || {
+        get(&address, "/readyz")
+            .body
+            .contains("the database cannot be read")
+    });
+    assert_eq!(metric(&scrape(&address), "ready", &[]), Some(0.0));
+    std::fs::rename(db.with_file_name("elsewhere.db"), &db).unwrap();
+    wait_until("it is ready again", PATIENCE, || is_ready(&address));
+    assert!(projector.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_address_in_use_keeps_nobody_from_projecting_and_is_served_once_it_is_free() {
     let server = NatsServer::start();
     let js = server.fleet().await;

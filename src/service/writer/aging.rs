@@ -1,4 +1,5 @@
-//! Old rows go, where an operator wants it: a batch at a time between groups, by the server's clock, never by ours alone.
+//! Old rows go, where an operator wants it: a batch at a time between groups, by the server's clock and no later than ours. Where
+//! both are one machine's, a jump of it can move the horizon by a day an hour at most: time to notice.
 
 use std::time::{Duration, Instant};
 
@@ -6,58 +7,78 @@ use chrono::TimeDelta;
 use tracing::{info, warn};
 
 use super::{Writer, now};
+use crate::store::retention::Aging;
 use crate::wire::kv::StreamName;
+use crate::wire::time::Timestamp;
 
 /// Between two looks at what has become too old.
 const EVERY: Duration = Duration::from_secs(3_600);
+/// A horizon that was recorded moves by at most this between two looks.
+const STEP: TimeDelta = TimeDelta::days(1);
 /// Between two batches while there is more.
-const MORE_AFTER: Duration = Duration::from_secs(1);
-/// Rows of one batch: a transaction that nobody waits long for.
-const BATCH: usize = 5_000;
+const MORE_AFTER: Duration = Duration::from_millis(200);
+/// Rows of one batch, each with outputs of megabytes maybe: a transaction that nobody waits long for.
+const BATCH: usize = 500;
 
 /// What was done about old rows.
 #[derive(Debug, Default)]
 pub(super) struct Ageing {
     next: Option<Instant>,
-    /// Deleted since the last look began.
+    /// What this look deletes up to, until it is done.
+    horizons: Vec<(Aging, Timestamp)>,
+    /// Deleted since this look began.
     deleted: usize,
 }
 
 impl Writer {
-    /// Deletes some of what is older than it may become. A clock of this machine that runs ahead deletes nothing: the newest
-    /// message of RESULTS has the server's time, and a stream that stands still ages nothing.
+    /// Deletes some of what is older than it may become.
     pub(super) fn delete_old(&mut self) {
         if self.limits.retention.is_empty() || self.ageing.next.is_some_and(|next| Instant::now() < next) {
             return;
         }
-        let newest = self.state.borrow().published.get(&StreamName::Results).copied();
-        let Some(newest) = newest.map(|newest| newest.min(now())) else {
-            return;
-        };
+        if self.ageing.horizons.is_empty() {
+            self.ageing.horizons = self.horizons();
+        }
         let mut more = false;
-        for (aging, age) in self.limits.retention.clone() {
-            let before = TimeDelta::from_std(age)
-                .ok()
-                .and_then(|age| newest.checked_add(-age));
-            let Some(before) = before else { continue };
+        for (aging, before) in self.ageing.horizons.clone() {
             match self.store.delete_old(aging, before, BATCH) {
                 Ok(deleted) => {
+                    self.measure_rows();
                     self.commits_since_checkpoint += u32::from(deleted > 0);
                     self.ageing.deleted += deleted;
                     more |= deleted == BATCH;
                 }
                 // The next look tries again; nothing depends on it.
-                Err(error) => warn!(%error, table = aging.table(), "old rows were not deleted"),
+                Err(error) => {
+                    self.store.forget_written();
+                    warn!(%error, table = aging.table(), "old rows were not deleted");
+                }
             }
         }
-        let deleted = if more {
-            0
-        } else {
-            std::mem::take(&mut self.ageing.deleted)
-        };
-        if deleted > 0 {
-            info!(rows = deleted, "deleted rows that were too old (retention)");
-        }
         self.ageing.next = Some(Instant::now() + if more { MORE_AFTER } else { EVERY });
+        if more {
+            return;
+        }
+        self.ageing.horizons.clear();
+        match std::mem::take(&mut self.ageing.deleted) {
+            0 => {}
+            rows => info!(rows, "deleted rows that were too old (retention)"),
+        }
+    }
+
+    /// By the newest message of RESULTS, whose time is the server's: a stream that stands still ages nothing.
+    fn horizons(&self) -> Vec<(Aging, Timestamp)> {
+        let newest = self.state.borrow().published.get(&StreamName::Results).copied();
+        let Some(newest) = newest.map(|newest| newest.min(now())) else {
+            return Vec::new();
+        };
+        let horizon = |(aging, age): &(Aging, Duration)| {
+            let wanted = newest.checked_add(-TimeDelta::from_std(*age).ok()?)?;
+            // What cannot be read now is asked again at the next look.
+            let kept = self.store.horizon(*aging).ok()?;
+            let most = kept.and_then(|kept| kept.checked_add(STEP)).unwrap_or(wanted);
+            Some((*aging, wanted.min(most)))
+        };
+        self.limits.retention.iter().filter_map(horizon).collect()
     }
 }

@@ -9,6 +9,7 @@ use tracing::warn;
 use super::super::resolve::headers_json;
 use super::super::work::{Cargo, Entry, Envelope, LetterOutcome, Message, RepairWork, Unit};
 use super::intake::is_current;
+use super::upkeep::copying_time;
 use super::{Failed, Writer, letters, now};
 use crate::meters;
 use crate::projection::scan::Scan;
@@ -25,6 +26,8 @@ use crate::wire::sequence::StreamSeq;
 
 /// Longest wait of a group for what is known to come.
 const PATIENCE_MAX: Duration = Duration::from_millis(250);
+/// On a disk of forty milliseconds a row: some seconds.
+const ITEMS_PER_BEAT: usize = 64;
 /// Groups that do not wait after one that waited in vain.
 const IMPATIENT_GROUPS: u32 = 8;
 
@@ -172,6 +175,7 @@ impl Writer {
         let mut done = Done::default();
         self.ahead.forget();
         let manifests = self.manifests.borrow().clone();
+        let log_bytes = self.store.wal_bytes();
         let mut tx = self.store.begin(&manifests, now())?;
         // Waiting for the file is not holding it.
         let started = Instant::now();
@@ -191,6 +195,9 @@ impl Writer {
                     // Others wait for this file too: what is applied is committed, the rest is the next group.
                     self.intake.give_back(group.split_off(next));
                     break;
+                }
+                if next.is_multiple_of(ITEMS_PER_BEAT) {
+                    self.pulse.beat();
                 }
                 self.ahead.look(&manifests, group, next);
                 let scan = self.ahead.take(next);
@@ -238,8 +245,11 @@ impl Writer {
         }
         fail::point("before-commit");
         let committing = Instant::now();
+        // A commit may copy the whole log into the database, and nothing beats within that.
+        self.pulse.beat_for(copying_time(log_bytes));
         (done.committed, done.left) = tx.commit()?;
         done.commit_time = committing.elapsed();
+        self.pulse.beat();
         Ok(done)
     }
 }

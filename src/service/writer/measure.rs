@@ -32,10 +32,17 @@ impl Writer {
                 meters::gap_messages(*stream, now.gap - before.gap);
             }
         }
+        self.measure_rows();
+        meters::committed(group.len(), done.commit_time, oldest(group));
+    }
+}
+
+impl Writer {
+    /// After a commit.
+    pub(super) fn measure_rows(&self) {
         for (table, rows) in self.store.take_written() {
             meters::rows_written(table, rows);
         }
-        meters::committed(group.len(), done.commit_time, oldest(group));
     }
 }
 

@@ -119,6 +119,7 @@ impl Writer {
         let mut tx = self.store.begin(&manifests, now())?;
         tx.settle()?;
         tx.commit()?;
+        self.measure_rows();
         self.store.any_unsettled()
     }
 }

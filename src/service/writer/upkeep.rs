@@ -26,6 +26,11 @@ pub(super) const CUT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// So many small groups in a row mean that the stream is caught up.
 const CAUGHT_UP_GROUPS: u32 = 16;
 
+/// How long a slow disk takes to copy so much log into its places.
+pub(super) fn copying_time(log_bytes: u64) -> Duration {
+    Duration::from_secs(log_bytes >> 20)
+}
+
 impl Writer {
     /// Large checkpoints in a backlog, where twenty groups change the same page; small ones when caught up, so that no
     /// lone commit waits long for one. A log that a reader keeps growing is cut back as soon as the reader allows.
@@ -107,11 +112,13 @@ impl Writer {
         self.commits_since_checkpoint = 0;
         // A full disk fails here too; the commits stay in the log, which the next start reads.
         let begun = Instant::now();
+        self.pulse.beat_for(copying_time(self.store.wal_bytes()));
         let copied = self.store.checkpoint(truncate).unwrap_or_else(|error| {
             warn!(%error, "the log could not be copied into the database");
             false
         });
         meters::checkpointed(begun.elapsed());
+        self.pulse.beat();
         if truncate {
             self.not_cut = (!copied).then(Instant::now);
         }

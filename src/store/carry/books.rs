@@ -44,7 +44,7 @@ pub(super) fn bring(conn: &Connection, complete: bool) -> Result<Brought, StoreE
         letters.adjust_counts(conn)?;
         conn.execute(
             "INSERT OR REPLACE INTO main.projector_meta (key, value)
-             SELECT key, value FROM old.projector_meta WHERE key = 'database_id'",
+             SELECT key, value FROM old.projector_meta WHERE key = 'database_id' OR key LIKE 'retention.%'",
             [],
         )?;
         Ok(())

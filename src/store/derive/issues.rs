@@ -109,17 +109,17 @@ pub(super) fn forget(conn: &Connection, pair: Pair<'_>) -> Result<(), StoreError
     Ok(())
 }
 
-/// The issues, by job, PC and part.
+/// The issues, by job, PC and part: so many at most (-1: all).
 ///
 /// # Errors
 /// SQLite's.
-pub fn list(conn: &Connection) -> Result<Vec<Listed>, StoreError> {
+pub fn list(conn: &Connection, limit: i64) -> Result<Vec<Listed>, StoreError> {
     let read = || -> Result<Vec<Listed>, rusqlite::Error> {
         conn.prepare(
             "SELECT job_id, pc_id, part, code, stream, incarnation, stream_seq, result_id, reason
-             FROM projector_issues ORDER BY job_id, pc_id, part, code",
+             FROM projector_issues ORDER BY job_id, pc_id, part, code LIMIT ?1",
         )?
-        .query_map([], |row| {
+        .query_map([limit], |row| {
             Ok(Listed {
                 job_id: row.get(0)?,
                 pc_id: row.get(1)?,

@@ -191,6 +191,45 @@ fn rows_go_by_the_age_that_the_server_gives_them_and_their_horizon_is_kept() {
     assert_eq!(one(&db, "SELECT count(*) FROM projector_outputs"), 0);
 }
 
+#[test]
+fn rows_that_a_pair_still_waits_to_derive_stay() {
+    let (_folder, db) = place();
+    let (mut stage, [second, third]) = without_its_first_row(&db, Object::Unreachable);
+    // Months later, and that output has not come.
+    stage.deliver(&Sent {
+        stream: StreamName::Results,
+        seq: 6,
+        subject: "results.q-6".to_owned(),
+        published: Timestamp::parse_wire("2026-09-01T00:00:00Z").unwrap(),
+        payload: Bytes::from(Run::new("r6", "PC-2", "job", "printed").message().1.to_string()),
+    });
+    stage.settle_down();
+    stage.retention = vec![(Aging::Results, MONTH)];
+    stage.restart();
+    wait_until("it has looked for old rows", PATIENCE, || {
+        one(
+            &db,
+            "SELECT count(*) FROM projector_meta WHERE key = 'retention.execution_results'",
+        ) == 1
+    });
+    assert_eq!(
+        one(&db, "SELECT count(*) FROM execution_results WHERE pc_id = 'PC-1'"),
+        4
+    );
+    stage.objects.insert(third, scanned(3));
+    stage.objects.insert(second, scanned(2));
+    stage.retry_all();
+    assert_eq!(
+        counts(&db),
+        ["01 - 1", "02 1 2", "03 2 3", "04 3 4", "05 4 5"],
+        "nothing of its history is lost"
+    );
+    stage.restart();
+    wait_until("settled, they go", PATIENCE, || {
+        one(&db, "SELECT count(*) FROM execution_results WHERE pc_id = 'PC-1'") == 0
+    });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_deleted_for_its_age_is_no_difference_and_no_replay_brings_it_again() {
     let server = NatsServer::start();

@@ -88,28 +88,31 @@ fn program(variable: &str, name: &str) -> Option<PathBuf> {
 impl Browser {
     /// `None` where there is none, which the test says loudly.
     pub fn start(width: u32, height: u32) -> Option<Self> {
-        let driver = program("CHROMEDRIVER", "chromedriver")?;
+        let program_of_driver = program("CHROMEDRIVER", "chromedriver")?;
         let chromium = program("CHROMIUM", "chromium")?;
         let profile = tempfile::tempdir().unwrap();
         let log = profile.path().join("driver.log");
-        let driver = Command::new(driver)
-            .arg("--port=0")
-            .stdin(Stdio::null())
-            .stdout(std::fs::File::create(&log).unwrap())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let start = || {
+            Command::new(&program_of_driver)
+                .arg("--port=0")
+                .stdin(Stdio::null())
+                .stdout(std::fs::File::create(&log).unwrap())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap()
+        };
+        let mut driver = start();
         let mut port = None;
         wait_until("the driver has a port", PATIENCE, || {
             let said = std::fs::read_to_string(&log).unwrap();
-            port = said.split("successfully on port ").nth(1).and_then(|rest| {
-                rest.trim_end()
-                    .trim_end_matches('.')
-                    .split('.')
-                    .next()?
-                    .parse::<u16>()
-                    .ok()
-            });
+            port = said
+                .split("successfully on port ")
+                .nth(1)
+                .and_then(|rest| rest.split('.').next()?.trim().parse::<u16>().ok());
+            // It wants one number for two protocols, and somebody may have the second.
+            if port.is_none() && driver.try_wait().unwrap().is_some() {
+                driver = start();
+            }
             port.is_some()
         });
         let base = format!("http://127.0.0.1:{}", port.unwrap());

@@ -89,21 +89,6 @@ pub fn runs_after(
     read().map_err(StoreError::sqlite("look for runs of a revoked script"))
 }
 
-/// When the oldest output that is still pending was published.
-///
-/// # Errors
-/// SQLite's.
-pub fn oldest_pending(conn: &Connection) -> Result<Option<Timestamp>, StoreError> {
-    let oldest: Option<String> = conn
-        .query_row(
-            "SELECT min(published_at) FROM projector_outputs WHERE state = 'pending' AND state <> 'fetched'",
-            [],
-            |row| row.get(0),
-        )
-        .map_err(StoreError::sqlite("look for the oldest pending output"))?;
-    Ok(oldest.and_then(|text| Timestamp::parse_stored(&text).ok()))
-}
-
 /// Runs since a time that agents left out or refused, by reserved exit code (contract §1.7); of the newest [`RUNS_MAX`].
 ///
 /// # Errors

@@ -360,9 +360,11 @@ async fn a_disk_below_its_reserve_is_not_ready_and_nothing_is_written_to_it() {
     };
     publish(&js, &plan(904, &profile)).await.unwrap();
     wait_until("it says so", PATIENCE, || {
-        get(&address, "/readyz").body.contains("(store.disk_reserve)")
+        get(&address, "/readyz").body.contains("not writing: ")
     });
-    assert_eq!(get(&address, "/readyz").status, 503);
+    let answer = get(&address, "/readyz");
+    assert_eq!(answer.status, 503);
+    assert!(answer.body.contains("(store.disk_reserve)"), "{}", answer.body);
     assert_eq!(one(&db, "SELECT count(*) FROM execution_results"), 0);
     assert!(projector.terminate().success());
     let projector = Projector::start_with(&db, &server.url(), &["run"], &reserve("1 MiB"));

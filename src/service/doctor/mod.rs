@@ -93,16 +93,20 @@ pub async fn look(config: &Config, now: Timestamp) -> Result<World, ConnectError
 
 /// What the database says by itself.
 fn book(config: &Config, now: Timestamp) -> Result<Book, StoreError> {
+    // First: opening and closing a file beside SQLite lets go of the locks that SQLite has on it.
+    let written_by = checkup::written_by(&config.store.path).unwrap_or_default();
     let conn = read_only(&config.store.path)?;
     let report = report::read(&conn)?;
     let day_ago = now.checked_add(TimeDelta::days(-LEFT_OUT_DAYS)).unwrap_or(now);
+    let oldest_pending = report.oldest_pending_output.as_deref();
+    let oldest_pending = oldest_pending.and_then(|text| Timestamp::parse_stored(text).ok());
     let pending = report.outputs.get(&State::Pending.to_string()).copied();
     Ok(Book {
         adopted: report.adopted,
         streams: report.streams,
-        pending: (pending.unwrap_or(0), checkup::oldest_pending(&conn)?),
+        pending: (pending.unwrap_or(0), oldest_pending),
         left_out: checkup::left_out(&conn, day_ago)?,
-        written_by: checkup::written_by(&config.store.path).unwrap_or_default(),
+        written_by,
         ..Book::default()
     })
 }

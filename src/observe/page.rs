@@ -155,9 +155,9 @@ impl Body {
                 "<div class=\"streams\"><div><span class=\"big\">{:.1}</span> messages/s{}</div>\
                  <div><span class=\"big\">{:.1}</span> ms a commit{}</div></div>",
                 service.items_per_second,
-                picture("messages a second", &rates, samples),
+                picture("messages a second", "at most", &rates, samples),
                 service.commit_seconds * 1_000.0,
-                picture("milliseconds a commit", &commits, samples),
+                picture("milliseconds a commit", "at most", &commits, samples),
             );
             facts.push((
                 "last commit",
@@ -292,7 +292,10 @@ fn card(stream: &Stream, history: &History) -> String {
     let lag = stream
         .lag_seconds
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .map_or_else(unknown, span);
+        .map_or_else(unknown, |lag| match lag.is_zero() {
+            true => "none".to_owned(),
+            false => span(lag),
+        });
     let full = match (stream.bytes, stream.bytes_max) {
         (Some(bytes), Some(max)) => format!("{} of {}", size(bytes), size(max)),
         (Some(bytes), None) => size(bytes),
@@ -331,8 +334,8 @@ fn card(stream: &Stream, history: &History) -> String {
     format!(
         "<div><strong>{}</strong><br><span class=\"big{class}\">{behind}</span> behind{}{}{}</div>",
         text(&report.stream),
-        picture("messages behind", &behinds, history.samples().len()),
-        picture("the position has moved by", &read, history.samples().len()),
+        picture("messages behind", "at most", &behinds, history.samples().len()),
+        picture("position", "more", &read, history.samples().len()),
         list(&facts)
     )
 }
@@ -343,7 +346,7 @@ fn float(number: u64) -> f64 {
 }
 
 /// What was sampled in the last hour, from left to right; in words too, for those who do not see it.
-fn picture(what: &str, values: &[f64], samples: usize) -> String {
+fn picture(what: &str, how: &str, values: &[f64], samples: usize) -> String {
     let most = values.iter().copied().fold(0.0, f64::max);
     if values.len() < 2 {
         return String::new();
@@ -364,10 +367,7 @@ fn picture(what: &str, values: &[f64], samples: usize) -> String {
         );
     }
     let time = span(every() * u32::try_from(samples).unwrap_or(u32::MAX));
-    let told = format!(
-        "{what}: {} at most in the last {time}",
-        grouped(most.ceil() as u64)
-    );
+    let told = format!("{what}: {} {how} in the last {time}", grouped(most.ceil() as u64));
     format!(
         "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{told}\">\
          <title>{told}</title><polyline points=\"{}\"/></svg><span class=\"dim\">{told}</span>",
@@ -453,12 +453,12 @@ mod tests {
 
     #[test]
     fn a_picture_is_told_in_words_too() {
-        let drawn = picture("messages behind", &[0.0, 10.0, 5.0], 3);
+        let drawn = picture("messages behind", "at most", &[0.0, 10.0, 5.0], 3);
         assert!(
             drawn.contains("points=\"0.0,39.0 120.0,1.0 240.0,20.0\""),
             "{drawn}"
         );
         assert!(drawn.contains("10 at most in the last 45 s"), "{drawn}");
-        assert_eq!(picture("messages behind", &[1.0], 1), "");
+        assert_eq!(picture("messages behind", "at most", &[1.0], 1), "");
     }
 }

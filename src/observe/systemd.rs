@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::time::timeout;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::service::board::{LOADING_MESSAGES, Phase, Watched};
 use crate::wire::shown::grouped;
@@ -14,6 +14,8 @@ use crate::wire::shown::grouped;
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 /// What the service manager waits longer, once more, while the database is opened.
 const OPENING_EXTENDED_USEC: u32 = 30_000_000;
+/// An idle writer takes a turn every 5 s, and is seen to some seconds later.
+const WATCHDOG_LEAST: Duration = Duration::from_secs(12);
 /// The thread that writes takes a turn every 5 s at least.
 const FEED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -28,6 +30,13 @@ pub(super) async fn tell(mut watched: Watched) {
             seconds = watchdog.as_secs(),
             "the service manager watches whether the writer goes on"
         );
+        if watchdog < WATCHDOG_LEAST {
+            warn!(
+                seconds = watchdog.as_secs(),
+                least = WATCHDOG_LEAST.as_secs(),
+                "so short a watchdog ends an idle service: raise WatchdogSec in the unit"
+            );
+        }
     }
     // A migration of a large database, or the check after an unclean stop, takes the time it takes.
     loop {

@@ -10,6 +10,7 @@ mod stores;
 mod streams;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 pub use finding::{Finding, Severity};
 
@@ -49,6 +50,8 @@ pub struct Book {
     pub left_out: Vec<(i32, u64)>,
     /// Versions of SQLite whose hand is seen in the file.
     pub written_by: Vec<SqliteVersion>,
+    /// How old a result may become in a file of our own.
+    pub retention: Option<Duration>,
 }
 
 /// Everything that was looked at.
@@ -107,6 +110,7 @@ fn book(config: &Config, now: Timestamp) -> Result<Book, StoreError> {
         pending: (pending.unwrap_or(0), oldest_pending),
         left_out: checkup::left_out(&conn, day_ago)?,
         written_by,
+        retention: config.retention.execution_results.filter(|_| !report.adopted),
         ..Book::default()
     })
 }

@@ -22,6 +22,28 @@ const NEARLY_GONE: u128 = 80;
 /// What the backend does about it.
 const ANEW: &str = "start the backend, which sets its streams anew";
 
+/// Rows that go before their messages do.
+fn retention(stream: &StreamFacts, book: Option<&Book>, found: &mut Findings) {
+    let Some(retention) = book.and_then(|book| book.retention) else {
+        return;
+    };
+    if !stream.max_age.is_zero() && stream.max_age <= retention {
+        return;
+    }
+    let kept = match stream.max_age.is_zero() {
+        true => "for ever".to_owned(),
+        false => span(stream.max_age),
+    };
+    found.add(
+        Severity::Note,
+        ("stream", format!("stream {}", kv::STREAM_RESULTS)),
+        format!("keeps messages {kept}, and rows are deleted after {}", span(retention)),
+        "whatever reads the stream from its start (a rebuild, a stream that was made anew) makes those rows again, until they are \
+         deleted again",
+        "give retention.execution_results at least the stream's age",
+    );
+}
+
 /// Judges each stream.
 pub(super) fn judge(facts: &Facts, book: Option<&Book>, now: Timestamp, found: &mut Findings) {
     let mut missing = Vec::new();
@@ -31,6 +53,9 @@ pub(super) fn judge(facts: &Facts, book: Option<&Book>, now: Timestamp, found: &
             Some(Look::Seen(stream)) => {
                 let before = found.wrong();
                 shape(&spec, stream, found);
+                if spec.name == kv::STREAM_RESULTS {
+                    retention(stream, book, found);
+                }
                 let report = book.and_then(|book| {
                     let mut all = book.streams.iter();
                     all.find(|report| report.stream == spec.name)

@@ -231,3 +231,31 @@ fn a_bucket_is_told_by_its_history_its_age_and_its_absence() {
     });
     only(unread, "note bucket jobs: 7 keys were not read");
 }
+
+#[test]
+fn rows_that_go_before_their_messages_are_told() {
+    let with = |max_age: Duration| {
+        check(|world| {
+            if let Ok(book) = &mut world.book {
+                book.retention = Some(DAY * 31);
+            }
+            if let Ok(facts) = &mut world.server
+                && let Some(Look::Seen(stream)) = facts.streams.get_mut("RESULTS")
+            {
+                stream.max_age = max_age;
+            }
+        })
+    };
+    assert_eq!(with(DAY * 30), Vec::<String>::new());
+    let told = "note stream RESULTS: keeps messages for ever, and rows are deleted after 31 days";
+    assert!(
+        with(Duration::ZERO).iter().any(|found| found.starts_with(told)),
+        "{:?}",
+        with(Duration::ZERO)
+    );
+    assert!(
+        with(DAY * 32)
+            .iter()
+            .any(|found| found.contains("keeps messages 32 days"))
+    );
+}

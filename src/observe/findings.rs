@@ -15,6 +15,8 @@ const PENDING_FOR_LONG: Duration = Duration::from_secs(3_600);
 /// A reader that keeps the log from being cut for longer has forgotten to end its transaction.
 const LOG_HELD_FOR_LONG: Duration = Duration::from_secs(300);
 
+const GOES_ON: &str = "the service tries again by itself; where a permission is missing, it is named here and in docs/PERMISSIONS.md";
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -77,11 +79,7 @@ pub(super) fn findings(document: &Document, now: DateTime<Utc>) -> Vec<Finding> 
             );
         }
         for why in &service.told_here {
-            say(
-                Bad,
-                why.clone(),
-                "the service goes on by itself; its log says more",
-            );
+            say(Bad, why.clone(), GOES_ON);
         }
         if service.mostly_dead {
             say(
@@ -126,19 +124,6 @@ pub(super) fn findings(document: &Document, now: DateTime<Utc>) -> Vec<Finding> 
             format!("whether the server is well is not known: {why}"),
             "the service works without it",
         );
-    }
-    let not_reading = document.streams.iter().filter_map(|stream| {
-        let why = stream.not_reading.as_ref()?;
-        Some((&stream.report.stream, why))
-    });
-    if document.server.unavailable.is_none() {
-        for (stream, why) in not_reading {
-            say(
-                Bad,
-                format!("{stream} is not read: {why}"),
-                "the service tries again by itself; where a permission is missing, it is named here and in docs/PERMISSIONS.md",
-            );
-        }
     }
     for stream in &document.streams {
         let full = share(stream.bytes, stream.bytes_max);

@@ -109,6 +109,7 @@ impl Watch {
     /// What the stages know of the server.
     fn outside(&self) -> Outside {
         let watched = &self.watched;
+        let behind_for = self.behind_for();
         let streams = watched.readers.iter().filter_map(|(stream, reader)| {
             let reader = reader.borrow();
             let end = StreamEnd {
@@ -116,7 +117,7 @@ impl Watch {
                 bytes: reader.bytes,
                 bytes_max: reader.bytes_max,
                 not_reading: reader.not_reading.clone(),
-                behind_for: self.behind_for(*stream),
+                behind_for: behind_for.get(stream).copied(),
             };
             Some((stream.to_string(), end))
         });
@@ -158,6 +159,7 @@ impl Watch {
     /// Why the service is not ready: what a finding tells too, in its own words; and what none does.
     fn reasons(&self) -> (Vec<String>, Vec<String>) {
         let watched = &self.watched;
+        let behind_for = self.behind_for();
         let (mut why, mut told_here) = (Vec::new(), Vec::new());
         let phase = *watched.phase.borrow();
         match phase {
@@ -166,9 +168,10 @@ impl Watch {
             Phase::Loading(what) => told_here.push(format!("the streams are being loaded in bulk: {what}")),
             Phase::Stopping => told_here.push("the service is stopping".to_owned()),
         }
-        if let Some(not_connected) = self.not_connected() {
-            why.push(not_connected);
-        } else if phase == Phase::Connecting {
+        let not_connected = self.not_connected();
+        let is_connected = not_connected.is_none();
+        why.extend(not_connected);
+        if is_connected && phase == Phase::Connecting {
             told_here.push("the manifests are being read".to_owned());
         }
         if let Some(Ok(health)) = &*watched.health.borrow()
@@ -188,7 +191,8 @@ impl Watch {
         for (stream, reader) in &watched.readers {
             let reader = reader.borrow();
             if let Some(not_reading) = &reader.not_reading {
-                why.push(format!("{stream} is not read: {not_reading}"));
+                let told = if is_connected { &mut told_here } else { &mut why };
+                told.push(format!("{stream} is not read: {not_reading}"));
                 continue;
             }
             let Some(last) = reader.last else {
@@ -205,7 +209,7 @@ impl Watch {
                     age.to_std().unwrap_or_default()
                 },
             );
-            let age = self.behind_for(*stream).map_or(age, |most| age.min(most));
+            let age = behind_for.get(stream).map_or(age, |most| age.min(*most));
             if behind > 0 && age > self.ready_lag {
                 told_here.push(format!(
                     "{stream} is {} behind, {} messages",
@@ -281,17 +285,15 @@ impl Watch {
 
     /// Notes which streams are caught up, and since when the others are not.
     fn notice(&self) {
-        let writer = self.watched.writer.borrow().clone();
+        // Whoever holds this lock waits for no stage: what they show is read before.
+        let positions = self.watched.writer.borrow().positions.clone();
+        let readers = self.watched.readers.iter();
+        let ends: Vec<_> = readers
+            .filter_map(|(stream, reader)| Some((stream, reader.borrow().last?)))
+            .collect();
         let mut seen = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
-        for (stream, reader) in &self.watched.readers {
-            let Some(last) = reader.borrow().last else {
-                continue;
-            };
-            let caught_up = writer
-                .positions
-                .get(stream)
-                .is_some_and(|position| *position >= last);
-            if caught_up {
+        for (stream, last) in ends {
+            if positions.get(stream).is_some_and(|position| *position >= last) {
                 seen.insert(*stream, None);
             } else if let Some(since) = seen.get_mut(stream) {
                 since.get_or_insert_with(Instant::now);
@@ -299,11 +301,13 @@ impl Watch {
         }
     }
 
-    /// How long a stream is behind that was seen caught up before; `None`: it never was.
-    fn behind_for(&self, stream: StreamName) -> Option<Duration> {
+    /// How long each stream is behind that was seen caught up before.
+    fn behind_for(&self) -> BTreeMap<StreamName, Duration> {
         let seen = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = seen.get(&stream).copied()?;
-        Some(since.map_or(Duration::ZERO, |since| since.elapsed()))
+        let for_so_long = |since: &Option<Instant>| since.map_or(Duration::ZERO, |since| since.elapsed());
+        seen.iter()
+            .map(|(stream, since)| (*stream, for_so_long(since)))
+            .collect()
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -381,6 +381,8 @@ async fn what_is_counted_once_is_counted_once_and_a_first_opening_is_none_anew()
     wait_until("it waits for them", PATIENCE, || {
         get(&address, "/readyz").body.contains("does not exist")
     });
+    let page = get(&address, "/").body;
+    assert!(page.contains("the stream RESULTS does not exist"), "{page}");
     assert_eq!(metric(&scrape(&address), "reopens_total", &[]), Some(0.0));
     let js = server.fleet().await;
     let profile = Profile {

@@ -399,7 +399,10 @@ async fn what_is_counted_once_is_counted_once_and_a_first_opening_is_none_anew()
     let ledger = one(&db, "SELECT count(*) FROM job_completions") as f64;
     assert!(written("job_completions").unwrap() >= ledger);
     assert_eq!(metric(&seen, "reopens_total", &[]), Some(0.0));
-    // A file that is gone is not good, though nothing is to be written.
+    // A file that is gone is not good, though nothing is to be written: what is, ends the service.
+    wait_until("all is read, and nothing is left to write", PATIENCE, || {
+        is_ready(&address)
+    });
     std::fs::rename(&db, db.with_file_name("elsewhere.db")).unwrap();
     wait_until("it is not ready", PATIENCE, || {
         get(&address, "/readyz")

@@ -1,8 +1,11 @@
 //! Every error that an operator can meet says what to do, or docs/OPERATING.md does.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::string_slice)]
 
+#[path = "support/sources.rs"]
+mod sources;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use results_projector::projection::issue::IssueCode;
 
@@ -39,17 +42,6 @@ const WAYS_OUT: [&str; 17] = [
     "is the server running",
     "(`config show`",
 ];
-
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-}
 
 /// The text of a literal that begins here, its line ends with a backslash joined; `None` when none does.
 fn literal(code: &str) -> Option<String> {
@@ -99,7 +91,7 @@ fn every_error_says_what_to_do_or_the_operators_guide_does() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let guide = fs::read_to_string(root.join("docs/OPERATING.md")).unwrap();
     let mut files = Vec::new();
-    sources(&root.join("src"), &mut files);
+    sources::sources(&root.join("src"), &mut files);
     let (mut seen, mut unexplained) = (0, Vec::new());
     for path in files {
         let text = fs::read_to_string(&path).unwrap();

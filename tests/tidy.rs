@@ -1,6 +1,9 @@
 //! The house's own rules: imports point inwards, files stay rooms that one can hold in one's head.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::string_slice)]
 
+#[path = "support/sources.rs"]
+mod sources;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -55,21 +58,10 @@ const CRATES: [(&str, &[&str]); 6] = [
 /// A longer file asks to be two; the tests inside it do not count.
 const LINES_MAX: usize = 520;
 
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-}
-
 fn rooms() -> Vec<(String, PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
-    sources(&root, &mut files);
+    sources::sources(&root, &mut files);
     files
         .into_iter()
         .filter_map(|path| {

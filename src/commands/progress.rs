@@ -159,7 +159,7 @@ async fn follow(watched: Watched, forecast: &Forecast, bars: &MultiProgress, ter
                 .get(stream)
                 .map_or(0, |census| census.first.0.saturating_sub(1));
             let end = reader.first_last.unwrap_or(StreamSeq(0)).0.saturating_sub(before);
-            let position = watched.writer.borrow().positions.get(stream).map_or(0, |at| at.0);
+            let position = watched.writer.borrow().position(*stream).0;
             let at = position.saturating_sub(before).min(end);
             (reached, ends) = (reached + at, ends + end);
             waiting = waiting.or_else(|| reader.not_reading.clone().filter(|_| reader.reopens > 0));

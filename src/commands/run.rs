@@ -119,10 +119,7 @@ async fn progress(watched: Watched) {
                 let reader = reader.borrow();
                 let end = reader.first_last.unwrap_or(StreamSeq(0)).0;
                 ends += end;
-                reached += writer
-                    .positions
-                    .get(stream)
-                    .map_or(0, |position| position.0.min(end));
+                reached += writer.position(*stream).0.min(end);
                 if let Some(why) = &reader.not_reading {
                     say.clone_from(why);
                 }

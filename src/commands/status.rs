@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::observe::document::{Document, Outside, Pairs, StreamEnd};
 use crate::projection::manifests::Manifests;
 use crate::service::pipeline::STREAMS;
-use crate::source::census::{census, output_store};
+use crate::source::census::{census, census_of_outputs};
 use crate::source::{connect, manifests, opening};
 use crate::store::{read_only, report};
 use crate::wire::shown;
@@ -70,7 +70,7 @@ async fn ask(config: &Config, adopted: bool) -> Result<Outside, String> {
         .await
         .ok()
         .map(|documents| Arc::new(Manifests::of_bucket(documents.unwrap_or_default())));
-    outside.output_store = output_store(&js).await.ok().flatten();
+    outside.output_store = census_of_outputs(&js).await.ok().flatten();
     if adopted {
         match opening::backend_is_projecting(&js).await {
             Ok(projecting) => outside.backend_is_projecting = Some(projecting),

@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use super::findings::{Finding, findings};
 use crate::projection::manifests::Manifests;
-use crate::source::census::Limits;
+use crate::source::census::Census;
 use crate::store::derive::{PairCounts, issues};
 use crate::store::report::{GapReport, Report, StreamReport};
-use crate::store::{file_bytes, wal_path};
+use crate::store::{disk_free_bytes, file_bytes, wal_path};
 use crate::wire::time::Timestamp;
 
 /// The version of every JSON document's shape.
@@ -192,7 +192,7 @@ pub struct Outside {
     /// The manifests, when they can be read.
     pub manifests: Option<std::sync::Arc<Manifests>>,
     /// The object store of outputs.
-    pub output_store: Option<Limits>,
+    pub output_store: Option<Census>,
     /// See [`Document::backend_is_projecting`].
     pub backend_is_projecting: Option<bool>,
     /// See [`Document::backend_unknown`].
@@ -246,7 +246,9 @@ impl Document {
                 id: report.database_id,
                 bytes: file_bytes(path),
                 wal_bytes: file_bytes(&wal_path(path)),
-                disk_free_bytes: disk_free_bytes(path),
+                disk_free_bytes: disk_free_bytes(path)
+                    // Its folder has the disk that it will have.
+                    .or_else(|| disk_free_bytes(path.parent()?)),
                 adopted: report.adopted,
                 first_pass: report.first_pass,
                 unreadable,
@@ -286,14 +288,6 @@ impl Document {
         document.findings = findings(&document, now);
         document
     }
-}
-
-/// Free bytes on the disk of a file, or of the folder that it will lie in.
-pub(super) fn disk_free_bytes(path: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(path)
-        .or_else(|_| rustix::fs::statvfs(path.parent().unwrap_or(path)))
-        .ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Pairs that stand under other hints than their job's manifest has now. A job without hints keeps what it has.

@@ -40,7 +40,7 @@ impl Sample {
         let writer = watched.writer.borrow();
         let lag = watched.readers.iter().filter_map(|(stream, reader)| {
             let last = reader.borrow().last?;
-            let position = writer.positions.get(stream).map_or(0, |position| position.0);
+            let position = writer.position(*stream).0;
             Some((*stream, last.0.saturating_sub(position)))
         });
         Self {

@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 
-use super::document::{Document, Outside, Service, StreamEnd, disk_free_bytes};
+use super::document::{Document, Outside, Service, StreamEnd};
 use super::history::{History, Sample};
 use crate::config::Config;
 use crate::service::board::{Phase, Watched};
 use crate::source::monitor::Health;
 use crate::store::dead_letters::{self, Listed};
-use crate::store::{StoreError, read_only, report};
+use crate::store::{StoreError, below_reserve, read_only, report};
 use crate::wire::kv::StreamName;
-use crate::wire::shown::{grouped, size, span};
+use crate::wire::shown::{grouped, span};
 use crate::wire::time::Timestamp;
 
 /// Whoever asks more often gets the same answer again: reading the books is work.
@@ -183,7 +183,7 @@ impl Watch {
         match &writer.not_writing {
             Some(not_writing) => why.push(format!("not writing: {not_writing}")),
             // The next group would find it out.
-            None => told_here.extend(self.disk_is_short()),
+            None => told_here.extend(below_reserve(&self.path, self.disk_reserve_bytes)),
         }
         if phase != Phase::Running {
             return (why, told_here);
@@ -199,7 +199,7 @@ impl Watch {
                 told_here.push(format!("{stream} is being opened"));
                 continue;
             };
-            let position = writer.positions.get(stream).map_or(0, |position| position.0);
+            let position = writer.position(*stream).0;
             let behind = last.0.saturating_sub(position);
             // Where no message stands at the position, it is behind since nobody knows when: since the start at least.
             let age = writer.published.get(stream).map_or_else(
@@ -219,18 +219,6 @@ impl Watch {
             }
         }
         (why, told_here)
-    }
-
-    fn disk_is_short(&self) -> Option<String> {
-        let free = disk_free_bytes(&self.path)?;
-        (free < self.disk_reserve_bytes).then(|| {
-            format!(
-                "{} are free on the disk of {}, the reserve (store.disk_reserve) is {}: nothing will be written",
-                size(free),
-                self.path.display(),
-                size(self.disk_reserve_bytes)
-            )
-        })
     }
 
     fn service(&self) -> Service {

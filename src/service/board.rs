@@ -11,7 +11,7 @@ use super::pipeline::STREAMS;
 use super::resolve::ObjectBudget;
 use super::writer::WriterState;
 use crate::projection::manifests::Manifests;
-use crate::source::census::Limits;
+use crate::source::census::Census;
 use crate::source::connect::ConnectionState;
 use crate::source::flow::{Budget, ReaderState};
 use crate::source::monitor::{Health, MonitorError};
@@ -112,7 +112,7 @@ pub struct Watched {
     /// See [`Parts`].
     pub parts: watch::Receiver<Option<Parts>>,
     /// The object store of outputs; `None`: not seen, or not there.
-    pub output_store: watch::Receiver<Option<Limits>>,
+    pub output_store: watch::Receiver<Option<Census>>,
     /// What the server's monitoring port says of it; `None`: not asked.
     pub health: watch::Receiver<Option<Result<Health, MonitorError>>>,
     /// The backend's own projector writes the same tables; `None`: not known, or of no matter.
@@ -129,7 +129,7 @@ pub struct Board {
     pub(super) writer: watch::Sender<WriterState>,
     pub(super) readers: BTreeMap<StreamName, watch::Sender<ReaderState>>,
     pub(super) parts: watch::Sender<Option<Parts>>,
-    pub(super) output_store: watch::Sender<Option<Limits>>,
+    pub(super) output_store: watch::Sender<Option<Census>>,
     pub(super) health: watch::Sender<Option<Result<Health, MonitorError>>>,
     pub(super) backend_is_projecting: watch::Sender<Option<bool>>,
     pub(super) pulse: Pulse,

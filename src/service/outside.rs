@@ -8,16 +8,16 @@ use tokio::sync::watch;
 use tracing::{debug, error, info};
 
 use crate::source::asking::Js;
-use crate::source::census::{Limits, output_store};
+use crate::source::census::{Census, census_of_outputs};
 use crate::source::monitor::{Health, MonitorError, health};
 
 /// Its settings change when an operator changes them, its size slowly.
 const EVERY: Duration = Duration::from_secs(60);
 
 /// Looks at the object store until shutdown.
-pub(super) async fn watch(js: Js, seen: watch::Sender<Option<Limits>>, mut shutdown: watch::Receiver<bool>) {
+pub(super) async fn watch(js: Js, seen: watch::Sender<Option<Census>>, mut shutdown: watch::Receiver<bool>) {
     loop {
-        match output_store(&js).await {
+        match census_of_outputs(&js).await {
             Ok(found) => drop(seen.send_replace(found)),
             // A permission that is missing was named when it was denied; what was seen last is still the best there is.
             Err(error) => debug!(%error, "the object store of outputs cannot be looked at"),

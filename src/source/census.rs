@@ -10,6 +10,7 @@ use super::flow::Standing;
 use super::opening::Desk;
 use super::reconcile::{Found, Plan, Refusal, reconcile};
 use crate::wire::kv::{OBJECT_RESULT_OUTPUT, StreamName};
+use crate::wire::object::stream_name;
 use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
 
@@ -26,6 +27,8 @@ pub struct Census {
     pub bytes: u64,
     /// Bytes that it may hold; `None`: no limit.
     pub bytes_max: Option<u64>,
+    /// How long it keeps a message; `None`: for ever.
+    pub max_age: Option<Duration>,
     /// Publish time of the oldest; `None` when it is empty.
     pub oldest: Option<Timestamp>,
 }
@@ -43,31 +46,7 @@ pub async fn census(js: &Js, stream: StreamName) -> Result<Option<Census>, AskEr
 /// # Errors
 /// When the leader does not answer.
 pub async fn census_of_outputs(js: &Js) -> Result<Option<Census>, AskError> {
-    count(js, &format!("OBJ_{OBJECT_RESULT_OUTPUT}")).await
-}
-
-/// An object store's limits, and what it takes of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// How long it keeps an object; `None`: for ever.
-    pub max_age: Option<Duration>,
-    /// Bytes that it holds.
-    pub bytes: u64,
-    /// Bytes that it may hold; `None`: no limit.
-    pub bytes_max: Option<u64>,
-}
-
-/// The limits of the object store of outputs; `None` when there is no such store.
-///
-/// # Errors
-/// When the leader does not answer.
-pub async fn output_store(js: &Js) -> Result<Option<Limits>, AskError> {
-    let info = js.stream_info(&format!("OBJ_{OBJECT_RESULT_OUTPUT}")).await?;
-    Ok(info.map(|info| Limits {
-        max_age: Some(info.config.max_age).filter(|age| !age.is_zero()),
-        bytes: info.state.bytes,
-        bytes_max: bytes_max(&info),
-    }))
+    count(js, &stream_name(OBJECT_RESULT_OUTPUT)).await
 }
 
 /// The server says -1 for no limit.
@@ -85,6 +64,7 @@ async fn count(js: &Js, name: &str) -> Result<Option<Census>, AskError> {
         messages: info.state.messages,
         bytes: info.state.bytes,
         bytes_max: bytes_max(&info),
+        max_age: Some(info.config.max_age).filter(|age| !age.is_zero()),
         oldest: (info.state.messages > 0).then(|| Timestamp::from(info.state.first_timestamp)),
     }))
 }

@@ -15,7 +15,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
 use super::position::{self, Standing};
-use super::{FileIdentity, StoreError, file_bytes, migrate, open};
+use super::{FileIdentity, StoreError, disk_free_bytes, file_bytes, migrate, open};
 use crate::wire::kv::StreamName;
 
 /// The mode of every file of ours.
@@ -195,10 +195,9 @@ fn check_space(source: &Connection, to: &Path) -> Result<(), StoreError> {
     };
     let needed = number("page_count")? * number("page_size")? + MARGIN_BYTES;
     // A file system that does not say is found out by writing.
-    let Ok(disk) = rustix::fs::statvfs(folder(to)) else {
+    let Some(free) = disk_free_bytes(folder(to)) else {
         return Ok(());
     };
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     if free < needed {
         return Err(StoreError::Io {
             what: format!("back up to {}", to.display()),

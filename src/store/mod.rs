@@ -11,6 +11,7 @@ pub mod compare;
 mod completions;
 pub mod dead_letters;
 pub mod derive;
+mod disk;
 pub mod dump;
 mod error;
 mod executions;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
+pub use disk::{below_reserve, disk_free_bytes};
 pub use error::{Class, StoreError};
 pub use group::{Committed, Gap, Group, Left, Lines};
 pub use lock::{Lock, Owner};

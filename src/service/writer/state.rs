@@ -63,6 +63,14 @@ pub struct WriterState {
     pub mostly_dead: bool,
 }
 
+impl WriterState {
+    /// A stream's committed position; 0 while there is none.
+    #[must_use]
+    pub fn position(&self, stream: StreamName) -> StreamSeq {
+        self.positions.get(&stream).copied().unwrap_or(StreamSeq(0))
+    }
+}
+
 /// The writer cannot go on, and the process with it.
 #[derive(Debug, Error)]
 #[error("{reason}")]

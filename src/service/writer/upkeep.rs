@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::{Writer, now};
 use crate::meters;
-use crate::wire::shown::size;
+use crate::store::below_reserve;
 
 /// Lone commits between two checkpoints when quiet moments are short: a few hundred pages each.
 const COMMITS_PER_CHECKPOINT: u32 = 64;
@@ -126,18 +126,10 @@ impl Writer {
     }
 
     pub(super) fn disk_is_short(&self) -> Option<String> {
-        if self.limits.disk_reserve_bytes == 0 {
-            return None;
+        match self.limits.disk_reserve_bytes {
+            // Not even looked at.
+            0 => None,
+            reserve => below_reserve(self.store.path(), reserve),
         }
-        let disk = rustix::fs::statvfs(self.store.path()).ok()?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        (free < self.limits.disk_reserve_bytes).then(|| {
-            format!(
-                "{} are free on the disk of {}, the reserve (store.disk_reserve) is {}: free some space",
-                size(free),
-                self.store.path().display(),
-                size(self.limits.disk_reserve_bytes)
-            )
-        })
     }
 }

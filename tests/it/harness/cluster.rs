@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::nats::{BYTES_MAX, binary};
+use super::nats::{BYTES_MAX, spawn};
 use super::{PATIENCE, wait_until};
 
 const NODES: usize = 3;
@@ -88,21 +88,7 @@ impl Cluster {
             routes.join(", "),
             folder.join("store").display(),
         );
-        fs::write(folder.join("nats.conf"), text).unwrap();
-        let log = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(folder.join("nats.log"))
-            .unwrap();
-        let child = Command::new(binary())
-            .arg("-c")
-            .arg(folder.join("nats.conf"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.children[node] = Some(child);
+        self.children[node] = Some(spawn(&folder, &text));
         wait_until("the node takes connections", Duration::from_secs(30), || {
             let child = self.children[node].as_mut().unwrap();
             if let Some(status) = child.try_wait().unwrap() {

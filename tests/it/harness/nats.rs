@@ -33,6 +33,24 @@ pub(super) fn binary() -> &'static Path {
     })
 }
 
+/// Starts a server with this configuration; both its file and its log lie in the folder.
+pub fn spawn(folder: &Path, config: &str) -> Child {
+    fs::write(folder.join("nats.conf"), config).unwrap();
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.join("nats.log"))
+        .unwrap();
+    Command::new(binary())
+        .arg("-c")
+        .arg(folder.join("nats.conf"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
 impl NatsServer {
     pub fn start() -> Self {
         Self::start_with("")
@@ -98,20 +116,7 @@ impl NatsServer {
             self.store().display(),
             self.config
         );
-        fs::write(folder.join("nats.conf"), text).unwrap();
-        let log = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(folder.join("nats.log"))
-            .unwrap();
-        let mut child = Command::new(binary())
-            .arg("-c")
-            .arg(folder.join("nats.conf"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut child = spawn(folder, &text);
         let mut found = None;
         wait_until(
             "the server has a port and JetStream",

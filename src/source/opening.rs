@@ -66,6 +66,17 @@ pub struct Desk {
     handle: Stream<()>,
 }
 
+/// What the server says of our durable.
+#[derive(Debug)]
+pub enum Durable {
+    /// It is there.
+    There(DurableInfo),
+    /// There is none.
+    Missing,
+    /// Its group has no leader, so nobody can say more of it.
+    Leaderless(AskError),
+}
+
 /// The durable as the server describes it, for the checks of a running reader.
 #[derive(Clone, Debug)]
 pub struct DurableInfo {
@@ -220,12 +231,12 @@ impl Desk {
         .await
     }
 
-    /// Our durable; `None` when there is none.
+    /// Our durable, as its leader describes it.
     ///
     /// # Errors
     /// When the leader does not answer.
-    pub async fn durable_info(&self) -> Result<Option<DurableInfo>, AskError> {
-        let mut last = String::new();
+    pub async fn durable_info(&self) -> Result<Durable, AskError> {
+        let (mut last, mut leaderless) = (String::new(), false);
         for _ in 0..ATTEMPTS {
             let answer = self.handle.consumer_info(self.durable());
             let answer = self.js.ask(&self.question("CONSUMER.INFO"), answer).await;
@@ -240,7 +251,7 @@ impl Desk {
                     let owner = meta.get(META_OWNER).cloned().unwrap_or_else(|| {
                         format!("a program that is no results-projector (made {})", info.created)
                     });
-                    return Ok(Some(DurableInfo {
+                    return Ok(Durable::There(DurableInfo {
                         found: DurableFound {
                             ours,
                             waiting: info.num_waiting,
@@ -255,16 +266,21 @@ impl Desk {
                     }));
                 }
                 Err(error) => match error.kind() {
-                    ConsumerInfoErrorKind::NotFound => return Ok(None),
-                    _ => last = error.to_string(),
+                    ConsumerInfoErrorKind::NotFound => return Ok(Durable::Missing),
+                    kind => {
+                        last = error.to_string();
+                        leaderless = matches!(kind, ConsumerInfoErrorKind::JetStream(answer)
+                            if answer.error_code() == ErrorCode::CLUSTER_NOT_AVAILABLE);
+                    }
                 },
             }
             jitter(50, 150).await;
         }
-        Err(AskError::new(
-            format!("ask for the consumer {}", self.durable()),
-            last,
-        ))
+        let error = AskError::new(format!("ask for the consumer {}", self.durable()), last);
+        if leaderless {
+            return Ok(Durable::Leaderless(error));
+        }
+        Err(error)
     }
 
     /// Deletes the durable and makes it again at the opening's start: the only way it is ever opened. With its messages,

@@ -4,6 +4,7 @@
 mod check;
 mod denied;
 mod detour;
+mod durable;
 mod happening;
 mod place;
 mod record;
@@ -51,6 +52,8 @@ pub struct Reader {
     failures: u32,
     /// Openings in a row that delivered nothing of what was there.
     barren: u32,
+    /// Since when our durable has no leader.
+    leaderless: Option<Instant>,
     /// The last session ended because the server denied our pulls.
     denied: bool,
     /// What a session that was read met last.
@@ -112,6 +115,7 @@ impl Reader {
             opened: None,
             failures: 0,
             barren: 0,
+            leaderless: None,
             denied: false,
             met: None,
             said: None,
@@ -192,7 +196,7 @@ impl Reader {
             }
             let durable = match stream {
                 None => None,
-                Some(_) => self.desk.durable_info().await.map_err(unknown)?,
+                Some(_) => self.durable().await?,
             };
             let known = match (&stream, &standing) {
                 (Some(_), Some(standing)) => Some(

@@ -1,6 +1,7 @@
 //! A running reader looks at itself now and then: a stalled consumer looks healthy from outside.
 
 use super::super::asking::AskError;
+use super::super::opening::Durable;
 use super::super::reconcile::Refusal;
 use super::{End, Reader, Session};
 
@@ -18,7 +19,7 @@ impl Reader {
             return Ok(());
         }
         let accepted = std::mem::take(&mut session.accepted);
-        let Ok(Some(durable)) = self.desk.durable_info().await else {
+        let Ok(Durable::There(durable)) = self.desk.durable_info().await else {
             // Gone, or no answer: the iterator's heartbeats and the next opening tell which.
             return Err(End::OpenAnew("the consumer did not answer for itself".to_owned()));
         };

@@ -170,6 +170,7 @@ async fn derive(config: &Config, loader: &Loader<'_>, job: &str) -> Result<(), S
         .blocking(move || {
             let now = Timestamp::from(Utc::now());
             store.rederive_due(&manifests, now)?;
+            store.end_shared_transaction(true)?;
             store.close();
             Ok(())
         })

@@ -85,6 +85,7 @@ pub async fn verify(
     loader
         .blocking(move || {
             store.take_late_outputs(&manifests, now)?;
+            store.end_shared_transaction(true)?;
             store.close();
             Ok(())
         })

@@ -122,17 +122,7 @@ pub struct Left {
 impl Drop for Group<'_> {
     fn drop(&mut self) {
         if !self.committed {
-            // Tables that were made in this transaction are gone with it.
-            self.desk.shapes.clear();
-            self.desk.written.forget();
-            self.desk.shares_transaction = false;
-        }
-        // SQLite may have rolled back by itself; after a commit there is nothing to roll back.
-        if !self.committed
-            && !self.tx.is_autocommit()
-            && let Err(error) = self.tx.execute_batch("ROLLBACK")
-        {
-            tracing::warn!(%error, "a transaction was not rolled back");
+            self.desk.roll_back(self.tx);
         }
     }
 }
@@ -188,8 +178,7 @@ impl<'s> Group<'s> {
                 advanced: Vec::new(),
             }),
             Err(error) => {
-                // The first error is the one to tell.
-                let _rolled_back = conn.execute_batch("ROLLBACK");
+                desk.roll_back(conn);
                 Err(error)
             }
         }
@@ -459,15 +448,19 @@ impl<'s> Group<'s> {
         if let Some(tally) = &mut self.tally {
             self.left.unsettled = tally.write(self.tx, self.now_wall)?;
         }
-        if !self.desk.shares_transaction {
+        let desk = &mut *self.desk;
+        desk.letters.bytes =
+            (desk.letters.bytes + self.letter_bytes_added).saturating_sub(self.letter_bytes_removed);
+        desk.kept_outputs += self.kept_outputs;
+        if !desk.shares_transaction {
             self.tx
                 .prepare_cached("COMMIT")
                 .and_then(|mut commit| commit.execute([]))
                 .map_err(StoreError::sqlite("commit"))?;
+            desk.committed();
         }
         self.committed = true;
-        let letters = &mut self.desk.letters;
-        letters.bytes = (letters.bytes + self.letter_bytes_added).saturating_sub(self.letter_bytes_removed);
+        let letters = &mut desk.letters;
         if self.letters_overflow && !std::mem::replace(&mut letters.overflowed, true) {
             tracing::error!(
                 bytes = letters.bytes,
@@ -475,9 +468,6 @@ impl<'s> Group<'s> {
                 "the dead-letter book is full: of further dead letters only the stream holds the payload, as long as that \
                  lasts; look at `dead-letters list`, then retry or discard them, or raise dead_letters.max_bytes"
             );
-        }
-        if let Some(known) = &self.desk.foreknown {
-            known.add_kept_outputs(self.kept_outputs);
         }
         if self.first_pass_ends {
             self.desk.first_pass = None;

@@ -82,10 +82,12 @@ pub fn standings(conn: &Connection) -> Result<std::collections::BTreeMap<StreamN
 /// What transactions on a new connection need.
 fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreError> {
     let live = options.for_use == Use::Live;
+    let letter_bytes = dead_letters::kept_bytes(conn)?;
     Ok(group::Desk {
         triggers: completions::TriggerWatch::default(),
         letters: group::LetterRoom {
-            bytes: dead_letters::kept_bytes(conn)?,
+            bytes: letter_bytes,
+            committed_bytes: letter_bytes,
             overflowed: false,
             bytes_max: options.dead_letter_bytes_max,
         },
@@ -98,6 +100,7 @@ fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreE
         starts_come_first: false,
         first_pass: if live { adoption::first_pass(conn)? } else { None },
         foreknown: None,
+        kept_outputs: 0,
         written: Written::default(),
     })
 }
@@ -429,13 +432,13 @@ impl Store {
     /// SQLite's.
     pub fn end_shared_transaction(&mut self, for_good: bool) -> Result<(), StoreError> {
         self.desk.shares_transaction &= !for_good;
-        match self.conn.is_autocommit() {
-            true => Ok(()),
-            false => self
-                .conn
+        if !self.conn.is_autocommit() {
+            self.conn
                 .execute_batch("COMMIT")
-                .map_err(StoreError::sqlite("commit what was loaded")),
+                .map_err(StoreError::sqlite("commit what was loaded"))?;
+            self.desk.committed();
         }
+        Ok(())
     }
 
     /// Copies the log into the database and closes it.

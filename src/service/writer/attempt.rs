@@ -186,9 +186,11 @@ impl Writer {
         let mut next = 0;
         // A file that others write too is not held for what is to come. After a wait in vain the next groups do not wait either:
         // it may have no room before they are committed.
-        self.patience.impatient_groups = self.patience.impatient_groups.saturating_sub(1);
         let may_wait = self.limits.group_time_max.is_none() && self.patience.impatient_groups == 0;
+        self.patience.impatient_groups = self.patience.impatient_groups.saturating_sub(1);
         let mut until: Option<Instant> = None;
+        // How many items it had when it began to wait.
+        let mut waited_with: Option<usize> = None;
         loop {
             while next < group.len() {
                 if self.limits.is_over(started, next) {
@@ -217,12 +219,9 @@ impl Writer {
                     // come row by row.
                     let until = *until
                         .get_or_insert_with(|| Instant::now() + self.patience.commit_time.min(PATIENCE_MAX));
-                    self.intake.add_coming(&self.limits, group, bytes, until);
-                    self.patience.impatient_groups = if group.len() == before {
-                        IMPATIENT_GROUPS
-                    } else {
-                        0
-                    };
+                    if self.intake.add_coming(&self.limits, group, bytes, until) {
+                        waited_with.get_or_insert(before);
+                    }
                 }
                 // A reader may have begun to open anew since the group was gathered.
                 let mut at = 0;
@@ -234,6 +233,9 @@ impl Writer {
             if group.len() == before {
                 break;
             }
+        }
+        if waited_with.is_some_and(|before| group.len() <= before) {
+            self.patience.impatient_groups = IMPATIENT_GROUPS;
         }
         for (stream, course) in courses {
             done.replies.insert(

@@ -38,21 +38,23 @@ impl Intake {
         }
     }
 
-    /// As [`Self::add_waiting`], after waiting for the first until a moment.
+    /// As [`Self::add_waiting`], after waiting for the first until a moment. Returns whether there was room to wait for.
     pub(super) fn add_coming(
         &mut self,
         limits: &WriterLimits,
         group: &mut Vec<Unit>,
         bytes: &mut usize,
         until: Instant,
-    ) {
+    ) -> bool {
+        if !self.has_room(limits, group, *bytes) {
+            return false;
+        }
         let wait = until.saturating_duration_since(Instant::now());
-        if self.has_room(limits, group, *bytes)
-            && let Ok(work) = self.works.recv_timeout(wait)
-        {
+        if let Ok(work) = self.works.recv_timeout(wait) {
             self.admit(work, group, bytes);
             self.add_waiting(limits, group, bytes);
         }
+        true
     }
 
     fn has_room(&self, limits: &WriterLimits, group: &[Unit], bytes: usize) -> bool {
@@ -225,8 +227,8 @@ mod tests {
         };
         let limits = limits(1_000, 1 << 20);
         let (mut group, mut bytes) = (Vec::new(), 0);
-        intake.add_coming(&limits, &mut group, &mut bytes, Instant::now());
-        assert!(group.is_empty(), "nothing is there and nobody waits");
+        let waited = intake.add_coming(&limits, &mut group, &mut bytes, Instant::now());
+        assert!(group.is_empty() && waited, "nothing is there and nobody waits");
         let coming = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(30));
             for _ in 0..3 {
@@ -247,7 +249,7 @@ mod tests {
             "what is no part of a group ends it"
         );
         let since = Instant::now();
-        intake.add_coming(&limits, &mut group, &mut bytes, until);
+        assert!(!intake.add_coming(&limits, &mut group, &mut bytes, until));
         assert!(
             since.elapsed() < Duration::from_secs(10),
             "a group that has ended waits for nothing"

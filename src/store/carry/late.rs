@@ -24,7 +24,7 @@ impl Store {
         manifests: &Arc<Manifests>,
         now_wall: Timestamp,
     ) -> Result<u64, StoreError> {
-        let before = self.kept_outputs();
+        let mut taken = 0;
         let mut all = Left::default();
         let mut after = (String::new(), String::new());
         loop {
@@ -36,14 +36,13 @@ impl Store {
             let mut group = self.begin(manifests, now_wall)?;
             for (result_id, field, object) in &missing {
                 if let Some(field) = Field::parse(field) {
-                    group.take_kept(result_id, field, object)?;
+                    taken += u64::from(group.take_kept(result_id, field, object)?);
                 }
             }
             let (_, left) = group.commit()?;
             all.more_waiting.extend(left.more_waiting);
             all.due |= left.due;
         }
-        let taken = self.kept_outputs() - before;
         while let Some(pair) = all.more_waiting.pop() {
             let mut group = self.begin(manifests, now_wall)?;
             group.release(&pair)?;
@@ -53,10 +52,6 @@ impl Store {
             self.rederive_due(manifests, now_wall)?;
         }
         Ok(taken)
-    }
-
-    fn kept_outputs(&self) -> u64 {
-        self.foreknown().map_or(0, super::Foreknowledge::carried_outputs)
     }
 
     /// Result, field and pointer of what is not there, in key order after `key`.

@@ -1,5 +1,7 @@
 //! What a transaction needs of the store besides its connection.
 
+use rusqlite::Connection;
+
 use super::super::carry::Foreknowledge;
 use super::super::completions::TriggerWatch;
 use super::super::derive::{Orphans, Shapes};
@@ -28,14 +30,45 @@ pub(in super::super) struct Desk {
     pub(in super::super) first_pass: Option<StreamSeq>,
     /// Of the database that is there, in a load beside it.
     pub(in super::super) foreknown: Option<Foreknowledge>,
+    /// Outputs that the open transaction has taken from that database.
+    pub(in super::super) kept_outputs: u64,
     /// What the connection has written.
     pub(in super::super) written: Written,
+}
+
+impl Desk {
+    /// The transaction is committed: what was counted in it holds.
+    pub(in super::super) fn committed(&mut self) {
+        self.letters.committed_bytes = self.letters.bytes;
+        let kept = std::mem::take(&mut self.kept_outputs);
+        if let Some(known) = &self.foreknown {
+            known.add_kept_outputs(kept);
+        }
+    }
+
+    /// Ends the open transaction without a commit, and forgets what was made and counted in it: in a load that is the work of
+    /// all groups that share it.
+    pub(super) fn roll_back(&mut self, conn: &Connection) {
+        self.shapes.clear();
+        self.written.forget();
+        self.letters.bytes = self.letters.committed_bytes;
+        self.kept_outputs = 0;
+        self.shares_transaction = false;
+        // SQLite may have rolled back by itself.
+        if !conn.is_autocommit()
+            && let Err(error) = conn.execute_batch("ROLLBACK")
+        {
+            tracing::warn!(%error, "a transaction was not rolled back");
+        }
+    }
 }
 
 /// How many bytes of payloads and headers the dead-letter book may still take.
 #[derive(Debug)]
 pub(in super::super) struct LetterRoom {
+    /// With those of the open transaction.
     pub(in super::super) bytes: u64,
+    pub(in super::super) committed_bytes: u64,
     pub(in super::super) bytes_max: u64,
     /// Whether it has been said that there is no room.
     pub(in super::super) overflowed: bool,

@@ -70,20 +70,20 @@ impl Group<'_> {
         Ok(kept)
     }
 
-    /// Takes an output late from the database that is there, if that has it by now.
+    /// Takes an output late from the database that is there. Returns whether that has it by now.
     pub(in super::super) fn take_kept(
         &mut self,
         result_id: &str,
         field: Field,
         object: &str,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let known = self.desk.foreknown.as_ref();
         let Some(attempt) = known
             .map(|known| known.output(result_id, field, object))
             .transpose()?
             .flatten()
         else {
-            return Ok(());
+            return Ok(false);
         };
         let object = object.into();
         self.repair(&Repair {
@@ -92,7 +92,7 @@ impl Group<'_> {
             output: Output { object, attempt },
         })?;
         self.kept_outputs += 1;
-        Ok(())
+        Ok(true)
     }
 
     /// Why an operator has discarded this message, if one has: then it is not projected again.

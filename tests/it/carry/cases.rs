@@ -381,6 +381,7 @@ fn an_output_that_the_database_got_meanwhile_is_derived_from_too() {
         let manifests = std::sync::Arc::new(manifests());
         assert_eq!(store.take_late_outputs(&manifests, at(30)).unwrap(), 1);
         assert_eq!(store.take_late_outputs(&manifests, at(30)).unwrap(), 0);
+        store.end_shared_transaction(true).unwrap();
         assert_eq!(store.foreknown().unwrap().carried_outputs(), 1);
         store.close();
         assert_eq!(dump::dump(&both.scratch()), dump::dump(&both.old()));

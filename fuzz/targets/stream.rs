@@ -17,8 +17,7 @@ use results_projector::store::dead_letters::DeadLetter;
 use results_projector::store::derive::{OwnedPair, due_pairs};
 use results_projector::store::output_book::Repair;
 use results_projector::store::{
-    Advance, Class, Group, Left, Owner, Standing, Store, StoreError, StoreOptions, Synchronous, dump,
-    read_only,
+    Advance, Group, Left, Owner, Standing, Store, StoreOptions, Synchronous, dump, read_only,
 };
 use results_projector::wire::kv::StreamName;
 use results_projector::wire::output::{Attempt, Content};
@@ -153,7 +152,7 @@ impl Case {
                         .entry(event.result_id.to_string())
                         .or_insert((event.pc_id, event.exec_id));
                 }
-                Message::Result { result } => {
+                Message::Result(result) => {
                     let id = result.result.row_key().into_owned();
                     ended.push((id, result.result.pc_id, result.result.exec_id));
                 }
@@ -235,7 +234,7 @@ impl Case {
     /// A message as the writer gets it.
     fn content(&self, sent: &Sent, at_once: bool) -> Message {
         let mut content = decode(sent.stream, &sent.subject, &sent.payload);
-        if let Message::Result { result } = &mut content {
+        if let Message::Result(result) = &mut content {
             let message = result.result.clone();
             for (pointer, output) in [
                 (&message.stdout_object, &mut result.stdout),
@@ -357,7 +356,7 @@ impl<'a> Bench<'a> {
                 .unwrap()
                 .begin(&self.case.manifests, wall())
                 .unwrap();
-            group.isolated(|group| group.release(&pair)).unwrap();
+            group.release(&pair).unwrap();
             let (_, left) = group.commit().unwrap();
             waiting.extend(left.more_waiting);
             due |= left.due;
@@ -375,7 +374,7 @@ impl<'a> Bench<'a> {
                 .unwrap()
                 .begin(&self.case.manifests, wall())
                 .unwrap();
-            group.isolated(|group| group.rederive(&pair)).unwrap();
+            group.rederive(&pair).unwrap();
             group.commit().unwrap();
         }
     }
@@ -423,7 +422,7 @@ impl<'a> Bench<'a> {
                     object: owed.object.into(),
                 },
             };
-            self.transact(|group, _| group.isolated(|group| group.repair(&repair)).unwrap());
+            self.transact(|group, _| group.isolated(|group| group.repair(&repair)).unwrap().unwrap());
         }
     }
 
@@ -463,19 +462,16 @@ fn wall() -> Timestamp {
 
 /// Projects what a message says; returns why it is dead, if it is.
 fn item(group: &mut Group<'_>, sent: &Sent, content: &Message) -> Option<String> {
-    let outcome: Result<(), StoreError> = group.isolated(|group| match content {
-        Message::Result { result } => group.result(1, sent.seq, sent.published, result, None),
+    let outcome = group.isolated(|group| match content {
+        Message::Result(result) => group.result(1, sent.seq, sent.published, result, None),
         Message::Started(event) => group.started(event, sent.published),
         Message::Snapshot(snapshot) => group.snapshot(snapshot, sent.published),
         Message::Ignored | Message::Dead(_) => Ok(()),
     });
-    match (outcome, content) {
+    match (outcome.unwrap(), content) {
         (Ok(()), Message::Dead(reason)) => Some(reason.clone()),
         (Ok(()), _) => None,
-        (Err(error), _) => {
-            assert!(error.class() == Class::Data, "{error}");
-            Some(error.to_string())
-        }
+        (Err(error), _) => Some(error.to_string()),
     }
 }
 
@@ -504,6 +500,7 @@ fn project(
             reason,
             headers: None,
             payload: sent.payload.clone(),
+            discarded: false,
         };
         group.dead_letter(1, &letter).unwrap();
     }

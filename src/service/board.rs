@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::pipeline::STREAMS;
-use super::resolve::ObjectBudget;
 use super::writer::WriterState;
 use crate::projection::manifests::Manifests;
 use crate::source::census::Census;
@@ -91,9 +90,9 @@ pub struct Parts {
     /// The budget of messages.
     pub messages: Budget,
     /// That of outputs of results in the queue.
-    pub outputs: ObjectBudget,
+    pub outputs: Budget,
     /// That of outputs that come late.
-    pub repair: ObjectBudget,
+    pub repair: Budget,
     /// The manifests in force.
     pub manifests: watch::Receiver<Arc<Manifests>>,
 }

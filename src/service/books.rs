@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use super::repair::Repairer;
-use super::resolve::{decode, follow, headers_json};
-use super::work::{LetterOrder, LetterOutcome, LetterWork, Message, Work};
+use super::resolve::{decode, follow_now, headers_json};
+use super::work::{LetterOrder, LetterOutcome, LetterWork, Message, Unit, Work};
 use crate::config;
 use crate::source::asking::Js;
 use crate::source::census::{Held, message_at};
@@ -165,7 +165,7 @@ impl Books {
                 None => None,
                 Some(letter) => Some(self.decode(place, letter).await),
             };
-            if let Some((Message::Result { result }, _)) = &content {
+            if let Some((Message::Result(result), _)) = &content {
                 result_ids.insert(result.result.row_key().into_owned());
             }
             decoded.push((place, content));
@@ -178,8 +178,8 @@ impl Books {
                 continue;
             };
             let permit = match &mut content {
-                Message::Result { result } => {
-                    follow(&self.repairer.fetcher, &self.repairer.budget, result, published).await
+                Message::Result(result) => {
+                    follow_now(&self.repairer.fetcher, &self.repairer.budget, result, published).await
                 }
                 _ => None,
             };
@@ -229,7 +229,7 @@ impl Books {
 
     fn send(&self, work: LetterWork) -> Result<(), String> {
         self.works
-            .send(Work::Letter(Box::new(work)))
+            .send(Work::Unit(Unit::Letter(Box::new(work))))
             .map_err(|_| "the service is stopping; ask again once it runs".to_owned())
     }
 

@@ -6,13 +6,13 @@ use std::time::Duration;
 use super::books::Books;
 use super::pipeline::ServiceError;
 use super::repair::{self, Repairer};
-use super::resolve::ObjectBudget;
 use super::work::Work;
 use super::writer::{Bells, WriterLimits};
 use crate::config::Config;
 use crate::projection::manifests::Manifests;
 use crate::source::connect::Connection;
 use crate::source::fetch::{FetchLimits, Fetcher};
+use crate::source::flow::Budget;
 use crate::source::manifests::snapshot;
 use crate::store::Store;
 use crate::store::retention::Aging;
@@ -27,7 +27,7 @@ pub(super) fn repairer(
     Repairer {
         fetcher: fetcher.beside(repair::CONCURRENCY),
         works: works.clone(),
-        budget: ObjectBudget::new(config.outputs.repair_in_flight_bytes),
+        budget: Budget::new(config.outputs.repair_in_flight_bytes),
         owed: bells.owed.clone(),
         give_up_after: config.outputs.give_up_after,
     }

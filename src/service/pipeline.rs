@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use thiserror::Error;
-use tokio::sync::{mpsc as tokio_mpsc, watch};
+use tokio::sync::{mpsc as tokio_mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -26,7 +26,7 @@ use super::load::Step;
 use super::outside;
 use super::rebuild;
 use super::repair::Repairer;
-use super::resolve::{ObjectBudget, Resolver};
+use super::resolve::Resolver;
 use super::socket::Socket;
 use super::work::Work;
 use super::writer::{Bells, Lane, Writer, WriterStopped};
@@ -303,7 +303,7 @@ impl Pipeline {
         let bounds = load.as_ref().map(|load| load.bounds.clone()).unwrap_or_default();
         let budget = Budget::new(config.source.in_flight_bytes);
         let fetcher = fetcher(config, &connection).await.map_err(broken)?;
-        let objects = ObjectBudget::new(config.outputs.in_flight_bytes);
+        let objects = Budget::new(config.outputs.in_flight_bytes);
         let bells = Bells::default();
         let identity = Identity {
             nonce: Uuid::new_v4().to_string(),
@@ -430,9 +430,14 @@ impl Pipeline {
         {
             let (watched, connection) = (board.watched(), self.connection.state.clone());
             let (repairer, rederiver) = (self.repairer.clone(), self.rederiver.clone());
+            let works = self.works.clone();
             let caught_up = async move {
                 caught_up::caught_up(watched, connection, options.until_caught_up).await?;
                 repairer.attempt_pending_once().await;
+                let (reply, over) = oneshot::channel();
+                // Errors are a writer that has ended, which says why.
+                let _asked = works.send(Work::LoadIsOver(reply));
+                let _over = over.await;
                 rederiver.round().await.map_err(|error| error.to_string())
             };
             tokio::select! {

@@ -11,11 +11,11 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::resolve::ObjectBudget;
-use super::work::{OwedQuestion, RepairWork, Work};
+use super::work::{OwedQuestion, RepairWork, Unit, Work};
 use crate::meters;
 use crate::projection::output::Output;
 use crate::source::fetch::{Fetcher, Looked};
+use crate::source::flow::Budget;
 use crate::store::output_book::{Owed, Repair};
 use crate::wire::output::Attempt;
 use crate::wire::result::Field;
@@ -36,7 +36,7 @@ pub struct Repairer {
     /// To the writer.
     pub works: Sender<Work>,
     /// Bytes of objects under repair.
-    pub budget: ObjectBudget,
+    pub budget: Budget,
     /// Told when a commit has left outputs owed.
     pub owed: Arc<Notify>,
     /// Pending for longer, an output counts as gone.
@@ -142,7 +142,11 @@ impl Repairer {
             },
         };
         self.works
-            .send(Work::Repair(Box::new(RepairWork { repair, permit, done })))
+            .send(Work::Unit(Unit::Repair(Box::new(RepairWork {
+                repair,
+                permit,
+                done,
+            }))))
             .ok()?;
         Some(committed)
     }

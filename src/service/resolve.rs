@@ -2,21 +2,20 @@
 //! result takes its place in the queue at once and fills it when its objects arrive or their time is up.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use bytestring::ByteString;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
-use super::work::{Cargo, Entry, Envelope, Message, Work};
+use super::work::{Envelope, Message, Resolved, Work};
 use crate::meters;
 use crate::projection::output::Output;
 use crate::projection::result::ResultMessage;
 use crate::source::fetch::{Fetcher, Found, Looked};
-use crate::source::flow::{Item, Read};
+use crate::source::flow::{Budget, Item, Read};
 use crate::wire::inert::inert;
 use crate::wire::kv::StreamName;
 use crate::wire::output::Attempt;
@@ -30,39 +29,6 @@ const PENDING_MAX: usize = 1024;
 /// Items taken from the reader at once.
 const BATCH_MAX: usize = 128;
 
-/// The budget for objects in flight (I6), a budget of its own: messages must not hold what an object waits for.
-#[derive(Clone, Debug)]
-pub struct ObjectBudget {
-    permits: Arc<Semaphore>,
-    bytes_max: u32,
-}
-
-impl ObjectBudget {
-    /// A budget of so many bytes.
-    #[must_use]
-    pub fn new(bytes: u64) -> Self {
-        let bytes_max = u32::try_from(bytes).unwrap_or(u32::MAX);
-        Self {
-            permits: Arc::new(Semaphore::new(
-                usize::try_from(bytes_max).unwrap_or(usize::MAX >> 4),
-            )),
-            bytes_max,
-        }
-    }
-
-    /// Bytes taken now.
-    #[must_use]
-    pub fn taken_bytes(&self) -> u64 {
-        u64::from(self.bytes_max).saturating_sub(self.permits.available_permits() as u64)
-    }
-
-    /// Reserves bytes, clamped to the whole budget: what is larger passes alone. First come, first served.
-    pub async fn reserve(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes_max);
-        self.permits.clone().acquire_many_owned(bytes).await.ok()
-    }
-}
-
 /// One stream's stage.
 #[derive(Debug)]
 pub struct Resolver {
@@ -74,13 +40,13 @@ pub struct Resolver {
     pub generation: watch::Receiver<u64>,
     /// Reads objects.
     pub fetcher: Fetcher,
-    /// Bytes of objects in flight.
-    pub budget: ObjectBudget,
+    /// For objects in flight, a budget of its own: messages must not hold what an object waits for.
+    pub budget: Budget,
 }
 
 /// A place in the queue.
 struct Place {
-    entry: Entry,
+    item: Resolved,
     /// `None`: ready.
     waits: Option<Wait>,
 }
@@ -103,6 +69,38 @@ struct Outputs {
     permit: Option<OwnedSemaphorePermit>,
 }
 
+impl Outputs {
+    /// Makes them a result's; what is left is the permit for their bytes.
+    fn give_to(self, result: &mut ResultMessage) -> Option<OwnedSemaphorePermit> {
+        result.stdout = self.stdout;
+        result.stderr = self.stderr;
+        self.permit
+    }
+}
+
+/// The pointers of a result, and the folder that they must lie in.
+struct Pointers {
+    stdout: Option<ByteString>,
+    stderr: Option<ByteString>,
+    request_id: ByteString,
+}
+
+impl Pointers {
+    fn of(result: &ExecResult<ByteString>) -> Self {
+        Self {
+            stdout: result.stdout_object.clone(),
+            stderr: result.stderr_object.clone(),
+            request_id: result.request_id.clone(),
+        }
+    }
+}
+
+/// A result's turn to reserve bytes: after those before it in the stream. Dropped, it is the next one's.
+struct Turn {
+    mine: Option<oneshot::Receiver<()>>,
+    _next: oneshot::Sender<()>,
+}
+
 impl Resolver {
     /// Runs until the reader is gone or the writer is.
     pub async fn run(mut self) {
@@ -116,7 +114,7 @@ impl Resolver {
                 biased;
                 changed = generation.changed() => {
                     let current = *generation.borrow_and_update();
-                    queue.retain(|place| place.entry.generation >= current);
+                    queue.retain(|place| place.item.generation >= current);
                     if changed.is_err() { None } else { Some(()) }
                 }
                 outputs = head(&mut queue) => {
@@ -142,7 +140,7 @@ impl Resolver {
         for item in batch.drain(..) {
             let place = self.place(item, turn);
             if place.waits.is_none() && queue.is_empty() {
-                self.works.send(Work::Entry(place.entry)).ok()?;
+                self.works.send(Work::of(place.item)).ok()?;
             } else {
                 queue.push_back(place);
             }
@@ -153,66 +151,41 @@ impl Resolver {
     /// The head has what it waited for: it leaves, and all that were ready behind it.
     fn leave(&self, queue: &mut VecDeque<Place>, outputs: Option<Outputs>) -> Option<()> {
         let mut head = queue.pop_front()?;
-        if let (
-            Some(Outputs {
-                stdout,
-                stderr,
-                permit,
-            }),
-            Cargo::Message(message),
-        ) = (outputs, &mut head.entry.cargo)
-            && let Message::Result { result, .. } = &mut message.content
+        if let (Some(outputs), Read::Message(message)) = (outputs, &mut head.item.read)
+            && let Message::Result(result) = &mut message.content
         {
-            result.stdout = stdout;
-            result.stderr = stderr;
-            message.object_permit = permit;
+            message.object_permit = outputs.give_to(result);
         }
-        self.works.send(Work::Entry(head.entry)).ok()?;
+        self.works.send(Work::of(head.item)).ok()?;
         while let Some(next) = queue.pop_front() {
             if next.waits.is_some() {
                 queue.push_front(next);
                 break;
             }
-            self.works.send(Work::Entry(next.entry)).ok()?;
+            self.works.send(Work::of(next.item)).ok()?;
         }
         Some(())
     }
 
     fn place(&self, item: Item, turn: &mut Option<oneshot::Receiver<()>>) -> Place {
-        let Item {
-            stream,
-            generation,
-            read,
-        } = item;
-        let stale = generation < *self.generation.borrow();
+        let stream = item.stream;
+        let stale = item.generation < *self.generation.borrow();
         let mut waits = None;
-        let cargo = match read {
-            Read::Incarnation { incarnation, last } => Cargo::Incarnation { incarnation, last },
-            Read::Gap { first, last, reason } => Cargo::Gap { first, last, reason },
-            Read::Rest(reply) => Cargo::Rest(reply),
-            Read::Delivery(delivery) => {
-                let content = decode(stream, &delivery.subject, &delivery.payload);
-                if let Message::Result { result, .. } = &content
-                    && !stale
-                    && (result.result.stdout_object.is_some() || result.result.stderr_object.is_some())
-                {
-                    waits = Some(self.fetch(&result.result, delivery.published, turn));
-                }
-                Cargo::Message(Box::new(Envelope {
-                    delivery,
-                    content,
-                    object_permit: None,
-                }))
+        let item = item.map(|delivery| {
+            let content = decode(stream, &delivery.subject, &delivery.payload);
+            if let Message::Result(message) = &content
+                && !stale
+                && (message.result.stdout_object.is_some() || message.result.stderr_object.is_some())
+            {
+                waits = Some(self.fetch(&message.result, delivery.published, turn));
             }
-        };
-        Place {
-            entry: Entry {
-                stream,
-                generation,
-                cargo,
-            },
-            waits,
-        }
+            Box::new(Envelope {
+                delivery,
+                content,
+                object_permit: None,
+            })
+        });
+        Place { item, waits }
     }
 
     /// Starts fetching both outputs of a result.
@@ -223,35 +196,17 @@ impl Resolver {
         turn: &mut Option<oneshot::Receiver<()>>,
     ) -> Wait {
         let (pass_on, next_turn) = oneshot::channel();
-        let my_turn = turn.replace(next_turn);
+        let turn = Turn {
+            mine: turn.replace(next_turn),
+            _next: pass_on,
+        };
         let (done, outputs) = oneshot::channel();
         let (fetcher, budget) = (self.fetcher.clone(), self.budget.clone());
-        let pointers = [result.stdout_object.clone(), result.stderr_object.clone()];
-        let request_id = result.request_id.clone();
+        let pointers = Pointers::of(result);
         let task = tokio::spawn(async move {
-            let [stdout, stderr] = pointers;
-            let (stdout, stderr) = tokio::join!(
-                look(&fetcher, stdout, &request_id, published),
-                look(&fetcher, stderr, &request_id, published)
-            );
-            if let Some(turn) = my_turn {
-                // An error is a predecessor that was dropped: its turn is over too.
-                let _passed = turn.await;
-            }
-            let bytes = stdout.as_ref().map_or(0, Pointer::bytes) + stderr.as_ref().map_or(0, Pointer::bytes);
-            let permit = if bytes > 0 {
-                budget.reserve(bytes).await
-            } else {
-                None
-            };
-            drop(pass_on);
-            let (stdout, stderr) = tokio::join!(read(&fetcher, stdout), read(&fetcher, stderr));
+            let outputs = follow(&fetcher, &budget, pointers, published, Some(turn)).await;
             // An error means that nobody waits any more.
-            let _sent = done.send(Outputs {
-                stdout,
-                stderr,
-                permit,
-            });
+            let _sent = done.send(outputs);
         });
         Wait {
             outputs,
@@ -308,27 +263,54 @@ async fn read(fetcher: &Fetcher, pointer: Option<Pointer>) -> Option<Output> {
     Some(Output { object, attempt })
 }
 
-/// Follows the pointers of one result by itself; returns the permit of its objects' bytes.
-pub(super) async fn follow(
+/// Follows both pointers of one result: looks for the objects, reserves their bytes, in its turn where there is one, and
+/// reads them.
+async fn follow(
     fetcher: &Fetcher,
-    budget: &ObjectBudget,
-    message: &mut ResultMessage,
+    budget: &Budget,
+    pointers: Pointers,
     published: Timestamp,
-) -> Option<OwnedSemaphorePermit> {
-    let result = &message.result;
-    let request_id = result.request_id.clone();
+    mut turn: Option<Turn>,
+) -> Outputs {
+    let Pointers {
+        stdout,
+        stderr,
+        request_id,
+    } = pointers;
     let (stdout, stderr) = tokio::join!(
-        look(fetcher, result.stdout_object.clone(), &request_id, published),
-        look(fetcher, result.stderr_object.clone(), &request_id, published)
+        look(fetcher, stdout, &request_id, published),
+        look(fetcher, stderr, &request_id, published)
     );
+    if let Some(mine) = turn.as_mut().and_then(|turn| turn.mine.take()) {
+        // An error is a predecessor that was dropped: its turn is over too.
+        let _passed = mine.await;
+    }
     let bytes = stdout.as_ref().map_or(0, Pointer::bytes) + stderr.as_ref().map_or(0, Pointer::bytes);
     let permit = if bytes > 0 {
         budget.reserve(bytes).await
     } else {
         None
     };
-    (message.stdout, message.stderr) = tokio::join!(read(fetcher, stdout), read(fetcher, stderr));
-    permit
+    drop(turn);
+    let (stdout, stderr) = tokio::join!(read(fetcher, stdout), read(fetcher, stderr));
+    Outputs {
+        stdout,
+        stderr,
+        permit,
+    }
+}
+
+/// Follows the pointers of one result by itself; returns the permit for their bytes.
+pub(super) async fn follow_now(
+    fetcher: &Fetcher,
+    budget: &Budget,
+    message: &mut ResultMessage,
+    published: Timestamp,
+) -> Option<OwnedSemaphorePermit> {
+    let pointers = Pointers::of(&message.result);
+    follow(fetcher, budget, pointers, published, None)
+        .await
+        .give_to(message)
 }
 
 /// Pointers that are not asked for: an empty name is no object (contract §9), and one outside the result's own folder
@@ -360,12 +342,12 @@ pub fn decode(stream: StreamName, subject: &str, payload: &Bytes) -> Message {
         return Message::Dead(format!("subject \"{shown}\" is not one of the stream {stream}"));
     }
     let decoded = match stream {
-        StreamName::Results => decode_shared(payload).map(|result| Message::Result {
-            result: ResultMessage {
+        StreamName::Results => decode_shared(payload).map(|result| {
+            Message::Result(ResultMessage {
                 stdout: owed(result.stdout_object.as_ref(), &result.request_id),
                 stderr: owed(result.stderr_object.as_ref(), &result.request_id),
                 result,
-            },
+            })
         }),
         StreamName::Events if !subject::is_start(subject) => return Message::Ignored,
         StreamName::Events => started::decode_shared(payload).map(Message::Started),
@@ -391,8 +373,6 @@ pub(super) fn headers_json(headers: Option<&HeaderMap>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
-
     use super::*;
 
     #[test]
@@ -401,29 +381,12 @@ mod tests {
             br#"{"request_id":"q","pc_id":"PC-1","exit_code":0,"stdout":"","stderr":"","stdout_object":"q/PC-1/stdout",
                 "stderr_object":"other/stderr","started_at":"2026-06-01T00:00:00Z","finished_at":"2026-06-01T00:00:01Z"}"#,
         );
-        let Message::Result { result } = decode(StreamName::Results, "results.q", &payload) else {
+        let Message::Result(result) = decode(StreamName::Results, "results.q", &payload) else {
             panic!("a result");
         };
         let attempt = |output: Option<Output>| output.map(|output| output.attempt);
         assert!(matches!(attempt(result.stdout), Some(Attempt::Pending(_))));
         assert!(matches!(attempt(result.stderr), Some(Attempt::Refused)));
-    }
-
-    #[tokio::test]
-    async fn objects_take_no_more_bytes_than_the_budget_has_and_a_larger_one_passes_alone() {
-        let budget = ObjectBudget::new(100);
-        let first = budget.reserve(60).await.unwrap();
-        assert_eq!(first.num_permits(), 60);
-        assert!(budget.reserve(50).now_or_never().is_none(), "50 of 40 bytes");
-        let second = budget.reserve(40).now_or_never().unwrap();
-        assert!(
-            budget.reserve(1_000).now_or_never().is_none(),
-            "a large one passes alone"
-        );
-        drop((first, second));
-        let alone = budget.reserve(1_000).await.unwrap();
-        assert_eq!(alone.num_permits(), 100);
-        assert!(budget.reserve(1).now_or_never().is_none());
     }
 
     #[test]

@@ -4,8 +4,7 @@ use bytestring::ByteString;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::projection::result::ResultMessage;
-use crate::source::flow::{Delivery, Standing};
-use crate::source::reconcile::Incarnation;
+use crate::source::flow::{Delivery, Item, Read, Standing};
 use crate::store::Lines;
 use crate::store::dead_letters::Place;
 use crate::store::derive::{DuePair, OwnedPair};
@@ -14,25 +13,29 @@ use crate::wire::inventory::Snapshot;
 use crate::wire::kv::StreamName;
 use crate::wire::output::Attempt;
 use crate::wire::result::Field;
-use crate::wire::sequence::StreamSeq;
 use crate::wire::started::EventStarted;
 use crate::wire::time::Timestamp;
 
 /// What the writer is asked to do.
 #[derive(Debug)]
 pub enum Work {
-    /// An item of a stream, in its place in the order.
-    Entry(Entry),
-    /// A late attempt at an owed output.
-    Repair(Box<RepairWork>),
-    /// A dead letter, tried again or given up by hand.
-    Letter(Box<LetterWork>),
+    /// What joins a group.
+    Unit(Unit),
+    /// A reader rests, and asks where its stream stands once every older item is dealt with.
+    Rest {
+        /// The stream.
+        stream: StreamName,
+        /// The answer.
+        reply: oneshot::Sender<Option<Standing>>,
+    },
     /// Pairs that are due, with what they are derived from.
     Derive(Vec<DuePair>),
     /// Other manifests are in force now.
     Manifests,
     /// Answered once no pair is left to be derived anew or released.
     WhenDerived(oneshot::Sender<()>),
+    /// The end of a load: others read what was written, beside the writer, once this is answered.
+    LoadIsOver(oneshot::Sender<()>),
     /// Which outputs are owed?
     Owed {
         /// Past their time only, or all that are pending, after this one.
@@ -42,6 +45,21 @@ pub enum Work {
     },
     /// Finish the group in hand and end.
     Shutdown,
+}
+
+impl Work {
+    /// What comes of a stream.
+    #[must_use]
+    pub fn of(item: Resolved) -> Self {
+        match item {
+            Item {
+                stream,
+                read: Read::Rest(reply),
+                ..
+            } => Self::Rest { stream, reply },
+            item => Self::Unit(Unit::Item(item)),
+        }
+    }
 }
 
 /// Which owed outputs are asked for.
@@ -123,41 +141,8 @@ pub enum LetterOutcome {
     NotThere,
 }
 
-/// An item with its opening.
-#[derive(Debug)]
-pub struct Entry {
-    /// The stream.
-    pub stream: StreamName,
-    /// The opening.
-    pub generation: u64,
-    /// What it carries.
-    pub cargo: Cargo,
-}
-
-/// What an entry carries.
-#[derive(Debug)]
-pub enum Cargo {
-    /// A new life of the stream's sequences, or its first.
-    Incarnation {
-        /// Why, and from where.
-        incarnation: Incarnation,
-        /// The stream's last sequence when it was looked at.
-        last: StreamSeq,
-    },
-    /// Sequences that no longer exist.
-    Gap {
-        /// First missing sequence.
-        first: StreamSeq,
-        /// Last missing sequence.
-        last: StreamSeq,
-        /// How it was found.
-        reason: &'static str,
-    },
-    /// A message.
-    Message(Box<Envelope>),
-    /// The reader rests and asks where the stream stands.
-    Rest(oneshot::Sender<Option<Standing>>),
-}
+/// An item of a stream, its message resolved.
+pub type Resolved = Item<Box<Envelope>>;
 
 /// A message with what was made of it.
 #[derive(Debug)]
@@ -177,11 +162,8 @@ pub struct Envelope {
     reason = "nearly every message is a result, and its envelope is boxed"
 )]
 pub enum Message {
-    /// A result, its pointers followed.
-    Result {
-        /// For the rules.
-        result: ResultMessage,
-    },
+    /// A result.
+    Result(ResultMessage),
     /// A start event.
     Started(EventStarted<ByteString>),
     /// A snapshot of the stream INVENTORY.
@@ -194,7 +176,7 @@ pub enum Message {
 
 impl Message {
     fn object_bytes(&self) -> usize {
-        let Self::Result { result } = self else {
+        let Self::Result(result) = self else {
             return 0;
         };
         [&result.stdout, &result.stderr]
@@ -209,7 +191,7 @@ impl Message {
 
     /// Whether a pointer of its could not be followed yet.
     pub(super) fn owes_outputs(&self) -> bool {
-        let Self::Result { result } = self else {
+        let Self::Result(result) = self else {
             return false;
         };
         [&result.stdout, &result.stderr]
@@ -221,9 +203,12 @@ impl Message {
 
 /// One item of a group.
 #[derive(Debug)]
-pub(super) enum Unit {
-    Entry(Entry),
+pub enum Unit {
+    /// Of a stream, in its place in the order.
+    Item(Resolved),
+    /// A late attempt at an owed output.
     Repair(Box<RepairWork>),
+    /// A dead letter, tried again or given up by hand.
     Letter(Box<LetterWork>),
     /// A due pair, to be derived anew.
     Derive(DuePair),
@@ -232,18 +217,29 @@ pub(super) enum Unit {
 }
 
 impl Unit {
+    /// The message, if it is one.
+    pub(super) fn message(&self) -> Option<&Envelope> {
+        match self {
+            Self::Item(Item {
+                read: Read::Message(envelope),
+                ..
+            }) => Some(envelope),
+            _ => None,
+        }
+    }
+
     /// Payload and objects, for the limit of a group.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Self::Entry(Entry {
-                cargo: Cargo::Message(envelope),
+            Self::Item(Item {
+                read: Read::Message(envelope),
                 ..
             }) => envelope.delivery.payload.len() + envelope.content.object_bytes(),
             Self::Letter(work) => match &work.order {
                 LetterOrder::Project { content, .. } => content.object_bytes(),
                 LetterOrder::Discard => 0,
             },
-            Self::Entry(_) | Self::Derive(_) | Self::Release(_) => 0,
+            Self::Item(_) | Self::Derive(_) | Self::Release(_) => 0,
             Self::Repair(work) => match &work.repair.output.attempt {
                 Attempt::Fetched { content, .. } => content.len(),
                 _ => 0,

@@ -29,12 +29,11 @@ use self::intake::{Intake, is_current, take_apart};
 use self::letters::WATCHED_MESSAGES;
 use self::sharing::{Settling, Sharing};
 use super::board::Pulse;
-use super::work::{Cargo, Entry, Message, Unit, Work};
+use super::work::{Message, Unit, Work};
 use crate::projection::manifests::Manifests;
-use crate::source::flow::{Ack, Feedback};
+use crate::source::flow::{Ack, Feedback, Item, Read};
 use crate::store::{Left, Standing, Store, fail};
 use crate::wire::kv::StreamName;
-use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
 
 pub use state::{WriterLimits, WriterState, WriterStopped};
@@ -128,12 +127,7 @@ impl Writer {
     ) -> Self {
         Self {
             store,
-            intake: Intake {
-                works,
-                left_over: VecDeque::new(),
-                chores: VecDeque::new(),
-                put_back: None,
-            },
+            intake: Intake::new(works),
             ahead: Ahead::begin(),
             finished: take_apart(),
             lanes,
@@ -173,17 +167,9 @@ impl Writer {
     /// # Errors
     /// [`WriterStopped`] when waiting cannot help.
     pub fn run(mut self) -> Result<(), WriterStopped> {
-        for (stream, lane) in &mut self.lanes {
-            lane.standing = self.store.standing(*stream)?;
-            if let Some(standing) = &lane.standing {
-                let (position, published) = (standing.position, standing.mark.map(|mark| mark.published));
-                self.state.send_modify(|state| {
-                    state.positions.insert(*stream, position);
-                    state
-                        .published
-                        .extend(published.map(|published| (*stream, published)));
-                });
-            }
+        let streams: Vec<_> = self.lanes.keys().copied().collect();
+        for stream in streams {
+            self.stands(stream, self.store.standing(stream)?);
         }
         // What was left by a process before this one.
         self.look_at_pairs()?;
@@ -191,6 +177,15 @@ impl Writer {
         let outcome = self.work();
         self.store.close();
         outcome
+    }
+
+    /// Where a stream stands now, as the database says.
+    fn stands(&mut self, stream: StreamName, standing: Option<Standing>) {
+        self.state
+            .send_modify(|state| state.stands(stream, standing.as_ref()));
+        if let Some(lane) = self.lanes.get_mut(&stream) {
+            lane.standing = standing;
+        }
     }
 
     fn work(&mut self) -> Result<(), WriterStopped> {
@@ -236,19 +231,20 @@ impl Writer {
                 return Ok(());
             }
             match work {
+                Work::Unit(unit) => self.gather(unit)?,
+                Work::Rest { stream, reply } => self.rest(stream, reply)?,
                 Work::Shutdown => return Ok(()),
+                Work::LoadIsOver(reply) => {
+                    if let Err(error) = self.store.end_shared_transaction(true) {
+                        warn!(%error, "what was loaded could not be committed; the load will find that out");
+                    }
+                    // An error is somebody who no longer waits.
+                    let _told = reply.send(());
+                }
                 Work::Owed { ask, reply } => {
                     // An error is somebody who no longer waits.
                     let _sent = reply.send(self.owed(&ask));
                 }
-                Work::Entry(Entry {
-                    stream,
-                    cargo: Cargo::Rest(reply),
-                    ..
-                }) => self.rest(stream, reply)?,
-                Work::Entry(entry) => self.gather(Unit::Entry(entry))?,
-                Work::Repair(repair) => self.gather(Unit::Repair(repair))?,
-                Work::Letter(letter) => self.gather(Unit::Letter(letter))?,
                 Work::Derive(pairs) => self.intake.chores.extend(pairs.into_iter().map(Unit::Derive)),
                 Work::WhenDerived(reply) => self.when_derived.push(reply),
                 Work::Manifests => {
@@ -378,12 +374,10 @@ impl Writer {
     fn halve(&mut self, mut group: Vec<Unit>, reason: String) -> Result<(), WriterStopped> {
         if let [unit] = group.as_mut_slice() {
             match unit {
-                Unit::Entry(Entry {
-                    cargo: Cargo::Message(envelope),
+                Unit::Item(Item {
+                    read: Read::Message(envelope),
                     ..
-                }) => {
-                    envelope.content = Message::Dead(reason);
-                }
+                }) => envelope.content = Message::Dead(reason),
                 Unit::Letter(work) => work.fail(reason),
                 // A gap or an attempt that cannot be committed alone is no message's fault.
                 _ => return Err(WriterStopped { reason, exit_code: 2 }),
@@ -418,45 +412,27 @@ impl Writer {
         }
         let backlog = self.intake.put_back.is_some() || group.len() >= self.limits.group_rows_max / 4;
         let items = group.len() as u64;
-        let places: Vec<(StreamName, StreamSeq)> = done
-            .standings
-            .iter()
-            .map(|(stream, standing)| (*stream, standing.position))
-            .collect();
-        let published: Vec<_> = done
-            .standings
-            .iter()
-            .filter_map(|(stream, standing)| Some((*stream, standing.mark?.published)))
-            .collect();
-        for (stream, standing) in done.standings {
-            if let Some(lane) = self.lanes.get_mut(&stream) {
-                lane.standing = Some(standing);
-            }
-        }
         for committed in &done.committed {
-            let Some(lane) = self.lanes.get(&committed.stream()) else {
+            let stream = committed.stream();
+            let (Some(lane), Some((generation, reply))) =
+                (self.lanes.get(&stream), done.origins.get(&stream))
+            else {
                 continue;
             };
             // I2: the ack is made of the commit's own proof.
-            let reply = done.replies.get(&committed.stream()).cloned().flatten();
-            let generation = done
-                .generations
-                .get(&committed.stream())
-                .copied()
-                .unwrap_or_default();
             let ack = Ack {
-                generation,
+                generation: *generation,
                 seq: committed.last(),
-                reply,
+                reply: reply.clone(),
             };
             lane.feedback.send_modify(|feedback| feedback.ack = Some(ack));
         }
         self.watch_dead(&done.dead);
         let mostly_dead = self.is_mostly_dead();
         self.state.send_modify(|state| {
-            // A stream that begins behind what is gone has a position without a message.
-            state.positions.extend(places);
-            state.published.extend(published);
+            for (stream, standing) in &done.standings {
+                state.stands(*stream, Some(standing));
+            }
             state.last_commit = Some(now());
             state.commit_time = done.commit_time;
             state.groups += 1;
@@ -468,6 +444,11 @@ impl Writer {
             }
             state.mostly_dead = mostly_dead;
         });
+        for (stream, standing) in done.standings {
+            if let Some(lane) = self.lanes.get_mut(&stream) {
+                lane.standing = Some(standing);
+            }
+        }
         // An error is a thread that is gone: then the group is dropped here.
         let _handed_on = self.finished.send(group);
         if done.owes_outputs {

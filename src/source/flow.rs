@@ -18,8 +18,7 @@ use crate::wire::time::Timestamp;
 /// texts, its place in a queue, the allocator's share.
 const ITEM_OVERHEAD_BYTES: usize = 2_048;
 
-/// The budget for messages between the server and their commit (I6). A message is charged for its payload twice:
-/// for the bytes as they came, and for the texts that JSON's escapes made it copy.
+/// A budget for what lies between the server and its commit (I6): for messages, and another for objects.
 #[derive(Clone, Debug)]
 pub struct Budget {
     pub(super) permits: Arc<Semaphore>,
@@ -38,7 +37,14 @@ impl Budget {
         }
     }
 
-    /// What a message costs; never more than the whole budget, or it could never pass.
+    /// Reserves bytes, clamped to the whole budget: what is larger passes alone. First come, first served.
+    pub async fn reserve(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes_max);
+        self.permits.clone().acquire_many_owned(bytes).await.ok()
+    }
+
+    /// What a message costs: its payload twice, for the bytes as they came and for the texts that JSON's escapes make it copy;
+    /// never more than the whole budget, or it could never pass.
     pub(super) fn charge(&self, message: &async_nats::Message) -> u32 {
         let bytes = message.payload.len() * 2 + message.length.saturating_sub(message.payload.len());
         u32::try_from(bytes + ITEM_OVERHEAD_BYTES)
@@ -92,9 +98,9 @@ impl Delivery {
     }
 }
 
-/// What a reader hands on, in stream order. Every item carries the generation of its opening.
+/// What a reader hands on, in stream order; `M`: a message, as received or as resolved.
 #[derive(Debug)]
-pub enum Read {
+pub enum Read<M = Delivery> {
     /// A new life of the stream's sequences begins, or its first.
     Incarnation {
         /// Why, and from where.
@@ -103,7 +109,7 @@ pub enum Read {
         last: StreamSeq,
     },
     /// A message.
-    Delivery(Delivery),
+    Message(M),
     /// Sequences that no longer exist, in their place in the order.
     Gap {
         /// First missing sequence.
@@ -117,15 +123,31 @@ pub enum Read {
     Rest(oneshot::Sender<Option<Standing>>),
 }
 
-/// An item with its opening.
+/// What was read, with its opening.
 #[derive(Debug)]
-pub struct Item {
+pub struct Item<M = Delivery> {
     /// The stream.
     pub stream: StreamName,
     /// Counts the openings; items of older ones are dropped.
     pub generation: u64,
     /// What was read.
-    pub read: Read,
+    pub read: Read<M>,
+}
+
+impl<M> Item<M> {
+    /// The same item with another message in its place.
+    pub fn map<N>(self, make: impl FnOnce(M) -> N) -> Item<N> {
+        Item {
+            stream: self.stream,
+            generation: self.generation,
+            read: match self.read {
+                Read::Message(message) => Read::Message(make(message)),
+                Read::Incarnation { incarnation, last } => Read::Incarnation { incarnation, last },
+                Read::Gap { first, last, reason } => Read::Gap { first, last, reason },
+                Read::Rest(reply) => Read::Rest(reply),
+            },
+        }
+    }
 }
 
 /// Where a stream stands in the database, as far as the reader needs it.
@@ -257,6 +279,8 @@ pub struct Wiring {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[test]
@@ -294,5 +318,22 @@ mod tests {
         assert_eq!(budget.taken_bytes(), 4_000);
         drop(held);
         assert_eq!(budget.taken_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn objects_take_no_more_bytes_than_the_budget_has_and_a_larger_one_passes_alone() {
+        let budget = Budget::new(100);
+        let first = budget.reserve(60).await.unwrap();
+        assert_eq!(first.num_permits(), 60);
+        assert!(budget.reserve(50).now_or_never().is_none(), "50 of 40 bytes");
+        let second = budget.reserve(40).now_or_never().unwrap();
+        assert!(
+            budget.reserve(1_000).now_or_never().is_none(),
+            "a large one passes alone"
+        );
+        drop((first, second));
+        let alone = budget.reserve(1_000).await.unwrap();
+        assert_eq!(alone.num_permits(), 100);
+        assert!(budget.reserve(1).now_or_never().is_none());
     }
 }

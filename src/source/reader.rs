@@ -435,7 +435,7 @@ impl Reader {
             more_follows,
             permit,
         };
-        self.send(Read::Delivery(delivery)).map_err(|_| End::Shutdown)
+        self.send(Read::Message(delivery)).map_err(|_| End::Shutdown)
     }
 
     fn gap(&self, first: StreamSeq, last: StreamSeq, reason: &'static str) -> Result<(), End> {

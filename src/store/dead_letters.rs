@@ -28,6 +28,8 @@ pub struct DeadLetter {
     pub headers: Option<String>,
     /// As published.
     pub payload: Bytes,
+    /// Whether an operator has given it up before.
+    pub discarded: bool,
 }
 
 /// Where a dead letter stands: its key in the book.
@@ -139,7 +141,7 @@ pub(super) fn enter(
     conn.prepare_cached(
         "INSERT INTO projector_dead_letters (stream, incarnation, stream_seq, subject, published_at, reason, headers,
              payload, payload_bytes, sha256, state)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'kept')",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )
     .and_then(|mut statement| {
         statement.execute(params![
@@ -153,6 +155,7 @@ pub(super) fn enter(
             kept.then_some(&letter.payload[..]),
             length(letter.payload.len()),
             hex(&Sha256::digest(&letter.payload)),
+            if letter.discarded { "discarded" } else { "kept" },
         ])
     })
     .map_err(StoreError::sqlite(what()))?;
@@ -371,6 +374,7 @@ mod tests {
             reason: "not a result".to_owned(),
             headers: Some(r#"{"Trace":["1","2"]}"#.to_owned()),
             payload: Bytes::from_static(b"\x1b[31mnot json"),
+            discarded: false,
         }
     }
 

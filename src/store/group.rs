@@ -22,7 +22,8 @@ use super::derive::{Deriver, Evidence, OwnedPair, Pair, issues};
 use super::executions::{self, Tally};
 use super::position::{self, Advance, Standing};
 use super::rows;
-use super::{Class, StoreError, adoption};
+use super::savepoint::undone_alone;
+use super::{StoreError, adoption};
 use crate::projection::execution::Delta;
 use crate::projection::manifests::Manifests;
 use crate::projection::result::{
@@ -338,7 +339,7 @@ impl<'s> Group<'s> {
             Some(bytes) => self.letter_bytes_added += bytes,
             None => self.letters_overflow = true,
         }
-        self.discard_again(incarnation, letter)
+        Ok(())
     }
 
     /// Records sequences that no longer exist.
@@ -400,35 +401,23 @@ impl<'s> Group<'s> {
         Ok(())
     }
 
-    /// Runs one item so that its data error undoes the item alone.
+    /// Runs one item so that its data error undoes the item alone: that is the inner error.
     ///
     /// # Errors
-    /// The item's own; after one that is not [`Class::Data`] the group is lost.
+    /// Any other of the item's; the group is lost then.
     pub fn isolated<T>(
         &mut self,
         item: impl FnOnce(&mut Self) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let run = |tx: &Connection, sql: &str| {
-            tx.prepare_cached(sql)
-                .and_then(|mut statement| statement.execute([]))
-                .map_err(StoreError::sqlite("set a savepoint"))
-        };
-        run(self.tx, "SAVEPOINT item")?;
+    ) -> Result<Result<T, StoreError>, StoreError> {
         self.isolating = true;
-        let outcome = item(self);
+        let outcome = undone_alone(self.tx, || item(self));
         self.isolating = false;
-        match &outcome {
-            Ok(_) => {}
-            // A full disk has rolled back the whole transaction already: a further statement would commit by itself.
-            Err(error) if error.class() != Class::Data || self.tx.is_autocommit() => return outcome,
-            Err(_) => {
-                run(self.tx, "ROLLBACK TO item")?;
-                self.desk.shapes.clear();
-                self.first_entry = foreknown::first_entry(self.tx, self.desk.foreknown.as_ref())?;
-            }
+        let outcome = outcome?;
+        if outcome.is_err() {
+            self.desk.shapes.clear();
+            self.first_entry = foreknown::first_entry(self.tx, self.desk.foreknown.as_ref())?;
         }
-        run(self.tx, "RELEASE item")?;
-        outcome
+        Ok(outcome)
     }
 
     /// Whether SQLite has ended the transaction by itself.

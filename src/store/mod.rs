@@ -27,6 +27,7 @@ pub mod refill;
 pub mod report;
 pub mod retention;
 mod rows;
+mod savepoint;
 pub mod scratch;
 mod snapshots;
 pub mod swap;
@@ -191,12 +192,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         for due in derive::due_pairs(&self.conn)? {
             let mut group = self.begin(manifests, now_wall)?;
-            match group.isolated(|group| group.rederive(&due)) {
-                Err(error) if error.class() == Class::Data && !group.is_lost() => {
-                    group.report_due(&due, error.to_string())?;
-                }
-                outcome => outcome?,
-            }
+            group.rederive(&due)?;
             group.commit()?;
         }
         Ok(())

@@ -36,7 +36,7 @@ pub enum Synchronous {
 pub enum Use {
     /// A database that others read meanwhile.
     Live,
-    /// A scratch (DESIGN §8.1): read by nobody, worth nothing after a crash. Ledgers and counters are made of its rows
+    /// A scratch (DESIGN §8.1): read by nobody until the load is over, worth nothing after a crash. Ledgers and counters are made of its rows
     /// once all are there.
     Load,
     /// A scratch whose ledgers and counters stand already and move on with each group.

@@ -15,10 +15,10 @@ use results_projector::projection::manifests::Manifests;
 use results_projector::projection::output::Output;
 use results_projector::service::resolve::{decode, prejudge};
 use results_projector::service::work::{
-    Cargo, Entry, Envelope, LetterOrder, LetterOutcome, LetterWork, Message, OwedQuestion, RepairWork, Work,
+    Envelope, LetterOrder, LetterOutcome, LetterWork, Message, OwedQuestion, RepairWork, Unit, Work,
 };
 use results_projector::service::writer::{Bells, Lane, Writer, WriterLimits, WriterState, WriterStopped};
-use results_projector::source::flow::{Delivery, Feedback};
+use results_projector::source::flow::{Delivery, Feedback, Item, Read};
 use results_projector::source::reconcile::Incarnation;
 use results_projector::store::carry::Foreknowledge;
 use results_projector::store::dead_letters::{self, Place};
@@ -102,9 +102,9 @@ impl Stage {
                 common: None,
                 first: *first,
             };
-            self.entry(
+            self.item(
                 *stream,
-                Cargo::Incarnation {
+                Read::Incarnation {
                     incarnation,
                     last: *first,
                 },
@@ -190,18 +190,18 @@ impl Stage {
         self.running.as_ref().unwrap().works.send(work).unwrap();
     }
 
-    fn entry(&self, stream: StreamName, cargo: Cargo) {
-        self.send(Work::Entry(Entry {
+    fn item(&self, stream: StreamName, read: Read<Box<Envelope>>) {
+        self.send(Work::of(Item {
             stream,
             generation: 0,
-            cargo,
+            read,
         }));
     }
 
     /// Everything sent so far is committed.
     pub fn settle_down(&self) {
         let (reply, answer) = oneshot::channel();
-        self.entry(StreamName::Results, Cargo::Rest(reply));
+        self.item(StreamName::Results, Read::Rest(reply));
         answer.blocking_recv().unwrap();
         self.derived();
     }
@@ -215,15 +215,15 @@ impl Stage {
             let first = StreamSeq(if sent.seq < next { sent.seq } else { 1 });
             let incarnation = Incarnation { common: None, first };
             let last = StreamSeq(sent.seq);
-            self.entry(stream, Cargo::Incarnation { incarnation, last });
+            self.item(stream, Read::Incarnation { incarnation, last });
         }
         if sent.seq > next {
-            let cargo = Cargo::Gap {
+            let gap = Read::Gap {
                 first: StreamSeq(next),
                 last: StreamSeq(sent.seq - 1),
                 reason: "a hole in the case",
             };
-            self.entry(stream, cargo);
+            self.item(stream, gap);
         }
         self.at.insert(stream, sent.seq);
         let content = match self.decode(stream, &sent.subject, &sent.payload) {
@@ -241,9 +241,9 @@ impl Stage {
             more_follows: false,
             permit: self.permits.clone().try_acquire_owned().unwrap(),
         };
-        self.entry(
+        self.item(
             stream,
-            Cargo::Message(Box::new(Envelope {
+            Read::Message(Box::new(Envelope {
                 delivery,
                 content,
                 object_permit: None,
@@ -253,7 +253,7 @@ impl Stage {
 
     fn decode(&self, stream: StreamName, subject: &str, payload: &Bytes) -> Message {
         let mut content = decode(stream, subject, payload);
-        if let Message::Result { result } = &mut content {
+        if let Message::Result(result) = &mut content {
             let message = &result.result;
             let output = |pointer: &Option<ByteString>| {
                 let object = pointer.clone()?;
@@ -278,7 +278,7 @@ impl Stage {
             &shown.payload.unwrap().into(),
         );
         let ids: BTreeSet<String> = match &content {
-            Message::Result { result } => [result.result.row_key().into_owned()].into(),
+            Message::Result(result) => [result.result.row_key().into_owned()].into(),
             _ => BTreeSet::new(),
         };
         let order = LetterOrder::Project {
@@ -287,7 +287,9 @@ impl Stage {
             lines: Lines::read(&conn, &ids).unwrap(),
         };
         let (done, outcome) = oneshot::channel();
-        self.send(Work::Letter(Box::new(LetterWork::new(place, order, done))));
+        self.send(Work::Unit(Unit::Letter(Box::new(LetterWork::new(
+            place, order, done,
+        )))));
         outcome.blocking_recv().unwrap()
     }
 
@@ -357,11 +359,11 @@ impl Stage {
                 attempt: self.attempt(object),
             },
         };
-        self.send(Work::Repair(Box::new(RepairWork {
+        self.send(Work::Unit(Unit::Repair(Box::new(RepairWork {
             repair,
             permit: None,
             done,
-        })));
+        }))));
         committed.blocking_recv().unwrap();
     }
 

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::super::equip::fetcher;
 use super::super::load::{Step, Tell, stopped};
 use super::super::pipeline::ServiceError;
-use super::super::resolve::{ObjectBudget, decode, follow};
+use super::super::resolve::{decode, follow_now};
 use super::super::work::Message;
 use super::Verified;
 use crate::config::Config;
@@ -16,6 +16,7 @@ use crate::source::asking::Js;
 use crate::source::census::message_at;
 use crate::source::connect;
 use crate::source::fetch::Fetcher;
+use crate::source::flow::Budget;
 use crate::store::compare::sampled::{self, Checked, Line};
 use crate::store::retention::Horizons;
 use crate::store::{read_only, standings};
@@ -49,7 +50,7 @@ async fn look(config: &Config, results: usize, now: Timestamp) -> Result<Verifie
     let connection = connect::once(&config.nats).await?;
     let js = connection.js();
     let fetcher = fetcher(config, &connection).await.map_err(ServiceError::Broken)?;
-    let budget = ObjectBudget::new(config.outputs.in_flight_bytes);
+    let budget = Budget::new(config.outputs.in_flight_bytes);
     let mut verified = Verified {
         standings: standings(&conn)?,
         ..Verified::default()
@@ -90,7 +91,7 @@ async fn look(config: &Config, results: usize, now: Timestamp) -> Result<Verifie
 async fn message(
     js: &Js,
     fetcher: &Fetcher,
-    budget: &ObjectBudget,
+    budget: &Budget,
     line: Line,
 ) -> Result<(Line, Option<ResultMessage>), ServiceError> {
     let found = message_at(js, StreamName::Results, StreamSeq(line.seq))
@@ -100,9 +101,9 @@ async fn message(
         return Ok((line, None));
     };
     match decode(StreamName::Results, &found.subject, &found.payload) {
-        Message::Result { mut result } => {
+        Message::Result(mut result) => {
             // Its bytes are held until it is compared, which is at once.
-            let _bytes = follow(fetcher, budget, &mut result, line.published).await;
+            let _bytes = follow_now(fetcher, budget, &mut result, line.published).await;
             Ok((line, Some(result)))
         }
         _ => Ok((line, None)),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytestring::ByteString;
 use tracing::warn;
 
-use super::super::work::{Cargo, Entry, Message, Unit};
+use super::super::work::{Message, Unit};
 use crate::projection::manifests::{Hints, Manifests};
 use crate::projection::scan::Scan;
 
@@ -182,14 +182,7 @@ impl Drop for Ahead {
 
 /// The output that an `inventory` hint reads, where it came within its message.
 fn scan_of(unit: &Unit, manifests: &Manifests) -> Option<(Arc<Hints>, ByteString)> {
-    let Unit::Entry(Entry {
-        cargo: Cargo::Message(envelope),
-        ..
-    }) = unit
-    else {
-        return None;
-    };
-    let Message::Result { result: message } = &envelope.content else {
+    let Message::Result(message) = &unit.message()?.content else {
         return None;
     };
     let result = &message.result;

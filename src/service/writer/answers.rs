@@ -38,20 +38,14 @@ impl Writer {
             position: standing.position,
             marks: standing.marks().copied().collect(),
         });
-        if let Some(lane) = self.lanes.get_mut(&stream) {
-            lane.standing = standing;
-        }
+        self.stands(stream, standing);
         // An error is a reader that no longer waits.
         let _told = reply.send(answer);
         Ok(())
     }
 
-    pub(super) fn owed(&mut self, ask: &OwedQuestion) -> Vec<Owed> {
+    pub(super) fn owed(&self, ask: &OwedQuestion) -> Vec<Owed> {
         const OWED_MAX: usize = 256;
-        // The end of a load: what is derived anew after this is read beside the writer.
-        if let Err(error) = self.store.end_shared_transaction(true) {
-            warn!(%error, "what was loaded could not be committed; the load will find that out");
-        }
         let owed = match ask {
             OwedQuestion::Due => self.store.owed(now(), OWED_MAX),
             OwedQuestion::PendingAfter(key) => self.store.pending_after(key.as_ref(), OWED_MAX),

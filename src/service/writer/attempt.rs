@@ -4,24 +4,21 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use async_nats::Subject;
-use tracing::warn;
 
 use super::super::resolve::headers_json;
-use super::super::work::{Cargo, Entry, Envelope, LetterOutcome, Message, RepairWork, Unit};
+use super::super::work::{Envelope, LetterOutcome, Message, RepairWork, Unit};
 use super::intake::is_current;
 use super::upkeep::copying_time;
 use super::{Failed, Writer, letters, now};
 use crate::meters;
 use crate::projection::scan::Scan;
-use crate::source::flow::Delivery;
+use crate::source::flow::{Delivery, Item, Read};
 use crate::source::reconcile::Incarnation;
 use crate::store::dead_letters::DeadLetter;
 use crate::store::derive::DuePair;
-use crate::store::output_book::Repair;
 use crate::store::{Advance, Class, Committed, Counts, Gap, Group, Left, Standing, StoreError, fail};
 use crate::wire::kv::StreamName;
 use crate::wire::output::Attempt;
-use crate::wire::result::Field;
 use crate::wire::sequence::StreamSeq;
 
 /// Longest wait of a group for what is known to come.
@@ -40,13 +37,22 @@ pub(super) struct Patience {
     impatient_groups: u32,
 }
 
+impl Patience {
+    /// Whether the next group may wait.
+    fn next(&mut self) -> bool {
+        let may_wait = self.impatient_groups == 0;
+        self.impatient_groups = self.impatient_groups.saturating_sub(1);
+        may_wait
+    }
+}
+
 /// What a committed group leaves to be told.
 #[derive(Debug, Default)]
 pub(super) struct Done {
     pub(super) committed: Vec<Committed>,
     pub(super) standings: BTreeMap<StreamName, Standing>,
-    pub(super) replies: BTreeMap<StreamName, Option<Subject>>,
-    pub(super) generations: BTreeMap<StreamName, u64>,
+    /// By stream: the opening of its newest item, and where the ack of the last message goes.
+    pub(super) origins: BTreeMap<StreamName, (u64, Option<Subject>)>,
     /// For each message: whether it became a dead letter.
     pub(super) dead: Vec<bool>,
     pub(super) owes_outputs: bool,
@@ -66,6 +72,8 @@ pub(super) struct Course {
     to: StreamSeq,
     /// The delivery at `to`, by its place in the group; `None` where no message stands.
     at: Option<usize>,
+    /// The opening of the newest item.
+    generation: u64,
     counts: Counts,
 }
 
@@ -74,9 +82,16 @@ impl Course {
         Self {
             to: from.position,
             at: None,
+            generation: 0,
             counts: from.counts,
             from,
         }
+    }
+
+    fn moved(&mut self, to: StreamSeq, at: Option<usize>, generation: u64) {
+        self.to = to;
+        self.at = at;
+        self.generation = generation;
     }
 
     /// Whether sequence `seq` is the next one. Anything else would be a silent skip (I3).
@@ -101,7 +116,9 @@ impl Course {
     }
 
     fn write(self, stream: StreamName, group: &[Unit], tx: &mut Group<'_>) -> Result<Standing, StoreError> {
-        let Self { from, to, at, counts } = self;
+        let Self {
+            from, to, at, counts, ..
+        } = self;
         if to == from.position {
             return Ok(from);
         }
@@ -124,13 +141,7 @@ fn more_follows(group: &[Unit]) -> bool {
 }
 
 fn delivery_at(group: &[Unit], at: Option<usize>) -> Option<&Delivery> {
-    match group.get(at?) {
-        Some(Unit::Entry(Entry {
-            cargo: Cargo::Message(envelope),
-            ..
-        })) => Some(&envelope.delivery),
-        _ => None,
-    }
+    Some(&group.get(at?)?.message()?.delivery)
 }
 
 impl Writer {
@@ -186,8 +197,7 @@ impl Writer {
         let mut next = 0;
         // A file that others write too is not held for what is to come. After a wait in vain the next groups do not wait either:
         // it may have no room before they are committed.
-        let may_wait = self.limits.group_time_max.is_none() && self.patience.impatient_groups == 0;
-        self.patience.impatient_groups = self.patience.impatient_groups.saturating_sub(1);
+        let may_wait = self.patience.next() && self.limits.group_time_max.is_none();
         let mut until: Option<Instant> = None;
         // How many items it had when it began to wait.
         let mut waited_with: Option<usize> = None;
@@ -238,10 +248,8 @@ impl Writer {
             self.patience.impatient_groups = IMPATIENT_GROUPS;
         }
         for (stream, course) in courses {
-            done.replies.insert(
-                stream,
-                delivery_at(group, course.at).map(|delivery| delivery.reply.clone()),
-            );
+            let reply = delivery_at(group, course.at).map(|delivery| delivery.reply.clone());
+            done.origins.insert(stream, (course.generation, reply));
             done.standings
                 .insert(stream, course.write(stream, group, &mut tx)?);
         }
@@ -293,10 +301,10 @@ fn apply(
     done: &mut Done,
     isolated: bool,
 ) -> Result<(), Trouble> {
-    let Entry {
+    let Item {
         stream,
         generation,
-        cargo,
+        read,
     } = match group.get(index) {
         None => return Ok(()),
         Some(Unit::Repair(work)) => return apply_repair(tx, work, isolated),
@@ -307,20 +315,20 @@ fn apply(
             return Ok(());
         }
         Some(Unit::Derive(due)) => return apply_derive(tx, due),
-        Some(Unit::Release(pair)) => return Ok(tx.isolated(|tx| tx.release(pair))?),
-        Some(Unit::Entry(entry)) => entry,
+        Some(Unit::Release(pair)) => return Ok(tx.isolated(|tx| tx.release(pair))??),
+        Some(Unit::Item(item)) => item,
     };
     let stream = *stream;
-    done.generations.insert(stream, *generation);
-    match cargo {
-        Cargo::Rest(_) => Ok(()),
-        Cargo::Incarnation { incarnation, last } => {
+    match read {
+        // None reaches a group (`Work::of`).
+        Read::Rest(_) => Ok(()),
+        Read::Incarnation { incarnation, last } => {
             if stream == StreamName::Results && !courses.contains_key(&stream) {
                 tx.begin_first_pass(incarnation.first, *last)?;
             }
-            begin_incarnation(tx, stream, *incarnation, group, courses)
+            begin_incarnation(tx, stream, *incarnation, *generation, group, courses)
         }
-        Cargo::Gap { first, last, reason } => {
+        Read::Gap { first, last, reason } => {
             let course = course(courses, stream)?;
             if !course.expects(*first) || last < first {
                 return Err(out_of_order(stream, *first, course));
@@ -333,11 +341,10 @@ fn apply(
             };
             tx.gap(course.from.incarnation, &gap)?;
             course.counts.gap += last.0 - first.0 + 1;
-            course.to = *last;
-            course.at = None;
+            course.moved(*last, None, *generation);
             Ok(())
         }
-        Cargo::Message(envelope) => {
+        Read::Message(envelope) => {
             let course = course(courses, stream)?;
             let Envelope {
                 delivery, content, ..
@@ -349,26 +356,20 @@ fn apply(
             let published = delivery.published;
             let discarded = tx.discarded(stream, delivery.seq, published);
             let mut project = |item: &mut dyn FnMut(&mut Group<'_>) -> Result<(), StoreError>| {
-                let outcome = if isolated {
-                    tx.isolated(|tx| item(tx))
-                } else {
-                    item(tx)
-                };
-                match outcome {
-                    Ok(()) => Ok(None),
-                    Err(error) if isolated && error.class() == Class::Data && !tx.is_lost() => {
-                        Ok(Some(error.to_string()))
-                    }
-                    Err(error) => Err(error),
+                if !isolated {
+                    return item(tx).map(|()| None);
                 }
+                let tried = tx.isolated(|tx| item(tx))?;
+                Ok(tried.err().map(|error| error.to_string()))
             };
+            let is_discarded = discarded.is_some();
             let dead = match content {
                 _ if discarded.is_some() => discarded,
                 Message::Dead(reason) => Some(reason.clone()),
                 Message::Ignored => None,
                 Message::Started(event) => project(&mut |tx| tx.started(event, published))?,
                 Message::Snapshot(snapshot) => project(&mut |tx| tx.snapshot(snapshot, published))?,
-                Message::Result { result } => {
+                Message::Result(result) => {
                     let dead = project(&mut |tx| {
                         tx.result(incarnation, delivery.seq, published, result, scan.take())
                     })?;
@@ -390,14 +391,14 @@ fn apply(
                             reason: reason.clone(),
                             headers: headers_json(delivery.headers.as_ref()),
                             payload: delivery.payload.clone(),
+                            discarded: is_discarded,
                         },
                     )?;
                     course.counts.dead += 1;
                 }
             }
             done.dead.push(dead.is_some());
-            course.to = delivery.seq;
-            course.at = Some(index);
+            course.moved(delivery.seq, Some(index), *generation);
             Ok(())
         }
     }
@@ -405,14 +406,7 @@ fn apply(
 
 fn apply_derive(tx: &mut Group<'_>, due: &DuePair) -> Result<(), Trouble> {
     fail::point("in-derivation");
-    match tx.isolated(|tx| tx.rederive(due)) {
-        // Somebody's constraint keeps what is derived from being taken away: no reason for others to wait.
-        Err(error) if error.class() == Class::Data && !tx.is_lost() => {
-            warn!(job = due.pair.job_id, pc = due.pair.pc_id, %error, "a pair cannot be derived anew; it stays due");
-            Ok(tx.report_due(due, error.to_string())?)
-        }
-        outcome => Ok(outcome?),
-    }
+    Ok(tx.rederive(due)?)
 }
 
 fn apply_repair(tx: &mut Group<'_>, work: &RepairWork, isolated: bool) -> Result<(), Trouble> {
@@ -420,33 +414,20 @@ fn apply_repair(tx: &mut Group<'_>, work: &RepairWork, isolated: bool) -> Result
     if !isolated {
         return Ok(tx.repair(&work.repair)?);
     }
-    match tx.isolated(|tx| tx.repair(&work.repair)) {
-        Err(error) if error.class() == Class::Data && !tx.is_lost() => {
-            // The text cannot be stored: owed still, with the reason.
-            let Repair {
-                result_id,
-                field,
-                output,
-            } = &work.repair;
-            let output = crate::projection::output::Output {
-                object: output.object.clone(),
-                attempt: Attempt::Pending(error.to_string()),
-            };
-            let (result_id, field): (String, Field) = (result_id.clone(), *field);
-            Ok(tx.repair(&Repair {
-                result_id,
-                field,
-                output,
-            })?)
-        }
-        outcome => Ok(outcome?),
+    if let Err(error) = tx.isolated(|tx| tx.repair(&work.repair))? {
+        // The text cannot be stored: owed still, with the reason.
+        let mut repair = work.repair.clone();
+        repair.output.attempt = Attempt::Pending(error.to_string());
+        tx.repair(&repair)?;
     }
+    Ok(())
 }
 
 fn begin_incarnation(
     tx: &mut Group<'_>,
     stream: StreamName,
     incarnation: Incarnation,
+    generation: u64,
     group: &[Unit],
     courses: &mut BTreeMap<StreamName, Course>,
 ) -> Result<(), Trouble> {
@@ -457,7 +438,13 @@ fn begin_incarnation(
             .succeed(incarnation.common, incarnation.first),
     };
     tx.begin_incarnation(stream, &standing)?;
-    courses.insert(stream, Course::new(standing));
+    courses.insert(
+        stream,
+        Course {
+            generation,
+            ..Course::new(standing)
+        },
+    );
     Ok(())
 }
 
@@ -474,4 +461,20 @@ fn out_of_order(stream: StreamName, seq: StreamSeq, course: &Course) -> Trouble 
         "{stream} {seq} came where {} was expected",
         course.to.next()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_wait_in_vain_eight_groups_do_not_wait_and_the_ninth_may() {
+        let mut patience = Patience {
+            impatient_groups: IMPATIENT_GROUPS,
+            ..Patience::default()
+        };
+        let waits: Vec<bool> = (0..10).map(|_| patience.next()).collect();
+        assert_eq!(waits.iter().position(|waits| *waits), Some(8));
+        assert!(waits[9], "and every one after it");
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tracing::warn;
 
-use super::super::work::{Cargo, Unit, Work};
+use super::super::work::{Unit, Work};
 use super::Lane;
 use super::state::WriterLimits;
 use crate::wire::kv::StreamName;
@@ -24,6 +24,15 @@ pub(super) struct Intake {
 }
 
 impl Intake {
+    pub(super) fn new(works: Receiver<Work>) -> Self {
+        Self {
+            works,
+            left_over: VecDeque::new(),
+            chores: VecDeque::new(),
+            put_back: None,
+        }
+    }
+
     /// Adds what waits in the channel, up to the limits. What is no part of a group ends it.
     pub(super) fn add_waiting(&mut self, limits: &WriterLimits, group: &mut Vec<Unit>, bytes: &mut usize) {
         while self.has_room(limits, group, *bytes) {
@@ -62,15 +71,14 @@ impl Intake {
     }
 
     fn admit(&mut self, work: Work, group: &mut Vec<Unit>, bytes: &mut usize) {
-        let unit = match work {
-            Work::Derive(pairs) => return self.chores.extend(pairs.into_iter().map(Unit::Derive)),
-            Work::Entry(entry) if !matches!(entry.cargo, Cargo::Rest(_)) => Unit::Entry(entry),
-            Work::Repair(repair) => Unit::Repair(repair),
-            Work::Letter(letter) => Unit::Letter(letter),
-            other => return self.put_back = Some(other),
-        };
-        *bytes += unit.bytes();
-        group.push(unit);
+        match work {
+            Work::Unit(unit) => {
+                *bytes += unit.bytes();
+                group.push(unit);
+            }
+            Work::Derive(pairs) => self.chores.extend(pairs.into_iter().map(Unit::Derive)),
+            other => self.put_back = Some(other),
+        }
     }
 
     /// What is there now, without waiting for it.
@@ -90,9 +98,9 @@ impl Intake {
 pub(super) fn is_current(lanes: &BTreeMap<StreamName, Lane>, unit: &Unit) -> bool {
     match unit {
         Unit::Repair(_) | Unit::Letter(_) | Unit::Derive(_) | Unit::Release(_) => true,
-        Unit::Entry(entry) => lanes
-            .get(&entry.stream)
-            .is_some_and(|lane| entry.generation >= *lane.generation.borrow()),
+        Unit::Item(item) => lanes
+            .get(&item.stream)
+            .is_some_and(|lane| item.generation >= *lane.generation.borrow()),
     }
 }
 
@@ -100,9 +108,9 @@ pub(super) fn is_current(lanes: &BTreeMap<StreamName, Lane>, unit: &Unit) -> boo
 pub(super) fn openings_of(group: &[Unit]) -> BTreeMap<StreamName, u64> {
     let mut openings = BTreeMap::new();
     for unit in group {
-        if let Unit::Entry(entry) = unit {
-            let newest = openings.entry(entry.stream).or_insert(entry.generation);
-            *newest = entry.generation.max(*newest);
+        if let Unit::Item(item) = unit {
+            let newest = openings.entry(item.stream).or_insert(item.generation);
+            *newest = item.generation.max(*newest);
         }
     }
     openings
@@ -136,10 +144,10 @@ mod tests {
 
     use tokio::sync::{oneshot, watch};
 
-    use super::super::super::work::{Entry, RepairWork};
+    use super::super::super::work::{RepairWork, Resolved};
     use super::*;
     use crate::projection::output::Output;
-    use crate::source::flow::Feedback;
+    use crate::source::flow::{Feedback, Item, Read};
     use crate::store::output_book::Repair;
     use crate::wire::output::{Attempt, Content};
     use crate::wire::result::Field;
@@ -156,11 +164,11 @@ mod tests {
         }
     }
 
-    fn gap(generation: u64) -> Entry {
-        Entry {
+    fn gap(generation: u64) -> Resolved {
+        Item {
             stream: StreamName::Results,
             generation,
-            cargo: Cargo::Gap {
+            read: Read::Gap {
                 first: StreamSeq(1),
                 last: StreamSeq(1),
                 reason: "for a test",
@@ -182,22 +190,17 @@ mod tests {
             field: Field::Stdout,
             output,
         };
-        Work::Repair(Box::new(RepairWork {
+        Work::Unit(Unit::Repair(Box::new(RepairWork {
             repair,
             permit: None,
             done: oneshot::channel().0,
-        }))
+        })))
     }
 
     /// How many of these works join a group under these limits.
     fn joined(limits: &WriterLimits, waiting: Vec<Work>) -> usize {
         let (sender, works) = channel();
-        let mut intake = Intake {
-            works,
-            left_over: VecDeque::new(),
-            chores: VecDeque::new(),
-            put_back: None,
-        };
+        let mut intake = Intake::new(works);
         for work in waiting {
             sender.send(work).unwrap();
         }
@@ -219,12 +222,7 @@ mod tests {
     #[test]
     fn what_is_known_to_come_joins_a_group_that_waits_for_it_and_no_group_waits_beyond_its_moment() {
         let (sender, works) = channel();
-        let mut intake = Intake {
-            works,
-            left_over: VecDeque::new(),
-            chores: VecDeque::new(),
-            put_back: None,
-        };
+        let mut intake = Intake::new(works);
         let limits = limits(1_000, 1 << 20);
         let (mut group, mut bytes) = (Vec::new(), 0);
         let waited = intake.add_coming(&limits, &mut group, &mut bytes, Instant::now());
@@ -262,13 +260,13 @@ mod tests {
         let (generation, current) = watch::channel(3);
         let lane = Lane::new(current, watch::channel(Feedback::default()).0);
         let lanes = BTreeMap::from([(StreamName::Results, lane)]);
-        let is = |of: u64| is_current(&lanes, &Unit::Entry(gap(of)));
+        let is = |of: u64| is_current(&lanes, &Unit::Item(gap(of)));
         assert!(!is(2) && is(3));
         generation.send_replace(4);
         assert!(!is(3));
-        let Work::Repair(repair) = repair(1) else {
+        let Work::Unit(repair) = repair(1) else {
             unreachable!()
         };
-        assert!(is_current(&lanes, &Unit::Repair(repair)));
+        assert!(is_current(&lanes, &repair));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::super::work::{LetterOrder, LetterOutcome, LetterWork, Message, Unit};
 use super::Writer;
 use super::attempt::Course;
-use crate::store::{Class, Group, StoreError};
+use crate::store::{Group, StoreError};
 use crate::wire::kv::StreamName;
 
 /// Messages over which the share of dead letters is watched.
@@ -56,13 +56,13 @@ pub(super) fn apply(
             Message::Dead(_) | Message::Ignored => {}
             Message::Started(event) => tx.started_again(event, published)?,
             Message::Snapshot(snapshot) => tx.snapshot(snapshot, published)?,
-            Message::Result { result } => {
+            Message::Result(result) => {
                 tx.result_again(place.incarnation, place.seq, published, result, lines)?;
             }
         }
         Ok(freed)
     });
-    match outcome {
+    match outcome? {
         Ok(freed) => {
             tx.free(freed);
             if let Some(course) = courses.get_mut(&place.stream) {
@@ -70,12 +70,11 @@ pub(super) fn apply(
             }
             Ok(LetterOutcome::Projected)
         }
-        Err(error) if error.class() == Class::Data && !tx.is_lost() => {
+        Err(error) => {
             let reason = error.to_string();
             tx.keep_dead_letter(place, &reason)?;
             Ok(LetterOutcome::Kept(reason))
         }
-        Err(error) => Err(error),
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::super::work::{Cargo, Entry, Unit};
+use super::super::work::Unit;
 use super::Writer;
 use super::attempt::Done;
 use crate::meters::{self, Outcome};
@@ -35,9 +35,7 @@ impl Writer {
         self.measure_rows();
         meters::committed(group.len(), done.commit_time, oldest(group));
     }
-}
 
-impl Writer {
     /// After a commit.
     pub(super) fn measure_rows(&self) {
         for (table, rows) in self.store.take_written() {
@@ -48,13 +46,9 @@ impl Writer {
 
 /// How long ago the oldest message of a group was stored by the server; 0 where its clock is ahead of ours.
 fn oldest(group: &[Unit]) -> Option<Duration> {
-    let published = group.iter().filter_map(|unit| match unit {
-        Unit::Entry(Entry {
-            cargo: Cargo::Message(envelope),
-            ..
-        }) => Some(envelope.delivery.published),
-        _ => None,
-    });
+    let published = group
+        .iter()
+        .filter_map(|unit| Some(unit.message()?.delivery.published));
     let age = Utc::now() - DateTime::<Utc>::from(published.min()?);
     Some(age.to_std().unwrap_or_default())
 }

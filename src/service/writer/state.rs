@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::store::StoreError;
 use crate::store::retention::Aging;
+use crate::store::{Standing, StoreError};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
@@ -64,6 +64,18 @@ pub struct WriterState {
 }
 
 impl WriterState {
+    /// A stream stands here now, forwards or back.
+    pub(super) fn stands(&mut self, stream: StreamName, standing: Option<&Standing>) {
+        match standing {
+            Some(standing) => self.positions.insert(stream, standing.position),
+            None => self.positions.remove(&stream),
+        };
+        // A stream that begins behind what is gone has a position without a message.
+        if let Some(mark) = standing.and_then(|standing| standing.mark) {
+            self.published.insert(stream, mark.published);
+        }
+    }
+
     /// A stream's committed position; 0 while there is none.
     #[must_use]
     pub fn position(&self, stream: StreamName) -> StreamSeq {
@@ -87,5 +99,21 @@ impl From<StoreError> for WriterStopped {
             reason: error.to_string(),
             exit_code: error.exit_code(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_is_read_again_from_nothing_has_not_caught_up_with_where_it_stood() {
+        let mut state = WriterState::default();
+        let mut standing = Standing::new(1, StreamSeq(1));
+        standing.position = StreamSeq(7);
+        state.stands(StreamName::Results, Some(&standing));
+        assert_eq!(state.position(StreamName::Results), StreamSeq(7));
+        state.stands(StreamName::Results, None);
+        assert_eq!(state.position(StreamName::Results), StreamSeq(0));
     }
 }

@@ -78,7 +78,7 @@ impl Reader {
                 more_follows: true,
                 permit,
             };
-            self.send(Read::Delivery(delivery)).map_err(|()| End::Shutdown)?;
+            self.send(Read::Message(delivery)).map_err(|()| End::Shutdown)?;
         }
         Ok(Opening {
             start: next,

@@ -56,7 +56,16 @@ pub(in super::super) enum Presence<'a> {
     Absent,
 }
 
-impl Presence<'_> {
+impl<'a> Presence<'a> {
+    /// What is to be had of an output in this state; `None`: its text came within the message.
+    pub(in super::super) fn of(state: Option<State>, text: Cow<'a, str>) -> Self {
+        match state {
+            None | Some(State::Fetched) => Self::Here(text),
+            Some(State::Pending) => Self::Pending,
+            Some(State::Gone | State::TooLarge | State::Refused) => Self::Absent,
+        }
+    }
+
     pub(super) fn here(&self) -> Option<&str> {
         match self {
             Self::Here(text) => Some(text),
@@ -178,10 +187,9 @@ impl Stored {
     }
 
     pub(super) fn evidence(&self) -> Evidence<'_> {
-        let presence = |field, text| match self.states.iter().find(|(of, _)| *of == field) {
-            None | Some((_, State::Fetched)) => Presence::Here(Cow::Borrowed(text)),
-            Some((_, State::Pending)) => Presence::Pending,
-            Some((_, State::Gone | State::TooLarge | State::Refused)) => Presence::Absent,
+        let presence = |field, text| {
+            let state = self.states.iter().find(|(of, _)| *of == field);
+            Presence::of(state.map(|(_, state)| *state), Cow::Borrowed(text))
         };
         Evidence {
             incarnation: self.incarnation,

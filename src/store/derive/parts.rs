@@ -7,7 +7,8 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 
-use super::super::{Class, StoreError};
+use super::super::StoreError;
+use super::super::savepoint::undone_alone;
 use super::explode::{self, Exploded};
 use super::shape::Shapes;
 use super::{Evidence, Mode, Presence, history, issues};
@@ -127,25 +128,10 @@ impl Parts<'_> {
         run: impl FnOnce(&mut Self) -> Result<Report, StoreError>,
     ) -> Result<(), StoreError> {
         let report = if self.isolated {
-            let conn = self.conn;
-            let savepoint = |sql: &str| {
-                conn.prepare_cached(sql)
-                    .and_then(|mut statement| statement.execute([]))
-                    .map_err(StoreError::sqlite("set a savepoint"))
-            };
-            savepoint("SAVEPOINT part")?;
-            let outcome = run(self);
-            let report = match outcome {
-                Ok(report) => report,
-                Err(error) if error.class() != Class::Data || conn.is_autocommit() => return Err(error),
-                Err(error) => {
-                    savepoint("ROLLBACK TO part")?;
-                    self.shapes.clear();
-                    vec![(IssueCode::NotStored, error.to_string())]
-                }
-            };
-            savepoint("RELEASE part")?;
-            report
+            undone_alone(self.conn, || run(self))?.unwrap_or_else(|error| {
+                self.shapes.clear();
+                vec![(IssueCode::NotStored, error.to_string())]
+            })
         } else {
             run(self)?
         };

@@ -73,3 +73,62 @@ pub(in super::super) struct LetterRoom {
     /// Whether it has been said that there is no room.
     pub(in super::super) overflowed: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::super::super::dead_letters::DeadLetter;
+    use super::super::super::{Owner, Store, StoreOptions, Use};
+    use crate::projection::manifests::Manifests;
+    use crate::wire::kv::StreamName;
+    use crate::wire::sequence::StreamSeq;
+    use crate::wire::time::Timestamp;
+
+    #[test]
+    fn what_a_load_had_counted_goes_with_the_transaction_that_its_groups_share() {
+        let folder = tempfile::tempdir().unwrap();
+        let owner = Owner {
+            pid: std::process::id(),
+            started_at: String::new(),
+            host: String::new(),
+        };
+        let options = StoreOptions {
+            for_use: Use::Load,
+            dead_letter_bytes_max: 10,
+            ..StoreOptions::default()
+        };
+        let mut store = Store::open(&folder.path().join("scratch.db"), &options, &owner).unwrap();
+        let now = Timestamp::from_unix_nanos(0);
+        let manifests = Arc::new(Manifests::default());
+        let letter = DeadLetter {
+            stream: StreamName::Results,
+            seq: StreamSeq(1),
+            subject: "results.q".to_owned(),
+            published: now,
+            reason: "not a result".to_owned(),
+            headers: None,
+            payload: Bytes::from_static(b"8 bytes."),
+            discarded: false,
+        };
+        let mut first = store.begin(&manifests, now).unwrap();
+        first.dead_letter(1, &letter).unwrap();
+        first.commit().unwrap();
+        drop(store.begin(&manifests, now).unwrap());
+
+        let mut again = store.begin(&manifests, now).unwrap();
+        again.dead_letter(1, &letter).unwrap();
+        again.commit().unwrap();
+        let kept: bool = store
+            .conn
+            .query_row(
+                "SELECT payload IS NOT NULL FROM projector_dead_letters",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        assert!(kept, "its room was taken back with it");
+    }
+}

@@ -1,10 +1,9 @@
 //! A load beside a database that is there: what that one knows better than the streams (DESIGN §8.1).
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
 use super::super::StoreError;
 use super::super::carry::Foreknowledge;
-use super::super::dead_letters::DeadLetter;
 use super::super::output_book::Repair;
 use super::Group;
 use crate::projection::output::Output;
@@ -100,23 +99,5 @@ impl Group<'_> {
     pub fn discarded(&self, stream: StreamName, seq: StreamSeq, published: Timestamp) -> Option<String> {
         let known = self.desk.foreknown.as_ref()?;
         known.discarded(stream, seq, published).map(str::to_owned)
-    }
-
-    /// What was discarded stays so.
-    pub(super) fn discard_again(&self, incarnation: u64, letter: &DeadLetter) -> Result<(), StoreError> {
-        if self
-            .discarded(letter.stream, letter.seq, letter.published)
-            .is_none()
-        {
-            return Ok(());
-        }
-        self.tx
-            .prepare_cached(
-                "UPDATE projector_dead_letters SET state = 'discarded'
-                 WHERE stream = ?1 AND incarnation = ?2 AND stream_seq = ?3",
-            )
-            .and_then(|mut update| update.execute(params![letter.stream.as_str(), incarnation, letter.seq.0]))
-            .map_err(StoreError::sqlite("discard a dead letter again"))?;
-        Ok(())
     }
 }

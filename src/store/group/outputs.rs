@@ -98,9 +98,6 @@ impl Group<'_> {
 
 /// An output of a message, as hints see it.
 pub(super) fn presence(message: &ResultMessage, field: Field) -> Presence<'_> {
-    match message.output(field).map(|output| output.attempt.state()) {
-        None | Some(State::Fetched) => Presence::Here(message.column(field)),
-        Some(State::Pending) => Presence::Pending,
-        Some(State::Gone | State::TooLarge | State::Refused) => Presence::Absent,
-    }
+    let state = message.output(field).map(|output| output.attempt.state());
+    Presence::of(state, message.column(field))
 }

@@ -170,8 +170,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     plain(
         "outputs.concurrency",
-        "8",
-        "outputs looked for, and read, at once",
+        "64",
+        "outputs looked for, and read, at once, at most: as many as are answered quickly",
     ),
     plain(
         "outputs.idle_timeout",

@@ -13,7 +13,7 @@ use crate::wire::object;
 const BATCH_MAX: u64 = 256;
 /// Bytes asked for at once: the server sends a batch whether or not the connection takes it, and closes one that has 64 MiB
 /// before it.
-const BATCH_BYTES_MAX: u64 = 2 << 20;
+pub(super) const BATCH_BYTES_MAX: u64 = 2 << 20;
 /// The server counts a chunk's subject and headers too.
 const BYTES_AROUND_CHUNK: u64 = 256;
 /// What the server says after the last message of a batch.

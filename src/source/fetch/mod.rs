@@ -7,6 +7,7 @@
 mod breaker;
 mod bucket;
 mod chunks;
+mod gate;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use self::breaker::Breaker;
 use self::bucket::{AskFailed, Bucket, Meta, Via};
-use self::chunks::Chunks;
+use self::chunks::{BATCH_BYTES_MAX, Chunks};
+use self::gate::Gate;
 use super::connect::{Connection, ConnectionState};
 use crate::wire::output::{Attempt, Content};
 use crate::wire::time::Timestamp;
@@ -37,6 +39,9 @@ const CAREFUL: Duration = Duration::from_secs(60);
 /// try. Nobody could have stored such an object either; an agent's names have some hundred bytes.
 const NAME_MAX: usize = 2_048;
 
+/// Bytes asked for and not here yet, at most: the server closes a connection that has 64 MiB before it.
+const UNDER_WAY_MAX: usize = 16 << 20;
+
 /// Limits of one fetch.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchLimits {
@@ -48,7 +53,7 @@ pub struct FetchLimits {
     pub base: Duration,
     /// Bytes a second that lengthen the limit by an object's size.
     pub min_rate: u64,
-    /// Looks, and reads, under way at once.
+    /// Looks, and reads, under way at once, at most; as many as are answered quickly.
     pub concurrency: usize,
 }
 
@@ -85,8 +90,10 @@ pub struct Fetcher {
     limits: FetchLimits,
     connection: watch::Receiver<ConnectionState>,
     breaker: Arc<Breaker>,
-    looks: Arc<Semaphore>,
-    reads: Arc<Semaphore>,
+    looks: Gate,
+    reads: Gate,
+    /// Bytes under way.
+    under_way: Arc<Semaphore>,
 }
 
 /// Why a look or a read gave nothing.
@@ -115,24 +122,24 @@ impl Fetcher {
         // Longer than our own limit, which must be the one that counts.
         let request_limit = limits.idle + Duration::from_secs(1);
         let bucket = Bucket::new(connection.js_within(request_limit)).await?;
-        let permits = limits.concurrency.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Self {
             bucket,
             limits,
             connection: connection.state.clone(),
             breaker: Arc::new(Breaker::default()),
-            looks: Arc::new(Semaphore::new(permits)),
-            reads: Arc::new(Semaphore::new(permits)),
+            looks: Gate::new(limits.concurrency, limits.idle),
+            reads: Gate::new(limits.concurrency, limits.idle),
+            under_way: Arc::new(Semaphore::new(UNDER_WAY_MAX)),
         })
     }
 
     /// A fetcher with places of its own for looks and reads; what it learns of the store's silence is shared.
     #[must_use]
     pub fn beside(&self, concurrency: usize) -> Self {
-        let places = || Arc::new(Semaphore::new(concurrency.clamp(1, Semaphore::MAX_PERMITS)));
         Self {
-            looks: places(),
-            reads: places(),
+            looks: Gate::new(concurrency, self.limits.idle),
+            reads: Gate::new(concurrency, self.limits.idle),
+            under_way: Arc::new(Semaphore::new(UNDER_WAY_MAX)),
             ..self.clone()
         }
     }
@@ -145,7 +152,7 @@ impl Fetcher {
 
     /// Finds an object's metadata. `published`: when the message that points to it was stored.
     pub async fn look(&self, name: &str, published: Timestamp) -> Looked {
-        let Ok(_permit) = self.looks.acquire().await else {
+        let Some(place) = self.looks.enter().await else {
             return Looked::Ended(Attempt::Pending("shutting down".to_owned()));
         };
         if name.len() > NAME_MAX {
@@ -161,6 +168,7 @@ impl Fetcher {
         }
         let started = Instant::now();
         let outcome = timeout(self.limits.base, self.look_twice(name, published)).await;
+        place.done(u32::from(outcome.is_ok()));
         let (meta, via) = match outcome {
             Err(_) => {
                 self.breaker.record(false);
@@ -185,7 +193,9 @@ impl Fetcher {
 
     /// Reads an object that [`Fetcher::look`] has found.
     pub async fn read(&self, found: Found) -> Attempt {
-        let Ok(_permit) = self.reads.acquire().await else {
+        let bytes = u32::try_from(found.size().min(BATCH_BYTES_MAX)).unwrap_or(u32::MAX);
+        let (Ok(_bytes), Some(place)) = (self.under_way.acquire_many(bytes).await, self.reads.enter().await)
+        else {
             return Attempt::Pending("shutting down".to_owned());
         };
         let Found {
@@ -204,6 +214,8 @@ impl Fetcher {
             }
         })
         .await;
+        let questions = u32::try_from(meta.size.div_ceil(BATCH_BYTES_MAX)).unwrap_or(u32::MAX);
+        place.done(if outcome.is_ok() { questions.max(1) } else { 0 });
         outcome.unwrap_or_else(|_| {
             self.breaker.record(false);
             Attempt::Pending(self.late("did not deliver it all", total))

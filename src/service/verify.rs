@@ -41,7 +41,7 @@ impl Verified {
 /// What a database is compared by; `whole`: from the streams' start; `horizons`: its own.
 pub(super) fn scope(completed: &Completed, whole: bool, horizons: Horizons) -> Scope {
     Scope {
-        complete: completed.vouched.complete,
+        all_at_hand: completed.vouched.all_at_hand,
         whole,
         horizons,
     }

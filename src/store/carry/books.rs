@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, params};
 
 use super::super::StoreError;
+use super::Basis;
 use super::letters::Letters;
 use super::outputs::{self, entry_here};
 
@@ -13,15 +14,15 @@ use super::outputs::{self, entry_here};
 pub type Brought = BTreeMap<&'static str, u64>;
 
 /// Brings it all. The scratch must be settled; its lines in `projector_results` must have greater numbers than the
-/// database's. `complete`: a row that no message explains is none to bring.
-pub(super) fn bring(conn: &Connection, complete: bool) -> Result<Brought, StoreError> {
+/// database's.
+pub(super) fn bring(conn: &Connection, basis: &Basis) -> Result<Brought, StoreError> {
     let mut brought = Brought::new();
     let letters = (|| -> Result<Letters, rusqlite::Error> {
         relabel(conn)?;
         let mut note = |table: &'static str, rows: usize| {
             brought.insert(table, u64::try_from(rows).unwrap_or(u64::MAX));
         };
-        note("execution_results", bring_rows(conn, complete)?);
+        note("execution_results", bring_rows(conn, basis)?);
         note("projector_results", bring_lines(conn)?);
         note(
             "projector_outputs",
@@ -80,7 +81,7 @@ fn relabel(conn: &Connection) -> Result<(), rusqlite::Error> {
     Ok(())
 }
 
-fn bring_rows(conn: &Connection, complete: bool) -> Result<usize, rusqlite::Error> {
+fn bring_rows(conn: &Connection, basis: &Basis) -> Result<usize, rusqlite::Error> {
     const COLUMNS: &str =
         "result_id, request_id, exec_id, pc_id, exit_code, stdout, stderr, started_at, finished_at,
          recorded_at, job_id, version, reaped, expires_at, parent_result_id, skipped";
@@ -88,7 +89,8 @@ fn bring_rows(conn: &Connection, complete: bool) -> Result<usize, rusqlite::Erro
         "DROP TABLE IF EXISTS temp.brought_rows;
          CREATE TEMP TABLE brought_rows (result_id TEXT PRIMARY KEY) WITHOUT ROWID",
     )?;
-    if complete {
+    // A row that no message explains is none to bring.
+    if basis.all_at_hand {
         return Ok(0);
     }
     conn.execute(

@@ -3,8 +3,7 @@
 use rusqlite::{Connection, params};
 
 use super::super::StoreError;
-use super::pairs::Basis;
-use super::{Purpose, Vouched, any, run};
+use super::{Basis, Purpose, Vouched, any, run};
 
 /// What is carried by a key of its own.
 struct Kind {
@@ -145,7 +144,7 @@ impl Kind {
             "was.{} IN (SELECT {} FROM temp.{})",
             self.name, self.name, self.jobs
         );
-        let told = match (basis.strict, basis.purpose) {
+        let told = match (basis.is_strict(), basis.purpose) {
             (true, _) => named,
             (false, Purpose::Verify) => "coalesce(kept.whole, 0)".to_owned(),
             (false, Purpose::Rebuild | Purpose::Replay | Purpose::ReplayPart) => "false".to_owned(),

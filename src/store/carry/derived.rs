@@ -4,8 +4,8 @@
 use rusqlite::Connection;
 
 use super::super::StoreError;
-use super::pairs::{Basis, forget, gather};
-use super::{Purpose, Vouched, any, checks, exploded, run};
+use super::pairs::{forget, gather};
+use super::{Basis, Vouched, any, checks, exploded, run};
 use crate::projection::manifests::Manifests;
 
 const FACTS: &str = "pc_id, job_id, facts_json, display_json, summary_json, collected_at, recorded_at";
@@ -21,18 +21,16 @@ const EVENT_COLUMNS: &str =
 pub(super) fn settle_derived(
     conn: &Connection,
     manifests: &Manifests,
-    purpose: Purpose,
-    complete: bool,
+    basis: &Basis,
     vouched: &mut Vouched,
 ) -> Result<(), StoreError> {
-    let basis = Basis::of(conn, purpose, complete)?;
-    gather(conn, manifests, &basis, vouched)?;
+    gather(conn, manifests, basis, vouched)?;
     facts(conn, vouched)?;
     history(conn, vouched)?;
-    exploded::settle(conn, &basis, vouched)?;
-    checks::settle_checks(conn, &basis, vouched)?;
-    checks::settle_feeds(conn, &basis, vouched)?;
-    snapshots(conn, &basis, complete, vouched)?;
+    exploded::settle(conn, basis, vouched)?;
+    checks::settle_checks(conn, basis, vouched)?;
+    checks::settle_feeds(conn, basis, vouched)?;
+    snapshots(conn, basis, vouched)?;
     first_entries(conn)?;
     forget(conn)
 }
@@ -116,16 +114,11 @@ fn history(conn: &Connection, vouched: &mut Vouched) -> Result<(), StoreError> {
 }
 
 /// Facts of the stream INVENTORY, which has no pairs.
-fn snapshots(
-    conn: &Connection,
-    basis: &Basis,
-    complete: bool,
-    vouched: &mut Vouched,
-) -> Result<(), StoreError> {
-    if basis.strict {
+fn snapshots(conn: &Connection, basis: &Basis, vouched: &mut Vouched) -> Result<(), StoreError> {
+    if basis.is_strict() {
         return Ok(());
     }
-    let newer = if complete { "false" } else { "true" };
+    let newer = if basis.all_at_hand { "false" } else { "true" };
     let columns = FACTS
         .split(", ")
         .map(|column| format!("fact.{column}"))

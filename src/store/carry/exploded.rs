@@ -5,8 +5,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::super::StoreError;
 use super::super::names::quoted;
 use super::derived::for_each_kind;
-use super::pairs::Basis;
-use super::{Vouched, run};
+use super::{Basis, Vouched, run};
 use crate::projection::explode::free_rowid;
 use crate::projection::spec::{BUILT_IN, is_taken};
 
@@ -140,6 +139,11 @@ fn bring(conn: &Connection, basis: &Basis, from: &str, into: &str) -> Result<u64
          {order}"
     );
     for_each_kind(conn, |aside| {
-        run(conn, &what, &sql, rusqlite::params![aside, name, basis.strict])
+        run(
+            conn,
+            &what,
+            &sql,
+            rusqlite::params![aside, name, basis.is_strict()],
+        )
     })
 }

@@ -5,8 +5,11 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 
 use super::super::{StoreError, adopt};
+use super::{any, run};
 use crate::wire::kv::StreamName;
 use crate::wire::time::Timestamp;
+
+const LOOKING: &str = "find out which messages are at hand";
 
 /// Makes `temp.at_hand` and `temp.not_at_hand`, which everything here asks.
 pub(super) fn prepare(conn: &Connection) -> Result<(), StoreError> {
@@ -48,14 +51,13 @@ pub(super) fn prepare(conn: &Connection) -> Result<(), StoreError> {
              CREATE INDEX temp.not_at_hand_result ON not_at_hand (result_id)",
         )
     };
-    make().map_err(StoreError::sqlite("find out which messages are at hand"))
+    make().map_err(StoreError::sqlite(LOOKING))
 }
 
 /// Whether nothing older exists than the scratch was loaded from. Then everything in the read model must follow from the
-/// messages.
-pub(super) fn complete(conn: &Connection) -> Result<bool, StoreError> {
-    let any_missing = exists(conn, "SELECT EXISTS (SELECT 1 FROM temp.not_at_hand)")?;
-    if any_missing || is_adopted(conn)? {
+/// messages. Not to be asked of an adopted file.
+pub(super) fn all_at_hand(conn: &Connection) -> Result<bool, StoreError> {
+    if any(conn, LOOKING, "SELECT 1 FROM temp.not_at_hand", [])? {
         return Ok(false);
     }
     for stream in StreamName::ALL {
@@ -103,15 +105,38 @@ pub(super) fn has_holes(conn: &Connection, stream: StreamName) -> Result<bool, S
 
 /// Whether the database is the backend's own file: others have written older rows.
 pub(super) fn is_adopted(conn: &Connection) -> Result<bool, StoreError> {
-    conn.query_row(
-        "SELECT EXISTS (SELECT 1 FROM old.sqlite_schema WHERE type = 'table' AND name = ?1)",
+    any(
+        conn,
+        "look at the tables",
+        "SELECT 1 FROM old.sqlite_schema WHERE type = 'table' AND name = ?1",
         [adopt::MIGRATIONS],
-        |row| row.get(0),
     )
-    .map_err(StoreError::sqlite("look at the tables"))
 }
 
-fn exists(conn: &Connection, sql: &str) -> Result<bool, StoreError> {
-    conn.query_row(sql, [], |row| row.get(0))
-        .map_err(StoreError::sqlite("find out which messages are at hand"))
+/// The lines of results whose row the backend's own projector has written: duplicates of no line that counts, and
+/// those whose empty text was filled.
+pub(super) fn list_backend_lines(conn: &Connection) -> Result<(), StoreError> {
+    let what = "find what the backend's projector has written";
+    if any(
+        conn,
+        what,
+        "SELECT 1 FROM temp.sqlite_schema WHERE name = 'carry_backend'",
+        [],
+    )? {
+        return Ok(());
+    }
+    for sql in [
+        "CREATE TEMP TABLE carry_backend (result_id TEXT PRIMARY KEY, job_id TEXT, pc_id TEXT, published_ns INTEGER)
+         WITHOUT ROWID",
+        "INSERT INTO temp.carry_backend SELECT result_id, job_id, pc_id, published_ns FROM old.projector_results
+         WHERE NOT counts ORDER BY entry ON CONFLICT DO NOTHING",
+        "DELETE FROM temp.carry_backend
+         WHERE result_id IN (SELECT result_id FROM old.projector_results WHERE counts)",
+        "INSERT INTO temp.carry_backend SELECT line.result_id, line.job_id, line.pc_id, line.published_ns
+         FROM old.projector_outputs output JOIN old.projector_results line ON line.entry = output.entry
+         WHERE output.mended ON CONFLICT DO NOTHING",
+    ] {
+        run(conn, what, sql, [])?;
+    }
+    Ok(())
 }

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 
 use super::super::StoreError;
 use super::super::completions::Ledger;
-use super::{Purpose, Vouched, any, run};
+use super::{Basis, Vouched, any, run};
 use crate::projection::result::Completion;
 
 struct Table {
@@ -85,13 +85,8 @@ fn there(conn: &Connection) -> Result<Vec<&'static Table>, StoreError> {
 }
 
 /// Merges the ledgers that were made from the scratch's rows with the database's.
-pub(super) fn settle(
-    conn: &Connection,
-    purpose: Purpose,
-    complete: bool,
-    vouched: &mut Vouched,
-) -> Result<(), StoreError> {
-    let strict = complete && purpose != Purpose::Rebuild;
+pub(super) fn settle(conn: &Connection, basis: &Basis, vouched: &mut Vouched) -> Result<(), StoreError> {
+    let strict = basis.is_strict();
     if strict {
         list_explained(conn)?;
     }
@@ -164,6 +159,7 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Purpose;
     use super::*;
 
     const JOBS: &str = "CREATE TABLE job_completions (job_id TEXT, pc_id TEXT, last_success_at TEXT,
@@ -199,7 +195,12 @@ mod tests {
             making.note(&completion, at).unwrap();
         }
         making.write().unwrap();
-        settle(&conn, Purpose::Rebuild, false, &mut Vouched::default()).unwrap();
+        let basis = Basis {
+            purpose: Purpose::Rebuild,
+            adopted: false,
+            all_at_hand: false,
+        };
+        settle(&conn, &basis, &mut Vouched::default()).unwrap();
         let rows = |table: &str| -> Vec<String> {
             if !exists(&conn, "main", table).unwrap() {
                 return Vec::new();

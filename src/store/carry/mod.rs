@@ -52,7 +52,8 @@ pub enum Purpose {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Vouched {
     /// The streams hold everything that was ever projected: what only the database has is wrong.
-    pub complete: bool,
+    #[serde(rename = "complete")]
+    pub all_at_hand: bool,
     /// By kind: how many.
     pub counts: BTreeMap<&'static str, u64>,
     /// Not compared, by reason: how many.
@@ -84,6 +85,22 @@ pub struct Completed {
     pub carried: Brought,
 }
 
+/// What settling goes by.
+struct Basis {
+    purpose: Purpose,
+    /// The database is the backend's own file: others have written older rows.
+    adopted: bool,
+    /// Nothing older exists than the scratch was loaded from.
+    all_at_hand: bool,
+}
+
+impl Basis {
+    /// What only the database has is wrong. Never for a rebuild, which must not know less than the database did.
+    fn is_strict(&self) -> bool {
+        self.all_at_hand && self.purpose != Purpose::Rebuild
+    }
+}
+
 /// Completes a scratch with what only the database knows; for a rebuild also with the rows and books that only it has.
 /// Nothing else may write the scratch meanwhile. `now` goes into `_wall` columns, and tells what the backend's
 /// cleanup may have deleted.
@@ -100,18 +117,23 @@ pub(super) fn complete(
         .transpose()
         .map_err(StoreError::sqlite("begin to complete the scratch"))?;
     hand::prepare(conn)?;
-    let complete = hand::complete(conn)?;
+    let adopted = hand::is_adopted(conn)?;
+    let basis = Basis {
+        purpose,
+        adopted,
+        all_at_hand: !adopted && hand::all_at_hand(conn)?,
+    };
     let mut vouched = Vouched {
-        complete,
+        all_at_hand: basis.all_at_hand,
         ..Vouched::default()
     };
-    rows::settle_rows(conn, manifests, purpose, &mut vouched)?;
-    derived::settle_derived(conn, manifests, purpose, complete, &mut vouched)?;
+    rows::settle_rows(conn, manifests, &basis, &mut vouched)?;
+    derived::settle_derived(conn, manifests, &basis, &mut vouched)?;
     let carried = match purpose {
-        Purpose::Rebuild => books::bring(conn, complete)?,
+        Purpose::Rebuild => books::bring(conn, &basis)?,
         Purpose::Replay | Purpose::ReplayPart | Purpose::Verify => Brought::new(),
     };
-    executions::settle_ledgers_and_executions(conn, purpose, complete, now, &mut vouched)?;
+    executions::settle_ledgers_and_executions(conn, &basis, now, &mut vouched)?;
     if let Some(begun) = begun {
         begun
             .commit()

@@ -5,18 +5,13 @@ use sha2::{Digest, Sha256};
 
 use super::super::StoreError;
 use super::super::output_book::hex;
-use super::{Purpose, Vouched};
+use super::{Basis, Purpose, Vouched};
 use crate::projection::output::{Output, is_placeholder};
 use crate::wire::output::{Attempt, State};
 use crate::wire::result::Field;
 
 /// Settles the outputs of which one of the two has no text.
-pub(super) fn settle(
-    conn: &Connection,
-    adopted: bool,
-    purpose: Purpose,
-    vouched: &mut Vouched,
-) -> Result<(), StoreError> {
+pub(super) fn settle(conn: &Connection, basis: &Basis, vouched: &mut Vouched) -> Result<(), StoreError> {
     (|| -> Result<(), rusqlite::Error> {
         take_books(conn)?;
         list_unlike(conn)?;
@@ -26,7 +21,7 @@ pub(super) fn settle(
         let mut rows = list.query([])?;
         while let Some(row) = rows.next()? {
             if let Some(unlike) = Unlike::read(row)? {
-                unlike.settle(conn, adopted, purpose, vouched)?;
+                unlike.settle(conn, basis, vouched)?;
             }
         }
         Ok(())
@@ -116,18 +111,12 @@ impl Unlike {
         }))
     }
 
-    fn settle(
-        &self,
-        conn: &Connection,
-        adopted: bool,
-        purpose: Purpose,
-        vouched: &mut Vouched,
-    ) -> Result<(), rusqlite::Error> {
+    fn settle(&self, conn: &Connection, basis: &Basis, vouched: &mut Vouched) -> Result<(), rusqlite::Error> {
         match (self.here, self.there) {
             (State::Fetched, None | Some(State::Fetched)) => {}
             // The database would have it too, had it asked by now.
             (State::Fetched, Some(there)) => {
-                if purpose == Purpose::Verify {
+                if basis.purpose == Purpose::Verify {
                     self.set_text(conn, &self.placeholder(there))?;
                     vouched.leave_out(kind(there), 1);
                 }
@@ -140,7 +129,7 @@ impl Unlike {
                 }
             }
             (_, Some(there)) => {
-                if purpose != Purpose::Rebuild {
+                if basis.purpose != Purpose::Rebuild {
                     self.set_text(conn, &self.placeholder(there))?;
                     self.take_book(conn)?;
                     vouched.leave_out(kind(there), 1);
@@ -148,7 +137,7 @@ impl Unlike {
             }
             (_, None) => {
                 // A row of the backend's own projector, which keeps no book: an empty text is its failure.
-                let text = if adopted { self.old_text(conn)? } else { None };
+                let text = if basis.adopted { self.old_text(conn)? } else { None };
                 let text =
                     text.filter(|text| !text.is_empty() && !is_placeholder(text, self.field, &self.object));
                 if let Some(text) = text {

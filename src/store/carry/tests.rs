@@ -338,7 +338,7 @@ impl Bench {
     }
 
     /// Rows as they are settled before, and what is not at hand; then what is tested.
-    fn settle(&self, purpose: Purpose, complete: bool) -> Vouched {
+    fn settle(&self, purpose: Purpose, all_at_hand: bool) -> Vouched {
         let conn = self.attached();
         conn.execute_batch(
             "BEGIN;
@@ -380,15 +380,14 @@ impl Bench {
         ))
         .unwrap();
         let mut vouched = Vouched::default();
-        settle_derived(&conn, &jobs(true), purpose, complete, &mut vouched).unwrap();
-        settle_ledgers_and_executions(
-            &conn,
+        let basis = Basis {
             purpose,
-            complete,
-            Timestamp::from_unix_nanos(0),
-            &mut vouched,
-        )
-        .unwrap();
+            adopted: hand::is_adopted(&conn).unwrap(),
+            all_at_hand,
+        };
+        settle_derived(&conn, &jobs(true), &basis, &mut vouched).unwrap();
+        let now = Timestamp::from_unix_nanos(0);
+        settle_ledgers_and_executions(&conn, &basis, now, &mut vouched).unwrap();
         let left: i64 = conn
             .query_row(
                 "SELECT count(*) FROM temp.sqlite_schema WHERE type = 'table' AND name <> 'not_at_hand'",

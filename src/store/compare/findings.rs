@@ -69,7 +69,7 @@ pub(super) struct Line {
 
 /// The streams say what there may be, from their start on.
 fn knows_all(scope: &Scope) -> bool {
-    scope.complete && scope.whole
+    scope.all_at_hand && scope.whole
 }
 
 /// What is done about a row; `Err`: nothing, and why.

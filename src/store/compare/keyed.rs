@@ -163,7 +163,7 @@ pub(super) fn walk(
         if !scope.whole && !ours {
             continue;
         }
-        if name == RESULTS && !scope.complete {
+        if name == RESULTS && !scope.all_at_hand {
             counted.vouched += 1;
         } else {
             counted.unexpected += 1;

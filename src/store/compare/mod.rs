@@ -35,7 +35,7 @@ pub const DIFFERENCES_MAX: usize = 1_000;
 #[derive(Clone, Debug, Default)]
 pub struct Scope {
     /// The streams hold everything that was ever projected: a result that only the database has is wrong.
-    pub complete: bool,
+    pub all_at_hand: bool,
     /// The scratch was loaded from the streams' start. If not, what it does not have is not looked at.
     pub whole: bool,
     /// Rows from before these may have been deleted for their age (contract §6.1).

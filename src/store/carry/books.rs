@@ -144,18 +144,6 @@ fn bring_issues(conn: &Connection) -> Result<usize, rusqlite::Error> {
 
 /// Pairs, and what waits of those that the scratch does not know.
 fn bring_pairs(conn: &Connection) -> Result<(usize, usize), rusqlite::Error> {
-    // The first result of some pairs is older than what was loaded.
-    conn.execute(
-        "UPDATE main.projector_derivations AS s SET first_entry =
-             (SELECT o.first_entry FROM old.projector_derivations AS o
-              WHERE o.job_id = s.job_id AND o.pc_id = s.pc_id)
-         WHERE EXISTS (SELECT 1 FROM old.projector_derivations AS o
-             WHERE o.job_id = s.job_id AND o.pc_id = s.pc_id
-                 AND NOT EXISTS (SELECT 1 FROM old.projector_results AS line JOIN temp.at_hand AS here
-                     ON here.stream_seq = line.stream_seq AND here.published_ns = line.published_ns
-                     WHERE line.entry = o.first_entry))",
-        [],
-    )?;
     // What waited for an output of a result that is gone waits still, and is derived in its place once it is settled.
     conn.execute(
         "UPDATE main.projector_derivations AS s SET state = 'due'
@@ -209,12 +197,8 @@ fn bring_gaps(conn: &Connection) -> Result<usize, rusqlite::Error> {
     )
 }
 
-/// During the load every execution is one whose row is not there.
+/// The load itself remembers none.
 fn bring_unsettled(conn: &Connection) -> Result<usize, rusqlite::Error> {
-    conn.execute(
-        "DELETE FROM main.projector_unsettled WHERE exec_id IN (SELECT exec_id FROM main.executions)",
-        [],
-    )?;
     conn.execute(
         "INSERT OR REPLACE INTO main.projector_unsettled (exec_id, since_wall)
          SELECT exec_id, since_wall FROM old.projector_unsettled",

@@ -25,15 +25,15 @@ pub(super) fn prepare(conn: &Connection) -> Result<(), StoreError> {
                  -- Of a database that has read nothing, nothing is asked.
                  WHERE EXISTS (SELECT 1 FROM old.projector_position) ORDER BY entry;
              CREATE TEMP TABLE not_at_hand (entry INTEGER PRIMARY KEY, result_id TEXT, job_id TEXT, pc_id TEXT,
-                 published TEXT, counts INTEGER, evidence INTEGER)",
+                 published TEXT, counts INTEGER)",
         )?;
         let mut missing = conn.prepare(
-            "SELECT entry, published_ns, result_id, job_id, pc_id, counts, evidence FROM old.projector_results AS line
+            "SELECT entry, published_ns, result_id, job_id, pc_id, counts FROM old.projector_results AS line
              WHERE NOT EXISTS (SELECT 1 FROM temp.at_hand AS here
                  WHERE here.stream_seq = line.stream_seq AND here.published_ns = line.published_ns)
              ORDER BY entry",
         )?;
-        let mut insert = conn.prepare("INSERT INTO temp.not_at_hand VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
+        let mut insert = conn.prepare("INSERT INTO temp.not_at_hand VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
         let mut lines = missing.query([])?;
         while let Some(line) = lines.next()? {
             insert.execute(params![
@@ -43,7 +43,6 @@ pub(super) fn prepare(conn: &Connection) -> Result<(), StoreError> {
                 line.get::<_, Value>(4)?,
                 Timestamp::from_unix_nanos(line.get(1)?).stored(),
                 line.get::<_, Value>(5)?,
-                line.get::<_, Value>(6)?,
             ])?;
         }
         conn.execute_batch(

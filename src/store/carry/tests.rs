@@ -342,8 +342,7 @@ impl Bench {
         let conn = self.attached();
         conn.execute_batch(
             "BEGIN;
-             CREATE TEMP TABLE not_at_hand (entry INTEGER PRIMARY KEY, result_id, job_id, pc_id, published TEXT, counts,
-                 evidence);
+             CREATE TEMP TABLE not_at_hand (entry INTEGER PRIMARY KEY, result_id, job_id, pc_id, published TEXT, counts);
              CREATE INDEX temp.not_at_hand_pair ON not_at_hand (job_id, pc_id);
              CREATE INDEX temp.not_at_hand_result ON not_at_hand (result_id);
              DELETE FROM main.execution_results WHERE result_id IN (SELECT result_id FROM old.execution_results);",
@@ -353,17 +352,17 @@ impl Bench {
              AND s.published_ns = l.published_ns";
         let mut select = conn
             .prepare(&format!(
-                "SELECT entry, result_id, job_id, pc_id, published_ns, counts, evidence FROM old.projector_results l
+                "SELECT entry, result_id, job_id, pc_id, published_ns, counts FROM old.projector_results l
                  WHERE NOT EXISTS ({there})"
             ))
             .unwrap();
         let mut rows = select.query([]).unwrap();
         while let Some(row) = rows.next().unwrap() {
-            let mut values: Vec<SqlValue> = (0..7).map(|index| row.get(index).unwrap()).collect();
+            let mut values: Vec<SqlValue> = (0..6).map(|index| row.get(index).unwrap()).collect();
             let published = Timestamp::from_unix_nanos(row.get(4).unwrap()).stored();
             values[4] = SqlValue::Text(published);
             conn.execute(
-                "INSERT INTO temp.not_at_hand VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO temp.not_at_hand VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 rusqlite::params_from_iter(values),
             )
             .unwrap();

@@ -8,7 +8,9 @@ use super::pipeline::{self, STREAMS, ServiceError, owner, store_options};
 use super::socket::socket_path;
 use crate::config::Config;
 use crate::source::connect;
-use crate::store::{Lock, Store, StoreError, is_bare_backend, read_only, real_path, scratch};
+use crate::store::{
+    Lock, Store, StoreError, is_bare_backend, read_only, real_path, remove_if_there, scratch,
+};
 
 /// What was taken away.
 #[derive(Debug, Default)]
@@ -83,14 +85,6 @@ fn leave_folder(path: &Path, lock: Lock) -> Result<(), StoreError> {
         }
     }
     let socket = socket_path(path);
-    match std::fs::remove_file(&socket) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(StoreError::Io {
-                what: format!("remove {}", socket.display()),
-                source: error,
-            });
-        }
-        _ => {}
-    }
+    remove_if_there(&socket).map_err(StoreError::io(format!("remove {}", socket.display())))?;
     lock.remove(path)
 }

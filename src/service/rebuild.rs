@@ -18,7 +18,7 @@ use crate::store::carry::{Completed, Purpose};
 use crate::store::output_book::missing_counts;
 use crate::store::scratch::{Beside, Scratch, sync};
 use crate::store::swap::{Replaced, kept_path, swap};
-use crate::store::{Found, Lock, StoreError, Use, found, read_only, real_path, refill, standings};
+use crate::store::{FileKind, Lock, StoreError, Use, file_kind, read_only, real_path, refill, standings};
 use crate::wire::kv::StreamName;
 use crate::wire::output::State;
 use crate::wire::time::Timestamp;
@@ -133,7 +133,7 @@ async fn make_anew(
     let store = match &old.carried_from {
         Some(old) => loader
             .open_beside(old, &loader.starts())
-            .map_err(|error| way_out(&database, error))?,
+            .map_err(|error| error.or_damaged(&database))?,
         None => loader.open(Use::Load)?,
     };
     loader.load(store, bounds.clone()).await?;
@@ -156,7 +156,7 @@ async fn make_anew(
             let completed = Scratch::open(&scratch_path, beside, memory)
                 .and_then(|scratch| scratch.telling(&progress))
                 .and_then(|scratch| scratch.complete(&manifests, Purpose::Rebuild, now));
-            Ok(completed.map_err(|error| way_out(&of, error))?)
+            Ok(completed.map_err(|error| error.or_damaged(&of))?)
         })
         .await?;
     loader.count_outputs(&mut completed);
@@ -264,18 +264,18 @@ impl Old {
 }
 
 fn old(database: &Path, options: RebuildOptions) -> Result<Old, ServiceError> {
-    let found = found(database)?;
-    let adopted = found == Found::Adopted;
-    match found {
-        Found::Nothing => return Ok(Old::default()),
-        Found::Database | Found::Adopted => {}
-        Found::Unreadable(_) if options.forget_completions => {
+    let kind = file_kind(database)?;
+    let adopted = kind == FileKind::Adopted;
+    match kind {
+        FileKind::Nothing => return Ok(Old::default()),
+        FileKind::Database | FileKind::Adopted => {}
+        FileKind::Unreadable(_) if options.forget_completions => {
             return Ok(Old {
                 unreadable: true,
                 ..Old::default()
             });
         }
-        Found::Unreadable(why) => return Err(damaged(database, &why).into()),
+        FileKind::Unreadable(why) => return Err(StoreError::damaged(database, why).into()),
     }
     if options.no_carry_over && adopted {
         return Err(StoreError::Unusable(format!(
@@ -293,26 +293,10 @@ fn old(database: &Path, options: RebuildOptions) -> Result<Old, ServiceError> {
     let standings = read_only(database).and_then(|conn| standings(&conn));
     Ok(Old {
         carried_from: Some(database.to_owned()),
-        standings: standings.map_err(|error| way_out(database, error))?,
+        standings: standings.map_err(|error| error.or_damaged(database))?,
         adopted,
         ..Old::default()
     })
-}
-
-/// A damaged file must not be in the way of a new one.
-fn way_out(database: &Path, error: StoreError) -> StoreError {
-    match error.is_damage() {
-        true => damaged(database, &error.to_string()),
-        false => error,
-    }
-}
-
-fn damaged(database: &Path, why: &str) -> StoreError {
-    StoreError::Unusable(format!(
-        "{} is damaged: {why}; put back a backup, or let `rebuild --no-carry-over --forget-completions` make a new one \
-         that takes nothing from it and forgets with it which jobs have succeeded where",
-        database.display()
-    ))
 }
 
 /// Seconds, phase by phase.

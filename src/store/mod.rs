@@ -16,7 +16,9 @@ pub mod dump;
 mod error;
 mod executions;
 pub mod fail;
+mod file;
 mod group;
+mod kind;
 mod lock;
 mod migrate;
 mod names;
@@ -39,13 +41,12 @@ use rusqlite::Connection;
 
 pub use disk::{below_reserve, disk_free_bytes};
 pub use error::{Class, StoreError};
+pub use file::{FileIdentity, file_bytes, meeting_path, real_path, remove_if_there, wal_path, with_suffix};
 pub use group::{Committed, Gap, Group, Left, Lines};
+pub use kind::{FileKind, file_kind, is_bare_backend};
 pub use lock::{Lock, Owner};
 pub use migrate::{Versions, versions};
-pub use open::{
-    FileIdentity, Found, StoreOptions, Synchronous, Use, file_bytes, found, is_bare_backend, meeting_path,
-    read_only, real_path, wal_path,
-};
+pub use open::{StoreOptions, Synchronous, Use, read_only};
 pub use position::{Advance, Counts, Standing};
 pub use written::WRITTEN_TABLES;
 
@@ -91,7 +92,7 @@ fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreE
         },
         shapes: derive::Shapes::default(),
         orphans: derive::Orphans::default(),
-        adopted: live && open::is_adopted(conn)?,
+        adopted: live && kind::is_adopted(conn)?,
         scratch_ledgers: (!live).then_some(options.for_use == Use::LoadOn && report::has_ledgers(conn)?),
         deferred: options.for_use == Use::Load,
         shares_transaction: options.for_use == Use::Load,

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
+use super::file::{file_bytes, wal_path};
 use super::names::quoted;
-use super::open::{file_bytes, wal_path};
 use super::scratch::{self, settings};
 use super::swap::{Replaced, release, swap};
 use super::{StoreError, adoption, carry, report};

@@ -142,7 +142,7 @@ pub fn read_within(conn: &Connection, lines: i64) -> Result<Report, StoreError> 
         outputs,
         oldest_pending_output: oldest_pending(conn)?,
         gaps: gaps().map_err(StoreError::sqlite("read projector_gaps"))?,
-        adopted: super::open::is_adopted(conn)?,
+        adopted: super::kind::is_adopted(conn)?,
         first_pass: super::adoption::first_pass(conn)?.is_some(),
         issues: issues::list(conn, lines)?,
         issues_total: count("SELECT count(*) FROM projector_issues")?,

@@ -2,9 +2,7 @@
 //! compared with it or put in its place (DESIGN §8.1, §8.2).
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
@@ -12,8 +10,10 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::carry::{self, Completed, Purpose};
 use super::compare::{self, Comparison, Findings, Mended, Scope};
+use super::file::{COMPANIONS, remove_if_there, with_suffix};
+use super::kind::is_adopted;
 use super::names::quoted;
-use super::open::is_adopted;
+use super::open::{BUSY_TIMEOUT, unsound};
 use super::position::{self, Standing};
 use super::retention::Horizons;
 use super::{StoreError, migrate, report};
@@ -27,10 +27,7 @@ const MMAP_BYTES: i64 = 1 << 40;
 /// Where a database's scratch lies: beside it, so that it can take its place by a rename.
 #[must_use]
 pub fn path(database: &Path, suffix: &str) -> PathBuf {
-    let mut path: OsString = database.as_os_str().to_owned();
-    path.push(".");
-    path.push(suffix);
-    PathBuf::from(path)
+    with_suffix(database, &format!(".{suffix}"))
 }
 
 /// Removes a scratch with everything that SQLite and we have put beside it.
@@ -38,19 +35,9 @@ pub fn path(database: &Path, suffix: &str) -> PathBuf {
 /// # Errors
 /// The system's.
 pub fn remove(scratch: &Path) -> Result<(), StoreError> {
-    for suffix in ["", "-journal", "-wal", "-shm", ".lock"] {
-        let mut path: OsString = scratch.as_os_str().to_owned();
-        path.push(suffix);
-        match fs::remove_file(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(source) => {
-                return Err(StoreError::Io {
-                    what: format!("remove {}", PathBuf::from(path).display()),
-                    source,
-                });
-            }
-        }
+    for suffix in [""].into_iter().chain(COMPANIONS).chain([".lock"]) {
+        let path = with_suffix(scratch, suffix);
+        remove_if_there(&path).map_err(StoreError::io(format!("remove {}", path.display())))?;
     }
     Ok(())
 }
@@ -161,7 +148,7 @@ impl Scratch {
         let conn = Connection::open_with_flags(path, flags)
             .map_err(StoreError::sqlite(format_args!("open {}", path.display())))?;
         settings(&conn)?;
-        conn.busy_timeout(super::open::BUSY_TIMEOUT)
+        conn.busy_timeout(BUSY_TIMEOUT)
             .map_err(StoreError::sqlite("set the busy time-out"))?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
             .map_err(StoreError::sqlite("switch triggers off"))?;
@@ -255,14 +242,7 @@ impl Scratch {
     /// # Errors
     /// What is wrong with it.
     pub fn prove(&self) -> Result<(), StoreError> {
-        let check: String = self
-            .conn
-            .query_row("PRAGMA main.quick_check(1)", [], |row| row.get(0))
-            .map_err(StoreError::sqlite("check the new file"))?;
-        if check != "ok" {
-            return Err(wrong(&check));
-        }
-        match position::first_that_does_not_add_up(&self.conn, "main")? {
+        match unsound(&self.conn)? {
             Some(what) => Err(wrong(&what)),
             None => Ok(()),
         }

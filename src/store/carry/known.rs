@@ -10,6 +10,7 @@ use bytestring::ByteString;
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
+use super::super::kind::is_adopted;
 use super::super::{StoreError, open};
 use crate::projection::output::is_placeholder;
 use crate::wire::kv::StreamName;
@@ -38,7 +39,7 @@ impl Foreknowledge {
     /// As [`open::read_only`]; SQLite's.
     pub fn read(old: &Path, starts: &BTreeMap<StreamName, StreamSeq>) -> Result<Self, StoreError> {
         let conn = open::read_only(old)?;
-        let adopted = open::is_adopted(&conn)?;
+        let adopted = is_adopted(&conn)?;
         let start = starts.get(&StreamName::Results).copied();
         let duplicates = start.map_or_else(|| Ok(HashSet::new()), |start| duplicates(&conn, start, adopted));
         let duplicates =

@@ -26,7 +26,7 @@ use std::path::Path;
 use rusqlite::{Connection, Params, Transaction, TransactionBehavior};
 use serde::Serialize;
 
-use super::open::{self, file_bytes, percent_encoded, wal_path};
+use super::file::{file_bytes, percent_encoded, wal_path};
 use super::{FileIdentity, StoreError};
 use crate::projection::manifests::Manifests;
 use crate::wire::time::Timestamp;
@@ -150,7 +150,7 @@ pub(super) fn attach(
     read_only: bool,
 ) -> Result<(), StoreError> {
     let what = || format!("open the database {}", database.display());
-    FileIdentity::of(database).map_err(|source| open::cannot_open(database, source))?;
+    FileIdentity::of(database).map_err(|source| StoreError::no_file(database, source))?;
     let attach = |mode: &str| -> Result<(), rusqlite::Error> {
         let uri = format!("file:{}?{mode}", percent_encoded(database));
         conn.execute(&format!("ATTACH ?1 AS {name}"), [uri])?;
@@ -163,7 +163,7 @@ pub(super) fn attach(
         looked
     };
     match attach(if read_only { "mode=ro" } else { "mode=rw" }) {
-        // As in [`open::read_only`]: no log to read, and none can be made.
+        // As in [`read_only`](super::read_only): no log to read, and none can be made.
         Err(rusqlite::Error::SqliteFailure(failure, _))
             if read_only
                 && failure.code == rusqlite::ErrorCode::CannotOpen

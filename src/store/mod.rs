@@ -32,6 +32,7 @@ mod rows;
 pub mod scratch;
 mod snapshots;
 pub mod swap;
+mod table;
 mod written;
 
 use std::path::{Path, PathBuf};

@@ -13,7 +13,8 @@ use super::file::{file_bytes, wal_path};
 use super::names::quoted;
 use super::scratch::{self, settings};
 use super::swap::{Replaced, release, swap};
-use super::{StoreError, adoption, carry, report};
+use super::table::{MAIN, Table};
+use super::{StoreError, adoption, report};
 
 /// `projector_meta` key: the state of the file that a copy was made of.
 const REBUILT_FROM: &str = "rebuilt_from";
@@ -65,7 +66,8 @@ pub fn copy(database: &Path, scratch: &Path) -> Result<(), StoreError> {
     let what = || StoreError::sqlite("empty the copy's projected tables");
     adoption::check_over(&conn, database)?;
     let mut tables: Vec<String> = report::projected_tables().map(str::to_owned).collect();
-    tables.extend(carry::exploded_tables(&conn)?);
+    let exploded = Table::exploded(&conn, MAIN)?.into_iter();
+    tables.extend(exploded.filter(Table::is_table).map(|table| table.name));
     for table in tables {
         let there: Option<String> = conn
             .query_row(

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, params};
 
 use super::super::StoreError;
+use super::super::names::listed;
 use super::{Basis, Purpose, Vouched, any, run};
 
 /// What is carried by a key of its own.
@@ -38,8 +39,7 @@ const FEEDS: Kind = Kind {
 
 impl Kind {
     fn key(&self, of: &str) -> String {
-        let key: Vec<String> = self.key.iter().map(|column| format!("{of}{column}")).collect();
-        key.join(", ")
+        listed(self.key.iter().copied(), of)
     }
 
     fn same(&self, one: &str, other: &str) -> String {
@@ -179,11 +179,7 @@ impl Kind {
                      LEFT JOIN temp.{kept} kept ON {}
                      WHERE NOT EXISTS (SELECT 1 FROM main.{table} now WHERE {}) AND {}
                          AND coalesce(kept.aside, 0) = ?1",
-                    columns
-                        .split(", ")
-                        .map(|column| format!("was.{column}"))
-                        .collect::<Vec<_>>()
-                        .join(", "),
+                    listed(columns.split(", "), "was."),
                     self.same("kept", "was"),
                     self.same("now", "was"),
                     self.missing(basis)

@@ -5,6 +5,7 @@ use rusqlite::Connection;
 
 use super::super::StoreError;
 use super::super::completions::Ledger;
+use super::super::names::listed;
 use super::{Basis, Vouched, any, run};
 use crate::projection::result::Completion;
 
@@ -132,11 +133,7 @@ impl Table {
     /// The greater of both; where everything is at hand, only what the messages explain. Returns what was taken.
     fn merge(&self, conn: &Connection, strict: bool) -> Result<u64, StoreError> {
         let (table, key) = (self.name, self.key);
-        let columns = key
-            .split(", ")
-            .map(|column| format!("was.{column}"))
-            .collect::<Vec<_>>()
-            .join(", ");
+        let columns = listed(key.split(", "), "was.");
         let explained = if strict {
             "EXISTS (SELECT 1 FROM temp.carry_explained line WHERE line.job_id = was.job_id
                  AND line.pc_id = was.pc_id AND line.finished_at >= was.last_success_at)"

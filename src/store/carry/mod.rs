@@ -32,7 +32,6 @@ use crate::projection::manifests::Manifests;
 use crate::wire::time::Timestamp;
 
 pub use books::Brought;
-pub(super) use exploded::names as exploded_tables;
 pub use known::Foreknowledge;
 
 /// What a scratch is made for.

@@ -7,11 +7,11 @@ use std::ops::Range;
 use rusqlite::{Connection, params};
 
 use super::super::StoreError;
+use super::super::table::Table;
 use super::align::Finding;
 use super::books;
 use super::keyed::{Found, Keyed};
 use super::lists::{Judged, List, Pair};
-use super::schema::Table;
 use super::tables::{Exploded, FACTS, Fixed, Place, RESULTS};
 use super::{Scope, listed};
 

@@ -3,8 +3,8 @@
 use rusqlite::{Connection, Statement};
 
 use super::super::StoreError;
+use super::super::table::{Affinity, Column, MAIN, OLD, Table};
 use super::cells::{key_text, shown_pair};
-use super::schema::{Affinity, Column, MAIN, OLD, Table};
 use super::tables::{FEEDS, Fixed, RESULTS};
 use super::{Counted, Difference, Kind, Scope, listed, quoted};
 

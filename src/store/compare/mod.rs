@@ -10,7 +10,6 @@ mod keyed;
 mod lists;
 mod mend;
 pub mod sampled;
-mod schema;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -24,7 +23,7 @@ use self::findings::Work;
 use self::lists::List;
 use self::tables::{Fixed, Place, Task};
 use super::StoreError;
-use super::names::quoted;
+use super::names::{listed, quoted};
 use super::retention::Horizons;
 pub use mend::{Mended, mend};
 
@@ -285,13 +284,4 @@ impl Looking<'_> {
         }
         Ok(())
     }
-}
-
-/// Columns as a list, each behind `prefix`.
-fn listed<'a>(columns: impl IntoIterator<Item = &'a str>, prefix: &str) -> String {
-    columns
-        .into_iter()
-        .map(|column| format!("{prefix}{}", quoted(column)))
-        .collect::<Vec<_>>()
-        .join(", ")
 }

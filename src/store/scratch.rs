@@ -85,25 +85,6 @@ pub(super) fn strip(conn: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Builds the secondary indexes: those of our schema, or in a copy of the backend's file those that it has.
-fn build_indexes(conn: &Connection) -> Result<(), StoreError> {
-    let all = if is_adopted(conn)? {
-        indexes(conn, "old")?
-    } else {
-        let mut like = Connection::open_in_memory().map_err(StoreError::sqlite("read the schema"))?;
-        migrate::run(&mut like, true)?;
-        indexes(&like, "main")?
-    };
-    let there: Vec<String> = indexes(conn, "main")?.into_iter().map(|(name, _)| name).collect();
-    for (name, sql) in all {
-        if !there.contains(&name) {
-            conn.execute_batch(&sql)
-                .map_err(StoreError::sqlite(format_args!("build the index {name}")))?;
-        }
-    }
-    Ok(())
-}
-
 /// Puts a file's bytes on disk.
 ///
 /// # Errors
@@ -155,7 +136,7 @@ impl Scratch {
         conn.pragma_update(Some("main"), "cache_size", -cache_kib)
             .map_err(StoreError::sqlite("set the page cache"))?;
         match beside {
-            Beside::Nothing { completions_of } => attach_nothing(&conn, completions_of)?,
+            Beside::Nothing { completions_of } => carry::attach_nothing(&conn, completions_of)?,
             Beside::Database(database) => carry::attach(&conn, database, "old", true)?,
             Beside::Mended(database) => carry::attach(&conn, database, "old", false)?,
         }
@@ -209,12 +190,28 @@ impl Scratch {
         carry::complete(&self.conn, manifests, purpose, now)
     }
 
-    /// Builds what the load left out.
+    /// Builds the secondary indexes, which the load left out: those of our schema, or in a copy of the backend's file those
+    /// that it has.
     ///
     /// # Errors
     /// SQLite's.
     pub fn build_indexes(&self) -> Result<(), StoreError> {
-        build_indexes(&self.conn)
+        let conn = &self.conn;
+        let all = if is_adopted(conn)? {
+            indexes(conn, "old")?
+        } else {
+            let mut like = Connection::open_in_memory().map_err(StoreError::sqlite("read the schema"))?;
+            migrate::run(&mut like, true)?;
+            indexes(&like, "main")?
+        };
+        let there: Vec<String> = indexes(conn, "main")?.into_iter().map(|(name, _)| name).collect();
+        for (name, sql) in all {
+            if !there.contains(&name) {
+                conn.execute_batch(&sql)
+                    .map_err(StoreError::sqlite(format_args!("build the index {name}")))?;
+            }
+        }
+        Ok(())
     }
 
     /// Every result that the load counted has its row.
@@ -305,73 +302,8 @@ impl Scratch {
     /// # Errors
     /// SQLite's.
     pub fn take_job(&self, job: &str) -> Result<(), StoreError> {
-        let take = || -> Result<(), rusqlite::Error> {
-            for sql in [
-                "INSERT INTO main.projector_results (entry, incarnation, stream_seq, published_ns, result_id, pc_id, job_id,
-                     counts, evidence)
-                 SELECT entry, incarnation, stream_seq, published_ns, result_id, pc_id, job_id, counts, evidence
-                 FROM old.projector_results line WHERE job_id = ?1 AND counts
-                     AND EXISTS (SELECT 1 FROM old.execution_results row WHERE row.result_id = line.result_id)",
-                "INSERT OR IGNORE INTO main.execution_results (result_id, request_id, exec_id, pc_id, exit_code, stdout,
-                     stderr, started_at, finished_at, recorded_at, job_id, version, reaped, expires_at, parent_result_id,
-                     skipped)
-                 SELECT result_id, request_id, row.exec_id, row.pc_id, exit_code, stdout, stderr, started_at, finished_at,
-                     recorded_at, row.job_id, version, reaped, expires_at, parent_result_id, skipped
-                 FROM main.projector_results line JOIN old.execution_results row USING (result_id)
-                 WHERE line.job_id = ?1",
-                "INSERT OR IGNORE INTO main.projector_outputs (result_id, field, entry, mended, object, state, reason,
-                     attempts, published_at, size_bytes, sha256, since_wall, next_try_wall)
-                 SELECT book.result_id, field, book.entry, mended, object, state, reason, attempts, published_at, size_bytes,
-                     sha256, since_wall, next_try_wall
-                 FROM main.projector_results line JOIN old.projector_outputs book USING (result_id)
-                 WHERE line.job_id = ?1",
-                "INSERT INTO main.projector_derivations (job_id, pc_id, hints_hash, first_entry, state)
-                 SELECT job_id, pc_id, '', min(entry), 'due' FROM main.projector_results WHERE job_id = ?1 GROUP BY 1, 2",
-            ] {
-                self.conn.execute(sql, [job])?;
-            }
-            Ok(())
-        };
-        take().map_err(StoreError::sqlite(format_args!(
-            "read the results of job {job:?}"
-        )))
+        carry::take_job(&self.conn, job)
     }
-}
-
-/// An empty database under the name `old`.
-fn attach_nothing(conn: &Connection, completions_of: Option<&Path>) -> Result<(), StoreError> {
-    let attach = || -> Result<(), rusqlite::Error> {
-        conn.execute_batch("ATTACH ':memory:' AS old")?;
-        let tables: Vec<String> = conn
-            .prepare("SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?
-            .query_map([], |row| row.get(0))?
-            .collect::<Result<_, _>>()?;
-        for sql in tables {
-            conn.execute_batch(&sql.replacen("CREATE TABLE ", "CREATE TABLE old.", 1))?;
-        }
-        Ok(())
-    };
-    attach().map_err(StoreError::sqlite("stand in for a database"))?;
-    let Some(database) = completions_of else {
-        return Ok(());
-    };
-    carry::attach(conn, database, "completions", true)?;
-    let copy = || -> Result<(), rusqlite::Error> {
-        for table in ["job_completions", "job_version_completions"] {
-            let there: bool = conn.query_row(
-                "SELECT EXISTS (SELECT 1 FROM completions.sqlite_schema WHERE name = ?1)",
-                [table],
-                |row| row.get(0),
-            )?;
-            if there {
-                conn.execute_batch(&format!(
-                    "INSERT INTO old.{table} SELECT * FROM completions.{table}"
-                ))?;
-            }
-        }
-        conn.execute_batch("DETACH completions")
-    };
-    copy().map_err(StoreError::sqlite("keep the completions"))
 }
 
 fn wrong(what: &str) -> StoreError {

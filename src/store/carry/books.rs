@@ -6,9 +6,17 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, params};
 
 use super::super::StoreError;
+use super::super::names::listed;
 use super::Basis;
 use super::letters::Letters;
 use super::outputs::{self, entry_here};
+
+/// A row of `execution_results`.
+pub(super) const ROW: &str = "result_id, request_id, exec_id, pc_id, exit_code, stdout, stderr, started_at, \
+     finished_at, recorded_at, job_id, version, reaped, expires_at, parent_result_id, skipped";
+/// A line of `projector_results`.
+pub(super) const LINE: &str =
+    "entry, incarnation, stream_seq, published_ns, result_id, pc_id, job_id, counts, evidence";
 
 /// How many rows were brought, by table.
 pub type Brought = BTreeMap<&'static str, u64>;
@@ -82,9 +90,6 @@ fn relabel(conn: &Connection) -> Result<(), rusqlite::Error> {
 }
 
 fn bring_rows(conn: &Connection, basis: &Basis) -> Result<usize, rusqlite::Error> {
-    const COLUMNS: &str =
-        "result_id, request_id, exec_id, pc_id, exit_code, stdout, stderr, started_at, finished_at,
-         recorded_at, job_id, version, reaped, expires_at, parent_result_id, skipped";
     conn.execute_batch(
         "DROP TABLE IF EXISTS temp.brought_rows;
          CREATE TEMP TABLE brought_rows (result_id TEXT PRIMARY KEY) WITHOUT ROWID",
@@ -100,8 +105,8 @@ fn bring_rows(conn: &Connection, basis: &Basis) -> Result<usize, rusqlite::Error
     )?;
     conn.execute(
         &format!(
-            "INSERT INTO main.execution_results ({COLUMNS})
-             SELECT {COLUMNS} FROM old.execution_results CROSS JOIN temp.brought_rows USING (result_id)"
+            "INSERT INTO main.execution_results ({ROW})
+             SELECT {ROW} FROM old.execution_results CROSS JOIN temp.brought_rows USING (result_id)"
         ),
         [],
     )
@@ -116,14 +121,14 @@ fn bring_lines(conn: &Connection) -> Result<usize, rusqlite::Error> {
          INSERT OR IGNORE INTO temp.copied SELECT result_id FROM main.projector_results WHERE NOT counts",
     )?;
     conn.execute(
-        "INSERT INTO main.projector_results (entry, incarnation, stream_seq, published_ns, result_id, pc_id, job_id,
-             counts, evidence)
-         SELECT line.entry, line.incarnation, line.stream_seq, line.published_ns, line.result_id, line.pc_id,
-             line.job_id, line.counts, line.evidence
-         FROM temp.not_at_hand AS missing CROSS JOIN old.projector_results AS line ON line.entry = missing.entry
-         WHERE EXISTS (SELECT 1 FROM main.execution_results AS row WHERE row.result_id = line.result_id)
-             OR line.result_id IN (SELECT result_id FROM temp.copied)
-         ORDER BY missing.entry",
+        &format!(
+            "INSERT INTO main.projector_results ({LINE}) SELECT {}
+             FROM temp.not_at_hand AS missing CROSS JOIN old.projector_results AS line ON line.entry = missing.entry
+             WHERE EXISTS (SELECT 1 FROM main.execution_results AS row WHERE row.result_id = line.result_id)
+                 OR line.result_id IN (SELECT result_id FROM temp.copied)
+             ORDER BY missing.entry",
+            listed(LINE.split(", "), "line.")
+        ),
         [],
     )
 }

@@ -9,8 +9,8 @@ use super::super::names::listed;
 use super::{Basis, Vouched, any, run};
 use crate::projection::result::Completion;
 
-struct Table {
-    name: &'static str,
+pub(super) struct Table {
+    pub(super) name: &'static str,
     key: &'static str,
     write: fn(&mut Ledger, &Connection) -> Result<(), rusqlite::Error>,
 }
@@ -44,7 +44,7 @@ impl<'c> Making<'c> {
     pub(super) fn new(conn: &'c Connection) -> Result<Self, StoreError> {
         Ok(Self {
             conn,
-            there: there(conn)?,
+            there: there(conn, "main")?,
             notes: Ledger::default(),
             noted: 0,
         })
@@ -75,10 +75,11 @@ impl<'c> Making<'c> {
     }
 }
 
-fn there(conn: &Connection) -> Result<Vec<&'static Table>, StoreError> {
+/// Those ledgers that a file has; the backend's may not have them yet (contract §6.8).
+pub(super) fn there(conn: &Connection, schema: &str) -> Result<Vec<&'static Table>, StoreError> {
     let mut there = Vec::new();
     for table in &TABLES {
-        if exists(conn, "main", table.name)? {
+        if exists(conn, schema, table.name)? {
             there.push(table);
         }
     }
@@ -91,7 +92,7 @@ pub(super) fn settle(conn: &Connection, basis: &Basis, vouched: &mut Vouched) ->
     if strict {
         list_explained(conn)?;
     }
-    for table in there(conn)? {
+    for table in there(conn, "main")? {
         if exists(conn, "old", table.name)? {
             let kept = table.merge(conn, strict)?;
             vouched.add("completions", kept);
@@ -101,7 +102,6 @@ pub(super) fn settle(conn: &Connection, basis: &Basis, vouched: &mut Vouched) ->
     Ok(())
 }
 
-/// The backend's file may not have them yet (contract §6.8).
 fn exists(conn: &Connection, schema: &str, table: &str) -> Result<bool, StoreError> {
     any(
         conn,

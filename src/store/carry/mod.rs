@@ -8,6 +8,7 @@ mod derived;
 mod executions;
 mod exploded;
 mod hand;
+mod job;
 mod known;
 mod late;
 mod ledgers;
@@ -32,6 +33,7 @@ use crate::projection::manifests::Manifests;
 use crate::wire::time::Timestamp;
 
 pub use books::Brought;
+pub(super) use job::take_job;
 pub use known::Foreknowledge;
 
 /// What a scratch is made for.
@@ -173,6 +175,33 @@ pub(super) fn attach(
         outcome => outcome,
     }
     .map_err(StoreError::sqlite(what()))
+}
+
+/// In the place of a database: an empty one under the name `old`, with the completions of the one named here.
+pub(super) fn attach_nothing(conn: &Connection, completions_of: Option<&Path>) -> Result<(), StoreError> {
+    let attach_empty = || -> Result<(), rusqlite::Error> {
+        conn.execute_batch("ATTACH ':memory:' AS old")?;
+        let tables: Vec<String> = conn
+            .prepare("SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?
+            .query_map([], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        for sql in tables {
+            conn.execute_batch(&sql.replacen("CREATE TABLE ", "CREATE TABLE old.", 1))?;
+        }
+        Ok(())
+    };
+    attach_empty().map_err(StoreError::sqlite("stand in for a database"))?;
+    let Some(database) = completions_of else {
+        return Ok(());
+    };
+    attach(conn, database, "completions", true)?;
+    let keep = "keep the completions";
+    for ledger in ledgers::there(conn, "completions")? {
+        let copy = format!("INSERT INTO old.{0} SELECT * FROM completions.{0}", ledger.name);
+        run(conn, keep, &copy, [])?;
+    }
+    run(conn, keep, "DETACH completions", [])?;
+    Ok(())
 }
 
 /// One statement; returns the rows it wrote.

@@ -10,6 +10,10 @@ use crate::projection::output::{Output, is_placeholder};
 use crate::wire::output::{Attempt, State};
 use crate::wire::result::Field;
 
+/// A line of `projector_outputs`, its entry apart.
+pub(super) const OUTPUT: &str = "result_id, field, mended, object, state, reason, attempts, published_at, size_bytes, \
+     sha256, since_wall, next_try_wall";
+
 /// Settles the outputs of which one of the two has no text.
 pub(super) fn settle(conn: &Connection, basis: &Basis, vouched: &mut Vouched) -> Result<(), StoreError> {
     (|| -> Result<(), rusqlite::Error> {
@@ -43,10 +47,7 @@ fn take_books(conn: &Connection) -> Result<(), rusqlite::Error> {
 pub(super) fn bring(conn: &Connection, which: &str) -> Result<usize, rusqlite::Error> {
     conn.execute(
         &format!(
-            "INSERT OR IGNORE INTO main.projector_outputs (result_id, field, entry, mended, object, state, reason,
-                 attempts, published_at, size_bytes, sha256, since_wall, next_try_wall)
-             SELECT result_id, field, {}, mended, object, state, reason, attempts, published_at, size_bytes, sha256,
-                 since_wall, next_try_wall
+            "INSERT OR IGNORE INTO main.projector_outputs (entry, {OUTPUT}) SELECT {}, {OUTPUT}
              FROM old.projector_outputs AS book WHERE result_id IN ({which})",
             entry_here("book.entry")
         ),

@@ -8,10 +8,9 @@ use chrono::Utc;
 use tokio::sync::watch;
 
 use super::board::Pulse;
-use super::load::{Forecast, Loader, REBUILD, Standings, Step, Tell};
+use super::load::{For, Forecast, Loader, Standings, Step, Tell, census_of_streams};
 use super::pipeline::{ServiceError, owner};
 use crate::config::Config;
-use crate::source::census::census;
 use crate::source::connect::Connection;
 use crate::source::flow::Bounds;
 use crate::store::carry::{Completed, Purpose};
@@ -80,17 +79,11 @@ pub(super) async fn initial(
     tell: Tell<'_>,
     pulse: &Pulse,
 ) -> Result<Option<Rebuilt>, ServiceError> {
-    let js = connection.js();
-    let mut messages = 0;
-    for stream in StreamName::ALL {
-        let census = census(&js, stream)
-            .await
-            .map_err(|error| ServiceError::Unavailable(error.to_string()))?;
-        // The service waits for a stream that is not there yet: nothing to load in bulk, and nothing to warn of.
-        let Some(census) = census else { return Ok(None) };
-        messages += census.messages;
-    }
-    if usize::try_from(messages).unwrap_or(usize::MAX) < config.store.bulk_from_messages {
+    let streams = census_of_streams(connection).await?;
+    // The service waits for a stream that is not there yet: nothing to load in bulk, and nothing to warn of.
+    let all_there = streams.len() == StreamName::ALL.len();
+    let messages: u64 = streams.values().map(|census| census.messages).sum();
+    if !all_there || usize::try_from(messages).unwrap_or(usize::MAX) < config.store.bulk_from_messages {
         return Ok(None);
     }
     make_anew(
@@ -117,7 +110,7 @@ async fn make_anew(
     let database = real_path(&config.store.path);
     let mut clock = Clock::default();
     let old = old(&database, options)?;
-    let mut loader = Loader::begin(config, connection, REBUILD, stop, tell).await?;
+    let mut loader = Loader::begin(config, connection, For::Rebuild, stop, tell).await?;
     loader.pulse = pulse;
     let (bounds, _) = loader.bounds(&old.standings).await?;
     clock.phase("look");

@@ -93,9 +93,7 @@ async fn message(
     budget: &ObjectBudget,
     line: Line,
 ) -> Result<(Line, Option<ResultMessage>), ServiceError> {
-    let found = message_at(js, StreamName::Results, StreamSeq(line.seq))
-        .await
-        .map_err(|error| ServiceError::Unavailable(error.to_string()))?;
+    let found = message_at(js, StreamName::Results, StreamSeq(line.seq)).await?;
     let Some(found) = found.filter(|found| found.published == line.published) else {
         return Ok((line, None));
     };

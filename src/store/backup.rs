@@ -15,9 +15,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
 use super::file::{COMPANIONS, MODE, folder, remove_if_there, sync_folder, with_suffix};
-use super::position::{self, Standing};
-use super::{FileIdentity, StoreError, disk_free_bytes, file_bytes, migrate, open};
-use crate::wire::kv::StreamName;
+use super::{FileIdentity, StoreError, disk_free_bytes, file_bytes, migrate, open, position};
 
 /// A backup leaves so much of the disk free.
 const MARGIN_BYTES: u64 = 16 << 20;
@@ -229,21 +227,14 @@ fn check(part: &Path) -> Result<BackedUp, StoreError> {
     }
     let database_id =
         migrate::meta(&conn, "database_id")?.ok_or_else(|| unsound("it has no id".to_owned()))?;
-    let mut streams = Vec::new();
-    for stream in StreamName::ALL {
-        if let Some(Standing {
-            incarnation,
-            position,
-            ..
-        }) = position::read(&conn, stream)?
-        {
-            streams.push(StreamAt {
-                stream: stream.to_string(),
-                incarnation,
-                position: position.0,
-            });
-        }
-    }
+    let streams = position::read_all(&conn, "main")?
+        .into_iter()
+        .map(|(stream, standing)| StreamAt {
+            stream: stream.to_string(),
+            incarnation: standing.incarnation,
+            position: standing.position.0,
+        })
+        .collect();
     Ok(BackedUp {
         bytes: file_bytes(part),
         database_id,
@@ -260,8 +251,7 @@ mod tests {
         let path = folder.join("results.db");
         let me = Owner {
             pid: 1,
-            started_at: String::new(),
-            host: String::new(),
+            ..Owner::default()
         };
         (Store::open(&path, &StoreOptions::default(), &me).unwrap(), path)
     }

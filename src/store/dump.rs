@@ -199,8 +199,7 @@ mod tests {
 
     #[test]
     fn values_of_every_kind_stay_apart_and_rows_come_in_the_order_of_their_key() {
-        let mut conn = Connection::open_in_memory().unwrap();
-        migrate::run(&mut conn, true).unwrap();
+        let conn = migrate::in_memory(true).unwrap();
         conn.execute_batch(
             "CREATE TABLE disks (pc_id TEXT NOT NULL, job_id TEXT NOT NULL, collected_at TIMESTAMP, rowid, size,
                  PRIMARY KEY (pc_id, job_id, rowid));
@@ -239,8 +238,7 @@ mod tests {
 
     #[test]
     fn a_table_that_is_not_dumped_is_refused_with_those_that_are() {
-        let mut conn = Connection::open_in_memory().unwrap();
-        migrate::run(&mut conn, true).unwrap();
+        let conn = migrate::in_memory(true).unwrap();
         let refused = write(&conn, &["projector_position".to_owned()], &mut Vec::new()).unwrap_err();
         assert!(
             refused.to_string().contains("execution_results, executions"),

@@ -22,7 +22,7 @@ use super::derive::{Deriver, Evidence, OwnedPair, Pair, issues};
 use super::executions::{self, Tally};
 use super::position::{self, Advance, Standing};
 use super::rows;
-use super::{Class, StoreError, adoption};
+use super::{Class, StoreError};
 use crate::projection::execution::Delta;
 use crate::projection::manifests::Manifests;
 use crate::projection::result::{
@@ -230,7 +230,7 @@ impl<'s> Group<'s> {
         let change = row_change(known);
         // In the first pass over the backend's rows, a result's first message counts though its row is there.
         let mends = self.is_first_pass(incarnation, seq)
-            && adoption::is_first(self.tx, &row.result_id)?
+            && super::first_pass::is_first(self.tx, &row.result_id)?
             && change == RowChange::Nothing;
         let counts = change != RowChange::Nothing || mends;
         let entry = self.enter_message(incarnation, seq, published, &row, counts)?;
@@ -477,7 +477,7 @@ impl<'s> Group<'s> {
             );
         }
         if let Some(known) = &self.desk.foreknown {
-            known.add_kept_outputs(self.kept_outputs);
+            known.add_carried_outputs(self.kept_outputs);
         }
         if self.first_pass_ends {
             self.desk.first_pass = None;

@@ -13,7 +13,7 @@ use super::StoreError;
 use super::file::{FileIdentity, MODE, folder, meeting_path, with_suffix};
 
 /// Who holds a database, as written into the lock file.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Owner {
     /// Its process id.
     pub pid: u32,
@@ -195,11 +195,7 @@ mod tests {
     fn a_second_owner_is_refused_with_the_first_ones_pid_and_start_time() {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("results.db");
-        let first = Owner {
-            pid: 4711,
-            started_at: "2026-06-01T00:00:00+00:00".into(),
-            host: "alpha".into(),
-        };
+        let first = owner();
         let held = Lock::take(&database, &first).unwrap();
         let refused = Lock::take(
             &database,

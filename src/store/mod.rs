@@ -3,7 +3,6 @@
 //! Takes changes and positions, returns when they are durable; no SQL leaks out.
 
 mod adopt;
-mod adoption;
 pub mod backup;
 pub mod carry;
 pub mod checkup;
@@ -17,6 +16,7 @@ mod error;
 mod executions;
 pub mod fail;
 mod file;
+mod first_pass;
 mod group;
 mod kind;
 mod lock;
@@ -78,7 +78,7 @@ fn set_progress(conn: &mut Connection, progress: &Progress) -> Result<(), StoreE
 /// # Errors
 /// See [`position::read`].
 pub fn standings(conn: &Connection) -> Result<std::collections::BTreeMap<StreamName, Standing>, StoreError> {
-    Ok(position::read_all(conn, "main")?.into_iter().collect())
+    position::read_all(conn, "main")
 }
 
 /// What transactions on a new connection need.
@@ -98,7 +98,7 @@ fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreE
         deferred: options.for_use == Use::Load,
         shares_transaction: options.for_use == Use::Load,
         starts_come_first: false,
-        first_pass: if live { adoption::first_pass(conn)? } else { None },
+        first_pass: if live { first_pass::until(conn)? } else { None },
         foreknown: None,
         written: Written::default(),
     })
@@ -214,7 +214,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unusable`] while it goes on.
     pub fn check_first_pass(&self) -> Result<(), StoreError> {
-        adoption::check_over(&self.conn, &self.path)
+        first_pass::check_over(&self.conn, &self.path)
     }
 
     /// Whether the file is the backend's own, with other writers beside us.

@@ -14,7 +14,7 @@ use super::names::quoted;
 use super::scratch::{self, settings};
 use super::swap::{Replaced, release, swap};
 use super::table::{MAIN, Table};
-use super::{StoreError, adoption, report};
+use super::{StoreError, first_pass, report};
 
 /// `projector_meta` key: the state of the file that a copy was made of.
 const REBUILT_FROM: &str = "rebuilt_from";
@@ -64,7 +64,7 @@ pub fn copy(database: &Path, scratch: &Path) -> Result<(), StoreError> {
     let conn = open(scratch)?;
     settings(&conn)?;
     let what = || StoreError::sqlite("empty the copy's projected tables");
-    adoption::check_over(&conn, database)?;
+    first_pass::check_over(&conn, database)?;
     let mut tables: Vec<String> = report::projected_tables().map(str::to_owned).collect();
     let exploded = Table::exploded(&conn, MAIN)?.into_iter();
     tables.extend(exploded.filter(Table::is_table).map(|table| table.name));

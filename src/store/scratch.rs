@@ -165,7 +165,7 @@ impl Scratch {
         self.conn
             .execute_batch("BEGIN")
             .map_err(StoreError::sqlite("begin to read"))?;
-        Ok(position::read_all(&self.conn, "old")?.into_iter().collect())
+        position::read_all(&self.conn, "old")
     }
 
     /// What may have been deleted from the database for its age, at `now` (wall clock).
@@ -200,9 +200,7 @@ impl Scratch {
         let all = if is_adopted(conn)? {
             indexes(conn, "old")?
         } else {
-            let mut like = Connection::open_in_memory().map_err(StoreError::sqlite("read the schema"))?;
-            migrate::run(&mut like, true)?;
-            indexes(&like, "main")?
+            indexes(&migrate::in_memory(true)?, "main")?
         };
         let there: Vec<String> = indexes(conn, "main")?.into_iter().map(|(name, _)| name).collect();
         for (name, sql) in all {

@@ -7,6 +7,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::StoreError;
+use super::super::executions::BY_ROWS;
 use super::super::retention::{Aging, Horizons};
 use super::hand::list_backend_lines;
 use super::ledgers::Making;
@@ -235,10 +236,7 @@ fn recount(
         conn,
         what,
         &format!(
-            "UPDATE main.executions SET success_count = rows.success, failure_count = rows.failure,
-                 status = CASE WHEN rows.success + rows.failure = 0
-                         THEN CASE WHEN rows.started AND status = 'pending' THEN 'running' ELSE status END
-                     WHEN rows.success + rows.failure >= target_count THEN 'completed' ELSE 'running' END
+            "UPDATE main.executions SET {BY_ROWS}
              FROM (SELECT execution.exec_id, coalesce(counts.success, 0) AS success,
                        coalesce(counts.failure, 0) AS failure, counts.exec_id IS NOT NULL AS started
                    FROM main.executions execution

@@ -24,7 +24,7 @@ impl Store {
         manifests: &Arc<Manifests>,
         now_wall: Timestamp,
     ) -> Result<u64, StoreError> {
-        let before = self.kept_outputs();
+        let before = self.carried_outputs();
         let mut all = Left::default();
         let mut after = (String::new(), String::new());
         loop {
@@ -43,7 +43,7 @@ impl Store {
             all.more_waiting.extend(left.more_waiting);
             all.due |= left.due;
         }
-        let taken = self.kept_outputs() - before;
+        let taken = self.carried_outputs() - before;
         while let Some(pair) = all.more_waiting.pop() {
             let mut group = self.begin(manifests, now_wall)?;
             group.release(&pair)?;
@@ -55,7 +55,7 @@ impl Store {
         Ok(taken)
     }
 
-    fn kept_outputs(&self) -> u64 {
+    fn carried_outputs(&self) -> u64 {
         self.foreknown().map_or(0, super::Foreknowledge::carried_outputs)
     }
 

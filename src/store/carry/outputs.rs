@@ -137,11 +137,8 @@ impl Unlike {
                 }
             }
             (_, None) => {
-                // A row of the backend's own projector, which keeps no book: an empty text is its failure.
                 let text = if basis.adopted { self.old_text(conn)? } else { None };
-                let text =
-                    text.filter(|text| !text.is_empty() && !is_placeholder(text, self.field, &self.object));
-                if let Some(text) = text {
+                if let Some(text) = text.filter(|text| is_fetched(text, self.field, &self.object)) {
                     self.set_text(conn, &text)?;
                     self.enter_fetched(conn, &text)?;
                     vouched.add("outputs", 1);
@@ -220,6 +217,11 @@ impl Unlike {
         let last = reason.rsplit(' ').next().unwrap_or_default();
         last.parse().unwrap_or_default()
     }
+}
+
+/// Whether a row of the backend's own projector, which keeps no book, has its output: an empty text is its failure.
+pub(super) fn is_fetched(text: &str, field: Field, object: &str) -> bool {
+    !text.is_empty() && !is_placeholder(text, field, object)
 }
 
 fn fetched_unverified() -> Option<String> {

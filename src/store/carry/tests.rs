@@ -162,8 +162,7 @@ fn decoded(message: &Message) -> ResultMessage {
 fn store(path: &Path) -> Store {
     let me = Owner {
         pid: std::process::id(),
-        started_at: String::new(),
-        host: String::new(),
+        ..Owner::default()
     };
     let options = StoreOptions {
         synchronous: Synchronous::Normal,

@@ -24,7 +24,7 @@ pub(in super::super) struct Desk {
     pub(in super::super) shares_transaction: bool,
     /// The last launched result had a row, from its start event.
     pub(in super::super) starts_come_first: bool,
-    /// See [`adoption::first_pass`](super::super::adoption::first_pass).
+    /// See [`first_pass::until`](super::super::first_pass::until).
     pub(in super::super) first_pass: Option<StreamSeq>,
     /// Of the database that is there, in a load beside it.
     pub(in super::super) foreknown: Option<Foreknowledge>,

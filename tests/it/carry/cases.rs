@@ -373,8 +373,7 @@ fn an_output_that_the_database_got_meanwhile_is_derived_from_too() {
 
         let me = Owner {
             pid: std::process::id(),
-            started_at: String::new(),
-            host: String::new(),
+            ..Owner::default()
         };
         let mut store = Store::open(&both.scratch(), &StoreOptions::default(), &me).unwrap();
         store.set_foreknown(Foreknowledge::read(&both.old(), &both.starts).unwrap());

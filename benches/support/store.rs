@@ -23,8 +23,7 @@ impl Groups {
     pub fn create(db: &Path) -> Self {
         let me = Owner {
             pid: std::process::id(),
-            started_at: String::new(),
-            host: String::new(),
+            ..Owner::default()
         };
         let store = Store::open(db, &StoreOptions::default(), &me).unwrap();
         // As in a backlog.

@@ -286,8 +286,7 @@ fn unhex(text: &str) -> Vec<u8> {
 fn open(path: &Path) -> Store {
     let me = Owner {
         pid: 1,
-        started_at: String::new(),
-        host: String::new(),
+        ..Owner::default()
     };
     let options = StoreOptions {
         synchronous: Synchronous::Normal,

@@ -7,7 +7,7 @@ use super::{CommandError, text};
 use crate::cli::DetachArgs;
 use crate::config::Config;
 use crate::service::detach::detach as detach_from;
-use crate::store::{Found, found};
+use crate::store::{FileKind, file_kind};
 
 /// Detaches. Returns false when the answer to the question was no.
 ///
@@ -46,8 +46,8 @@ fn asked(path: &Path, out: &mut dyn Write) -> Result<bool, CommandError> {
         ));
     }
     let shown = text::inert(&path.display().to_string(), 400);
-    match found(path)? {
-        Found::Adopted => writeln!(
+    match file_kind(path)? {
+        FileKind::Adopted => writeln!(
             out,
             "Our consumers at the broker and our tables in {shown} go, with positions, dead letters and what is still owed. Go on? \
              [y/N]"

@@ -3,11 +3,11 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::CommandError;
 use crate::config::Config;
-use crate::store::{dump, read_only};
+use crate::store::{dump, read_only, with_suffix};
 
 /// What an SQLite database begins with.
 const MAGIC: &[u8] = b"SQLite format 3";
@@ -35,9 +35,7 @@ pub fn dump(
             path.display()
         )));
     }
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
+    let part = with_suffix(path, ".part");
     let file = create(&part)?;
     let written = move |part: &Path| -> Result<(), CommandError> {
         let mut to = BufWriter::new(file);

@@ -3,12 +3,14 @@
 
 use std::path::Path;
 
-use super::load::PURPOSES;
+use super::load::For;
 use super::pipeline::{self, STREAMS, ServiceError, owner, store_options};
 use super::socket::socket_path;
 use crate::config::Config;
 use crate::source::connect;
-use crate::store::{Lock, Store, StoreError, is_bare_backend, read_only, real_path, scratch};
+use crate::store::{
+    Lock, Store, StoreError, is_bare_backend, read_only, real_path, remove_if_there, scratch,
+};
 
 /// What was taken away.
 #[derive(Debug, Default)]
@@ -63,8 +65,7 @@ async fn consumers(config: &Config, database_only: bool) -> Result<Vec<String>, 
         let desk = pipeline::own_desk(config, &connection, stream)
             .await
             .map_err(ServiceError::Unavailable)?;
-        let outcome = desk.delete_durable().await;
-        if outcome.map_err(|error| ServiceError::Unavailable(error.to_string()))? {
+        if desk.delete_durable().await? {
             deleted.push(desk.durable());
         }
     }
@@ -73,8 +74,8 @@ async fn consumers(config: &Config, database_only: bool) -> Result<Vec<String>, 
 
 /// What a service and its commands have left beside the file, stopped as they may have been; the lock goes last.
 fn leave_folder(path: &Path, lock: Lock) -> Result<(), StoreError> {
-    for purpose in PURPOSES {
-        let scratch = scratch::path(&real_path(path), purpose);
+    for purpose in For::ALL {
+        let scratch = scratch::path(&real_path(path), purpose.as_str());
         // Somebody verifies at this moment: that one takes its scratch away itself.
         let loading = scratch::path(&scratch, "loading");
         if let Ok(_alone) = Lock::take(&loading, &owner()) {
@@ -83,14 +84,6 @@ fn leave_folder(path: &Path, lock: Lock) -> Result<(), StoreError> {
         }
     }
     let socket = socket_path(path);
-    match std::fs::remove_file(&socket) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(StoreError::Io {
-                what: format!("remove {}", socket.display()),
-                source: error,
-            });
-        }
-        _ => {}
-    }
+    remove_if_there(&socket).map_err(StoreError::io(format!("remove {}", socket.display())))?;
     lock.remove(path)
 }

@@ -86,8 +86,6 @@ pub(super) async fn fetcher(config: &Config, connection: &Connection) -> Result<
 /// The manifests as they are now: what one command does is done under one set of them.
 pub(super) async fn manifests_now(connection: &Connection) -> Result<Arc<Manifests>, ServiceError> {
     let js = connection.js();
-    let documents = snapshot(&js)
-        .await
-        .map_err(|error| ServiceError::Unavailable(error.to_string()))?;
+    let documents = snapshot(&js).await?;
     Ok(Arc::new(Manifests::of_bucket(documents.unwrap_or_default())))
 }

@@ -12,6 +12,7 @@ use super::equip::manifests_now;
 use super::pipeline::{self, Load, ServiceError, owner, store_options};
 use crate::config::Config;
 use crate::projection::manifests::Manifests;
+use crate::source::asking::AskError;
 use crate::source::census::{Census, Shared, Unsaid, census, census_of_outputs, shared};
 use crate::source::connect::{self, Connection};
 use crate::source::flow::{Bounds, Refused, Standing as ReaderStanding};
@@ -33,10 +34,27 @@ pub enum Step {
     Phase(&'static str),
 }
 
-/// The purpose of a load that reads all there is; the others follow the database.
-pub(super) const REBUILD: &str = "rebuild";
-/// All of them.
-pub(super) const PURPOSES: [&str; 3] = [REBUILD, "replay", "verify"];
+/// What a scratch is loaded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum For {
+    /// It reads all there is; the others follow the database.
+    Rebuild,
+    Replay,
+    Verify,
+}
+
+impl For {
+    pub(super) const ALL: [Self; 3] = [Self::Rebuild, Self::Replay, Self::Verify];
+
+    /// A part of the scratch's and of the consumers' names.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Rebuild => "rebuild",
+            Self::Replay => "replay",
+            Self::Verify => "verify",
+        }
+    }
+}
 
 /// Told of each step.
 pub type Tell<'a> = &'a (dyn Fn(Step) + Send + Sync);
@@ -63,19 +81,18 @@ pub type Standings = BTreeMap<StreamName, Standing>;
 
 /// Loads one scratch, in as many parts as it takes.
 pub(super) struct Loader<'a> {
-    pub(super) config: &'a Config,
-    pub(super) connection: Connection,
+    config: &'a Config,
+    connection: Connection,
     pub(super) manifests: Arc<Manifests>,
-    /// What for: a part of the scratch's and of the consumers' names.
-    pub(super) purpose: &'static str,
-    pub(super) stop: watch::Receiver<bool>,
-    pub(super) tell: Tell<'a>,
+    purpose: For,
+    stop: watch::Receiver<bool>,
+    tell: Tell<'a>,
     pub(super) forecast: Forecast,
     /// Beats while the scratch is written.
     pub(super) pulse: Pulse,
     scratch: Leftovers,
     /// Outputs that were taken from the database, since the object store has them no more.
-    kept_outputs: Arc<AtomicU64>,
+    carried_outputs: Arc<AtomicU64>,
 }
 
 /// What is taken away when the work ends, well or not.
@@ -91,11 +108,11 @@ impl<'a> Loader<'a> {
     pub(super) async fn begin(
         config: &'a Config,
         connection: Option<Connection>,
-        purpose: &'static str,
+        purpose: For,
         mut stop: watch::Receiver<bool>,
         tell: Tell<'a>,
     ) -> Result<Self, ServiceError> {
-        let scratch = scratch::path(&real_path(&config.store.path), purpose);
+        let scratch = scratch::path(&real_path(&config.store.path), purpose.as_str());
         let alone = Lock::take(&scratch::path(&scratch, "loading"), &owner())?;
         let scratch = Leftovers {
             scratch,
@@ -126,7 +143,7 @@ impl<'a> Loader<'a> {
             forecast,
             pulse: Pulse::default(),
             scratch,
-            kept_outputs: Arc::default(),
+            carried_outputs: Arc::default(),
         })
     }
 
@@ -157,14 +174,14 @@ impl<'a> Loader<'a> {
         starts: &BTreeMap<StreamName, StreamSeq>,
     ) -> Result<Store, StoreError> {
         let mut store = self.open(Use::Load)?;
-        store.set_foreknown(Foreknowledge::read(database, starts)?.counting_in(&self.kept_outputs));
+        store.set_foreknown(Foreknowledge::read(database, starts)?.counting_in(&self.carried_outputs));
         Ok(store)
     }
 
     /// With the outputs that the load has taken from the database already.
     pub(super) fn count_outputs(&self, completed: &mut Completed) {
-        let kept = self.kept_outputs.load(Ordering::Relaxed);
-        completed.vouched.add("outputs", kept);
+        let carried = self.carried_outputs.load(Ordering::Relaxed);
+        completed.vouched.add("outputs", carried);
     }
 
     /// Loads what lies within the bounds; the store is closed at the end.
@@ -176,7 +193,7 @@ impl<'a> Loader<'a> {
         let load = Load {
             manifests: self.manifests.clone(),
             bounds,
-            purpose: self.purpose,
+            purpose: self.purpose.as_str(),
             pulse: self.pulse.clone(),
         };
         let watching = |watched| (self.tell)(Step::Loading(watched));
@@ -216,7 +233,7 @@ impl<'a> Loader<'a> {
         standings: &Standings,
     ) -> Result<(BTreeMap<StreamName, Bounds>, Vec<String>), ServiceError> {
         let (mut bounds, mut others) = (BTreeMap::new(), Vec::new());
-        if self.purpose != REBUILD {
+        if self.purpose != For::Rebuild {
             // Of a stream that the database has not read, it says nothing either.
             let until = Some(StreamSeq(0));
             let streams = self.forecast.streams.keys();
@@ -229,7 +246,7 @@ impl<'a> Loader<'a> {
                 marks: standing.marks().copied().collect(),
             };
             let shared = shared(&desk, &reader).await.map_err(|unsaid| match unsaid {
-                Unsaid::Ask(error) => ServiceError::Unavailable(error.to_string()),
+                Unsaid::Ask(error) => error.into(),
                 Unsaid::Refused(refusal) => ServiceError::Refused(Refused {
                     stream: *stream,
                     refusal,
@@ -259,7 +276,7 @@ impl<'a> Loader<'a> {
     }
 
     pub(super) async fn desk(&self, stream: StreamName) -> Result<Desk, ServiceError> {
-        pipeline::desk(self.config, &self.connection, stream, self.purpose)
+        pipeline::desk(self.config, &self.connection, stream, self.purpose.as_str())
             .await
             .map_err(ServiceError::Unavailable)
     }
@@ -295,23 +312,28 @@ pub(super) fn stopped() -> ServiceError {
 }
 
 /// Counts the streams and the object store.
-///
-/// # Errors
-/// [`ServiceError::Unavailable`] when the server does not answer.
-pub(super) async fn forecast(connection: &Connection) -> Result<Forecast, ServiceError> {
-    let js = connection.js();
-    let unavailable = |error: crate::source::asking::AskError| ServiceError::Unavailable(error.to_string());
-    let mut forecast = Forecast::default();
-    for stream in StreamName::ALL {
-        match census(&js, stream).await.map_err(unavailable)? {
-            Some(census) => drop(forecast.streams.insert(stream, census)),
-            None => {
-                return Err(ServiceError::Unavailable(format!(
-                    "the stream {stream} does not exist; the backend makes it when it starts"
-                )));
-            }
-        }
+async fn forecast(connection: &Connection) -> Result<Forecast, ServiceError> {
+    let streams = census_of_streams(connection).await?;
+    let missing = |stream: &StreamName| !streams.contains_key(stream);
+    if let Some(stream) = StreamName::ALL.into_iter().find(missing) {
+        return Err(ServiceError::Unavailable(format!(
+            "the stream {stream} does not exist; the backend makes it when it starts"
+        )));
     }
-    forecast.outputs = census_of_outputs(&js).await.map_err(unavailable)?;
-    Ok(forecast)
+    Ok(Forecast {
+        streams,
+        outputs: census_of_outputs(&connection.js()).await?,
+    })
+}
+
+/// Counts the streams that are there.
+pub(super) async fn census_of_streams(
+    connection: &Connection,
+) -> Result<BTreeMap<StreamName, Census>, AskError> {
+    let js = connection.js();
+    let mut streams = BTreeMap::new();
+    for stream in StreamName::ALL {
+        streams.extend(census(&js, stream).await?.map(|census| (stream, census)));
+    }
+    Ok(streams)
 }

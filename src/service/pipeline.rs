@@ -32,6 +32,7 @@ use super::work::Work;
 use super::writer::{Bells, Lane, Writer, WriterStopped};
 use crate::config::Config;
 use crate::projection::manifests::Manifests;
+use crate::source::asking::AskError;
 use crate::source::connect::{self, ConnectError, Connection, ConnectionState};
 use crate::source::flow::{Bounds, Budget, Feedback, ReaderSettings, Refused, Wiring};
 use crate::source::opening::{Desk, Identity, create_output_store};
@@ -96,6 +97,12 @@ pub enum ServiceError {
     /// A bug.
     #[error("{0}")]
     Broken(String),
+}
+
+impl From<AskError> for ServiceError {
+    fn from(error: AskError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
 }
 
 impl ServiceError {

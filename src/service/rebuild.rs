@@ -8,17 +8,16 @@ use chrono::Utc;
 use tokio::sync::watch;
 
 use super::board::Pulse;
-use super::load::{Forecast, Loader, REBUILD, Standings, Step, Tell};
+use super::load::{For, Forecast, Loader, Standings, Step, Tell, census_of_streams};
 use super::pipeline::{ServiceError, owner};
 use crate::config::Config;
-use crate::source::census::census;
 use crate::source::connect::Connection;
 use crate::source::flow::Bounds;
 use crate::store::carry::{Completed, Purpose};
 use crate::store::output_book::missing_counts;
 use crate::store::scratch::{Beside, Scratch, sync};
 use crate::store::swap::{Replaced, kept_path, swap};
-use crate::store::{Found, Lock, StoreError, Use, found, read_only, real_path, refill, standings};
+use crate::store::{FileKind, Lock, StoreError, Use, file_kind, read_only, real_path, refill, standings};
 use crate::wire::kv::StreamName;
 use crate::wire::output::State;
 use crate::wire::time::Timestamp;
@@ -80,17 +79,11 @@ pub(super) async fn initial(
     tell: Tell<'_>,
     pulse: &Pulse,
 ) -> Result<Option<Rebuilt>, ServiceError> {
-    let js = connection.js();
-    let mut messages = 0;
-    for stream in StreamName::ALL {
-        let census = census(&js, stream)
-            .await
-            .map_err(|error| ServiceError::Unavailable(error.to_string()))?;
-        // The service waits for a stream that is not there yet: nothing to load in bulk, and nothing to warn of.
-        let Some(census) = census else { return Ok(None) };
-        messages += census.messages;
-    }
-    if usize::try_from(messages).unwrap_or(usize::MAX) < config.store.bulk_from_messages {
+    let streams = census_of_streams(connection).await?;
+    // The service waits for a stream that is not there yet: nothing to load in bulk, and nothing to warn of.
+    let all_there = streams.len() == StreamName::ALL.len();
+    let messages: u64 = streams.values().map(|census| census.messages).sum();
+    if !all_there || usize::try_from(messages).unwrap_or(usize::MAX) < config.store.bulk_from_messages {
         return Ok(None);
     }
     make_anew(
@@ -117,7 +110,7 @@ async fn make_anew(
     let database = real_path(&config.store.path);
     let mut clock = Clock::default();
     let old = old(&database, options)?;
-    let mut loader = Loader::begin(config, connection, REBUILD, stop, tell).await?;
+    let mut loader = Loader::begin(config, connection, For::Rebuild, stop, tell).await?;
     loader.pulse = pulse;
     let (bounds, _) = loader.bounds(&old.standings).await?;
     clock.phase("look");
@@ -133,7 +126,7 @@ async fn make_anew(
     let store = match &old.carried_from {
         Some(old) => loader
             .open_beside(old, &loader.starts())
-            .map_err(|error| way_out(&database, error))?,
+            .map_err(|error| error.or_damaged(&database))?,
         None => loader.open(Use::Load)?,
     };
     loader.load(store, bounds.clone()).await?;
@@ -156,7 +149,7 @@ async fn make_anew(
             let completed = Scratch::open(&scratch_path, beside, memory)
                 .and_then(|scratch| scratch.telling(&progress))
                 .and_then(|scratch| scratch.complete(&manifests, Purpose::Rebuild, now));
-            Ok(completed.map_err(|error| way_out(&of, error))?)
+            Ok(completed.map_err(|error| error.or_damaged(&of))?)
         })
         .await?;
     loader.count_outputs(&mut completed);
@@ -264,18 +257,18 @@ impl Old {
 }
 
 fn old(database: &Path, options: RebuildOptions) -> Result<Old, ServiceError> {
-    let found = found(database)?;
-    let adopted = found == Found::Adopted;
-    match found {
-        Found::Nothing => return Ok(Old::default()),
-        Found::Database | Found::Adopted => {}
-        Found::Unreadable(_) if options.forget_completions => {
+    let kind = file_kind(database)?;
+    let adopted = kind == FileKind::Adopted;
+    match kind {
+        FileKind::Nothing => return Ok(Old::default()),
+        FileKind::Database | FileKind::Adopted => {}
+        FileKind::Unreadable(_) if options.forget_completions => {
             return Ok(Old {
                 unreadable: true,
                 ..Old::default()
             });
         }
-        Found::Unreadable(why) => return Err(damaged(database, &why).into()),
+        FileKind::Unreadable(why) => return Err(StoreError::damaged(database, why).into()),
     }
     if options.no_carry_over && adopted {
         return Err(StoreError::Unusable(format!(
@@ -293,26 +286,10 @@ fn old(database: &Path, options: RebuildOptions) -> Result<Old, ServiceError> {
     let standings = read_only(database).and_then(|conn| standings(&conn));
     Ok(Old {
         carried_from: Some(database.to_owned()),
-        standings: standings.map_err(|error| way_out(database, error))?,
+        standings: standings.map_err(|error| error.or_damaged(database))?,
         adopted,
         ..Old::default()
     })
-}
-
-/// A damaged file must not be in the way of a new one.
-fn way_out(database: &Path, error: StoreError) -> StoreError {
-    match error.is_damage() {
-        true => damaged(database, &error.to_string()),
-        false => error,
-    }
-}
-
-fn damaged(database: &Path, why: &str) -> StoreError {
-    StoreError::Unusable(format!(
-        "{} is damaged: {why}; put back a backup, or let `rebuild --no-carry-over --forget-completions` make a new one \
-         that takes nothing from it and forgets with it which jobs have succeeded where",
-        database.display()
-    ))
 }
 
 /// Seconds, phase by phase.

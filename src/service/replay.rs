@@ -4,7 +4,7 @@
 use chrono::Utc;
 use tokio::sync::watch;
 
-use super::load::{Loader, Standings, Step, Tell};
+use super::load::{For, Loader, Standings, Step, Tell};
 use super::pipeline::{ServiceError, owner, store_options};
 use super::verify::scope;
 use crate::config::Config;
@@ -62,7 +62,7 @@ pub async fn replay(
     let live = Store::open(&database, &store_options(config), &owner())?;
     live.check_first_pass()?;
     let standings = standings(&read_only(&database)?)?;
-    let mut loader = Loader::begin(config, None, "replay", stop, tell).await?;
+    let mut loader = Loader::begin(config, None, For::Replay, stop, tell).await?;
     let from = match &options.job {
         None => load(config, &mut loader, options, &standings).await?,
         Some(job) => {
@@ -123,10 +123,7 @@ async fn load(
     let mut from = options.from_seq;
     if let (Some(since), Some(census)) = (options.since, loader.forecast.streams.get(&StreamName::Results)) {
         let desk = loader.desk(StreamName::Results).await?;
-        let first = first_since(&desk, census, since)
-            .await
-            .map_err(|error| ServiceError::Unavailable(error.to_string()))?;
-        from = from.max(Some(first));
+        from = from.max(Some(first_since(&desk, census, since).await?));
     }
     bounds
         .entry(StreamName::Results)

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::books::{Answer, Books, Request};
-use crate::store::{FileIdentity, meeting_path};
+use crate::store::{FileIdentity, meeting_path, remove_if_there, with_suffix};
 
 /// What the kernel takes as a socket's path, its closing zero not counted.
 const PATH_BYTES_MAX: usize = 107;
@@ -63,13 +63,7 @@ pub enum SocketError {
 /// The socket of a database: its path with `.sock` appended; one for all links to it.
 #[must_use]
 pub fn socket_path(database: &Path) -> PathBuf {
-    beside(&meeting_path(database), ".sock")
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
+    with_suffix(&meeting_path(database), ".sock")
 }
 
 /// A socket that is listened on; its file goes with it.
@@ -100,7 +94,7 @@ impl Socket {
     fn try_listen(database: &Path) -> Result<Self, String> {
         let path = socket_path(database);
         // Under a name of its own until its mode is right.
-        let new = beside(&path, ".new");
+        let new = with_suffix(&path, ".new");
         let length = new.as_os_str().as_bytes().len();
         if length > PATH_BYTES_MAX {
             return Err(format!(
@@ -109,11 +103,7 @@ impl Socket {
             ));
         }
         let listen = || -> std::io::Result<Self> {
-            if let Err(error) = fs::remove_file(&new)
-                && error.kind() != ErrorKind::NotFound
-            {
-                return Err(error);
-            }
+            remove_if_there(&new)?;
             let listener = UnixListener::bind(&new)?;
             fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
             fs::rename(&new, &path)?;

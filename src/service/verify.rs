@@ -3,9 +3,11 @@
 
 mod sample;
 
+use std::path::Path;
+
 use tokio::sync::watch;
 
-use super::load::{Loader, Standings, Step, Tell};
+use super::load::{For, Loader, Standings, Step, Tell};
 use super::pipeline::ServiceError;
 use crate::config::Config;
 use crate::store::carry::{Completed, Purpose};
@@ -41,7 +43,7 @@ impl Verified {
 /// What a database is compared by; `whole`: from the streams' start; `horizons`: its own.
 pub(super) fn scope(completed: &Completed, whole: bool, horizons: Horizons) -> Scope {
     Scope {
-        complete: completed.vouched.complete,
+        all_at_hand: completed.vouched.all_at_hand,
         whole,
         horizons,
     }
@@ -59,26 +61,23 @@ pub async fn verify(
 ) -> Result<Verified, ServiceError> {
     let database = config.store.path.clone();
     let mut before = standings(&read_only(&database)?)?;
-    let loader = Loader::begin(config, None, "verify", stop, tell).await?;
-    let store = loader.open_beside(&database, &loader.starts())?;
-    loader.load(store, loader.bounds(&before).await?.0).await?;
+    let loader = Loader::begin(config, None, For::Verify, stop, tell).await?;
+    load_up_to(&loader, &database, &before).await?;
 
     tell(Step::Phase("catching up with the database"));
     // Most of what has come meanwhile, so that the database is held at one moment for as short as may be.
     let now_there = standings(&read_only(&database)?)?;
     if now_there != before {
-        let store = loader.open_beside(&database, &loader.starts())?;
-        loader.load(store, loader.bounds(&now_there).await?.0).await?;
+        load_up_to(&loader, &database, &now_there).await?;
         before = now_there;
     }
     // From here on the database is read as it is at this moment.
     let scratch = Scratch::open(loader.scratch(), Beside::Database(&database), loader.memory())?;
     let standings = scratch.snapshot()?;
-    let (bounds, wrong_streams) = loader.bounds(&standings).await?;
-    if standings != before {
-        let store = loader.open_beside(&database, &loader.starts())?;
-        loader.load(store, bounds).await?;
-    }
+    let mut wrong = match standings == before {
+        true => loader.bounds(&standings).await?.1,
+        false => load_up_to(&loader, &database, &standings).await?,
+    };
     // The service may have got an output since the load met its pointer.
     let mut store = loader.open_beside(&database, &loader.starts())?;
     let manifests = loader.manifests.clone();
@@ -100,7 +99,6 @@ pub async fn verify(
         })
         .await?;
     loader.count_outputs(&mut completed);
-    let mut wrong = wrong_streams;
     wrong.extend(unaccounted);
     Ok(Verified {
         standings,
@@ -108,4 +106,16 @@ pub async fn verify(
         comparison,
         wrong,
     })
+}
+
+/// Loads, or loads on, up to where a database's streams stand. Returns what is to be said of the streams.
+async fn load_up_to(
+    loader: &Loader<'_>,
+    database: &Path,
+    standings: &Standings,
+) -> Result<Vec<String>, ServiceError> {
+    let (bounds, others) = loader.bounds(standings).await?;
+    let store = loader.open_beside(database, &loader.starts())?;
+    loader.load(store, bounds).await?;
+    Ok(others)
 }

@@ -14,19 +14,14 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
-use super::position::{self, Standing};
-use super::{FileIdentity, StoreError, disk_free_bytes, file_bytes, migrate, open};
-use crate::wire::kv::StreamName;
+use super::file::{COMPANIONS, MODE, folder, remove_if_there, sync_folder, with_suffix};
+use super::{FileIdentity, StoreError, disk_free_bytes, file_bytes, migrate, open, position};
 
-/// The mode of every file of ours.
-const MODE: u32 = 0o640;
 /// A backup leaves so much of the disk free.
 const MARGIN_BYTES: u64 = 16 << 20;
 /// Tries at a database that is busy, and the pause between them.
 const TRIES: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(50);
-/// What SQLite leaves beside a database that is open, or was not closed cleanly.
-const COMPANIONS: [&str; 3] = ["-wal", "-journal", "-shm"];
 
 /// What a backup holds.
 #[derive(Clone, Debug, Serialize)]
@@ -75,7 +70,7 @@ struct Part {
 
 impl Part {
     fn begin(to: &Path) -> Result<Self, StoreError> {
-        let path = beside(to, ".part");
+        let path = with_suffix(to, ".part");
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -112,7 +107,7 @@ impl Part {
     /// A backup that was killed leaves its part, and maybe SQLite's files beside it.
     fn empty(&self) -> std::io::Result<()> {
         for suffix in COMPANIONS {
-            remove_if_there(&beside(&self.path, suffix))?;
+            remove_if_there(&with_suffix(&self.path, suffix))?;
         }
         self.file.set_permissions(fs::Permissions::from_mode(MODE))?;
         self.file.set_len(0)
@@ -122,7 +117,7 @@ impl Part {
         let finish = || -> std::io::Result<()> {
             self.file.sync_all()?;
             fs::rename(&self.path, to)?;
-            File::open(folder(to))?.sync_all()
+            sync_folder(to)
         };
         finish().map_err(StoreError::io(format!("finish the backup {}", to.display())))?;
         self.finished = true;
@@ -139,30 +134,11 @@ impl Drop for Part {
     }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-fn remove_if_there(path: &Path) -> std::io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
-}
-
 fn check_name(path: &Path, to: &Path, force: bool) -> Result<(), StoreError> {
     let name = to.display();
     if let Some(taken) = COMPANIONS
         .iter()
-        .map(|suffix| beside(to, suffix))
+        .map(|suffix| with_suffix(to, suffix))
         .find(|companion| companion.exists())
     {
         return Err(StoreError::Unusable(format!(
@@ -246,32 +222,19 @@ fn check(part: &Path) -> Result<BackedUp, StoreError> {
             "the copy is not sound ({what}), so there is no backup: the database or the disk is damaged"
         ))
     };
-    let found: String = conn
-        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-        .map_err(StoreError::sqlite("check the copy"))?;
-    if found != "ok" {
-        return Err(unsound(found));
+    if let Some(what) = open::unsound(&conn)? {
+        return Err(unsound(what));
     }
     let database_id =
         migrate::meta(&conn, "database_id")?.ok_or_else(|| unsound("it has no id".to_owned()))?;
-    let mut streams = Vec::new();
-    for stream in StreamName::ALL {
-        if let Some(Standing {
-            incarnation,
-            position,
-            ..
-        }) = position::read(&conn, stream)?
-        {
-            streams.push(StreamAt {
-                stream: stream.to_string(),
-                incarnation,
-                position: position.0,
-            });
-        }
-    }
-    if let Some(wrong) = position::first_that_does_not_add_up(&conn, "main")? {
-        return Err(unsound(wrong));
-    }
+    let streams = position::read_all(&conn, "main")?
+        .into_iter()
+        .map(|(stream, standing)| StreamAt {
+            stream: stream.to_string(),
+            incarnation: standing.incarnation,
+            position: standing.position.0,
+        })
+        .collect();
     Ok(BackedUp {
         bytes: file_bytes(part),
         database_id,
@@ -288,8 +251,7 @@ mod tests {
         let path = folder.join("results.db");
         let me = Owner {
             pid: 1,
-            started_at: String::new(),
-            host: String::new(),
+            ..Owner::default()
         };
         (Store::open(&path, &StoreOptions::default(), &me).unwrap(), path)
     }
@@ -334,7 +296,7 @@ mod tests {
         let to = folder.path().join("backup.db");
         let refused = write(&path, &to, false).unwrap_err().to_string();
         assert!(refused.contains("RESULTS") && refused.contains("I3"), "{refused}");
-        assert!(!to.exists() && !beside(&to, ".part").exists());
+        assert!(!to.exists() && !with_suffix(&to, ".part").exists());
     }
 
     #[test]
@@ -342,9 +304,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (_store, path) = database(folder.path());
         let to = folder.path().join("backup.db");
-        fs::write(beside(&to, ".part"), b"half of a database").unwrap();
-        fs::write(beside(&to, ".part-journal"), b"and its journal").unwrap();
+        fs::write(with_suffix(&to, ".part"), b"half of a database").unwrap();
+        fs::write(with_suffix(&to, ".part-journal"), b"and its journal").unwrap();
         write(&path, &to, false).unwrap();
-        assert!(!beside(&to, ".part").exists() && !beside(&to, ".part-journal").exists());
+        assert!(!with_suffix(&to, ".part").exists() && !with_suffix(&to, ".part-journal").exists());
     }
 }

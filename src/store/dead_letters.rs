@@ -360,9 +360,7 @@ mod tests {
     use super::*;
 
     fn database() -> Connection {
-        let mut conn = Connection::open_in_memory().unwrap();
-        super::super::migrate::run(&mut conn, true).unwrap();
-        conn
+        super::super::migrate::in_memory(true).unwrap()
     }
 
     fn letter(seq: u64) -> DeadLetter {
@@ -470,8 +468,7 @@ mod tests {
 
     /// What SQLite does for a statement.
     fn plan(sql: &str) -> String {
-        let mut conn = Connection::open_in_memory().unwrap();
-        super::super::migrate::run(&mut conn, false).unwrap();
+        let conn = super::super::migrate::in_memory(false).unwrap();
         let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
         let mut rows = explain.raw_query();
         let mut plan = String::new();

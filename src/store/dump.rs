@@ -5,7 +5,6 @@
 //! object: `{"real":"inf"}`, `{"text":"<hex>"}` for a text that is not UTF-8, `{"blob":"<hex>"}`. No rowids, no history
 //! ids, no books.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write;
 
@@ -15,9 +14,9 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::StoreError;
-use super::names::quoted;
+use super::names::{listed, quoted};
 use super::output_book::hex;
-use crate::projection::spec::is_taken;
+use super::table::{MAIN, Table};
 use crate::wire::inert::{inert_json, json_escape, steers};
 
 /// The tables of contract §6.4, and the order of their rows.
@@ -32,8 +31,6 @@ const FIXED: [(&str, &str); 9] = [
     ("job_completions", "job_id, pc_id"),
     ("job_version_completions", "job_id, version, pc_id"),
 ];
-/// A table that has these, and a name that is not the core's, is an exploded one (contract §6.6).
-const BUILT_IN: [&str; 3] = ["pc_id", "job_id", "collected_at"];
 
 /// Why there is no dump, or half of one.
 #[derive(Debug, Error)]
@@ -55,7 +52,7 @@ pub enum DumpError {
 }
 
 /// A table with its columns by name and the order of its rows.
-struct Table {
+struct Dumped {
     name: String,
     columns: Vec<String>,
     order: String,
@@ -74,7 +71,7 @@ struct Head<'a> {
 pub fn write(conn: &Connection, only: &[String], out: &mut dyn Write) -> Result<(), DumpError> {
     conn.execute_batch("BEGIN")
         .map_err(StoreError::sqlite("begin to read"))?;
-    let mut tables = tables(conn).map_err(StoreError::sqlite("read the tables"))?;
+    let mut tables = tables(conn)?;
     if let Some(table) = only
         .iter()
         .find(|name| !tables.iter().any(|table| table.name.eq_ignore_ascii_case(name)))
@@ -95,11 +92,10 @@ pub fn write(conn: &Connection, only: &[String], out: &mut dyn Write) -> Result<
         let head = serde_json::to_string(&head).map_err(std::io::Error::from)?;
         writeln!(out, "{}", inert_json(&head))?;
         let what = || format!("dump {}", table.name);
-        let columns: Vec<String> = table.columns.iter().map(|column| quoted(column)).collect();
         let mut select = conn
             .prepare(&format!(
                 "SELECT {} FROM {} ORDER BY {}",
-                columns.join(", "),
+                listed(table.columns.iter().map(String::as_str), ""),
                 quoted(&table.name),
                 table.order
             ))
@@ -107,7 +103,7 @@ pub fn write(conn: &Connection, only: &[String], out: &mut dyn Write) -> Result<
         let mut rows = select.query([]).map_err(StoreError::sqlite(what()))?;
         while let Some(row) = rows.next().map_err(StoreError::sqlite(what()))? {
             line.clear();
-            for index in 0..columns.len() {
+            for index in 0..table.columns.len() {
                 line.push(if index == 0 { '[' } else { ',' });
                 cell(&mut line, row.get_ref(index).map_err(StoreError::sqlite(what()))?);
             }
@@ -123,59 +119,35 @@ pub fn write(conn: &Connection, only: &[String], out: &mut dyn Write) -> Result<
 }
 
 /// Those of the contract that are there (a backend's file may lack the ledgers), then the exploded ones by name.
-fn tables(conn: &Connection) -> Result<Vec<Table>, rusqlite::Error> {
-    let names: BTreeSet<(String, bool)> = conn
-        .prepare(
-            "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table'
-                 AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
-        )?
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<Result<_, _>>()?;
+fn tables(conn: &Connection) -> Result<Vec<Dumped>, StoreError> {
     let mut tables = Vec::new();
     for (name, order) in FIXED {
-        if names.iter().any(|(there, _)| there == name) {
-            let mut columns = columns(conn, name)?;
-            columns.retain(|(column, _)| name != "inventory_history" || column != "id");
-            tables.push(table(name, columns, order.to_owned()));
+        if let Some(mut table) = Table::find(conn, MAIN, name)?.filter(Table::is_table) {
+            table
+                .columns
+                .retain(|column| name != "inventory_history" || column.name != "id");
+            tables.push(dumped(name, &table, order.to_owned()));
         }
     }
-    for (name, without_rowid) in names {
-        let columns = columns(conn, &name)?;
-        let has = |wanted: &str| {
-            columns
-                .iter()
-                .any(|(column, _)| column.eq_ignore_ascii_case(wanted))
-        };
-        if is_taken(&name) || !BUILT_IN.iter().all(|wanted| has(wanted)) {
-            continue;
-        }
-        let mut key: Vec<&(String, u32)> = columns.iter().filter(|(_, key)| *key > 0).collect();
-        key.sort_by_key(|(_, key)| *key);
-        let mut order: Vec<String> = key.into_iter().map(|(column, _)| quoted(column)).collect();
-        // A column may have taken the name.
-        let rowid = ["rowid", "_rowid_", "oid"].into_iter().find(|name| !has(name));
-        order.extend(rowid.filter(|_| !without_rowid).map(str::to_owned));
-        let order = order.join(", ");
-        tables.push(table(&name, columns, order));
+    for table in Table::exploded(conn, MAIN)?
+        .iter()
+        .filter(|table| table.is_table())
+    {
+        let mut order: Vec<String> = table.key().iter().map(|column| quoted(column)).collect();
+        order.extend(table.rowid.map(str::to_owned));
+        tables.push(dumped(&table.name, table, order.join(", ")));
     }
     Ok(tables)
 }
 
-fn table(name: &str, columns: Vec<(String, u32)>, order: String) -> Table {
-    let mut columns: Vec<String> = columns.into_iter().map(|(column, _)| column).collect();
+fn dumped(name: &str, table: &Table, order: String) -> Dumped {
+    let mut columns: Vec<String> = table.columns.iter().map(|column| column.name.clone()).collect();
     columns.sort();
-    Table {
+    Dumped {
         name: name.to_owned(),
         columns,
         order,
     }
-}
-
-/// A table's columns, each with its place in the key (0: none).
-fn columns(conn: &Connection, table: &str) -> Result<Vec<(String, u32)>, rusqlite::Error> {
-    conn.prepare_cached("SELECT name, pk FROM pragma_table_info(?1)")?
-        .query_map([table], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect()
 }
 
 // Writing into a String cannot fail.
@@ -227,8 +199,7 @@ mod tests {
 
     #[test]
     fn values_of_every_kind_stay_apart_and_rows_come_in_the_order_of_their_key() {
-        let mut conn = Connection::open_in_memory().unwrap();
-        migrate::run(&mut conn, true).unwrap();
+        let conn = migrate::in_memory(true).unwrap();
         conn.execute_batch(
             "CREATE TABLE disks (pc_id TEXT NOT NULL, job_id TEXT NOT NULL, collected_at TIMESTAMP, rowid, size,
                  PRIMARY KEY (pc_id, job_id, rowid));
@@ -267,8 +238,7 @@ mod tests {
 
     #[test]
     fn a_table_that_is_not_dumped_is_refused_with_those_that_are() {
-        let mut conn = Connection::open_in_memory().unwrap();
-        migrate::run(&mut conn, true).unwrap();
+        let conn = migrate::in_memory(true).unwrap();
         let refused = write(&conn, &["projector_position".to_owned()], &mut Vec::new()).unwrap_err();
         assert!(
             refused.to_string().contains("execution_results, executions"),

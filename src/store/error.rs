@@ -1,6 +1,7 @@
 //! What went wrong in the database, and what to do about it (DESIGN §6).
 
-use std::fmt;
+use std::path::Path;
+use std::{fmt, io};
 
 use rusqlite::ErrorCode;
 use thiserror::Error;
@@ -39,7 +40,7 @@ pub enum StoreError {
         /// What was tried, in the infinitive.
         what: String,
         /// The system's own words.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The file is not one we may write, or not as we left it. Carries the way out.
     #[error("{0}")]
@@ -98,9 +99,69 @@ impl StoreError {
     }
 
     /// Wraps the system's error with what was tried.
-    pub fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+    pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
+    }
+
+    /// A file that SQLite cannot read, and the way out.
+    #[must_use]
+    pub fn damaged(path: &Path, why: impl fmt::Display) -> Self {
+        Self::Unusable(format!(
+            "{} is damaged: {why}; put back a backup, or let `rebuild --no-carry-over --forget-completions` make a new \
+             one from the streams, which forgets which jobs have succeeded where",
+            path.display()
+        ))
+    }
+
+    /// What SQLite says to a file that is opened.
+    pub(super) fn opening(path: &Path, source: rusqlite::Error) -> Self {
+        match source.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => Self::Unusable(format!(
+                "{} is not an SQLite database: name another file with --db, or put back a backup",
+                path.display()
+            )),
+            Some(ErrorCode::DatabaseCorrupt) => Self::damaged(path, source),
+            _ => Self::Sqlite {
+                what: format!("open the database {}", path.display()),
+                source,
+            },
+        }
+    }
+
+    /// What the system says to a file that is to be opened: what only an operator can change is told from what may heal
+    /// by itself.
+    pub(super) fn no_file(path: &Path, source: io::Error) -> Self {
+        use io::ErrorKind as K;
+        let hint = match source.kind() {
+            K::NotFound => "no such file or folder; name another with --db, or make the folder",
+            K::PermissionDenied => {
+                "permission denied; give this user read and write access to the file and its folder"
+            }
+            K::ReadOnlyFilesystem => {
+                "it is on a read-only file system; mount it writable, or name another with --db"
+            }
+            K::IsADirectory | K::NotADirectory => "not a file; name another with --db",
+            _ => {
+                return Self::Io {
+                    what: format!("open the database {}", path.display()),
+                    source,
+                };
+            }
+        };
+        Self::Unopenable {
+            path: path.display().to_string(),
+            hint,
+        }
+    }
+
+    /// The same with the way out, where it is the database itself that cannot be read.
+    #[must_use]
+    pub fn or_damaged(self, path: &Path) -> Self {
+        match self.is_damage() {
+            true => Self::damaged(path, self),
+            false => self,
+        }
     }
 
     /// What to do about it.
@@ -120,7 +181,7 @@ impl StoreError {
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Sqlite { source, .. } => super::open::is_damage(source),
+            Self::Sqlite { source, .. } => is_damage(source),
             _ => false,
         }
     }
@@ -141,6 +202,14 @@ impl StoreError {
             _ => 3,
         }
     }
+}
+
+/// Whether it is the file itself that cannot be read.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
+    )
 }
 
 /// The table of errors. Every code not named under data or stop is the environment's.

@@ -103,19 +103,22 @@ fn forget(conn: &Connection, exec_id: &str) -> Result<bool, rusqlite::Error> {
     Ok(forgotten > 0)
 }
 
-/// Sets the counters to what the rows say. Only in-flight rows: `running`.
+/// Counters and status as `rows` say (`success`, `failure`, and whether any has `started`). Only in-flight rows: `running`.
+pub(super) const BY_ROWS: &str = "success_count = rows.success, failure_count = rows.failure,
+     status = CASE WHEN rows.success + rows.failure = 0
+             THEN CASE WHEN rows.started AND status = 'pending' THEN 'running' ELSE status END
+         WHEN rows.success + rows.failure >= target_count THEN 'completed' ELSE 'running' END";
+
+/// Sets the counters to what the rows say.
 fn settle(conn: &Connection, exec_id: &str) -> Result<(), rusqlite::Error> {
-    conn.prepare_cached(
-        "UPDATE executions SET success_count = rows.success, failure_count = rows.failure,
-             status = CASE WHEN rows.success + rows.failure = 0
-                     THEN CASE WHEN rows.started AND status = 'pending' THEN 'running' ELSE status END
-                 WHEN rows.success + rows.failure >= target_count THEN 'completed' ELSE 'running' END
+    conn.prepare_cached(&format!(
+        "UPDATE executions SET {BY_ROWS}
          FROM (SELECT count(*) FILTER (WHERE finished_at IS NOT NULL AND exit_code = 0) AS success,
                       count(*) FILTER (WHERE finished_at IS NOT NULL AND exit_code IS NOT 0) AS failure,
                       count(*) > 0 AS started
                FROM execution_results WHERE exec_id = ?1) AS rows
          WHERE exec_id = ?1",
-    )?
+    ))?
     .execute([exec_id])?;
     Ok(())
 }

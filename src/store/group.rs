@@ -23,7 +23,7 @@ use super::executions::{self, Tally};
 use super::position::{self, Advance, Standing};
 use super::rows;
 use super::savepoint::undone_alone;
-use super::{StoreError, adoption};
+use super::StoreError;
 use crate::projection::execution::Delta;
 use crate::projection::manifests::Manifests;
 use crate::projection::result::{
@@ -97,7 +97,7 @@ pub struct Group<'s> {
     letter_bytes_added: u64,
     /// One had no room for its payload.
     letters_overflow: bool,
-    kept_outputs: u64,
+    carried_outputs: u64,
     /// See [`foreknown::first_entry`].
     first_entry: Option<i64>,
     letter_bytes_removed: u64,
@@ -168,7 +168,7 @@ impl<'s> Group<'s> {
                 any_issues,
                 letter_bytes_added: 0,
                 letters_overflow: false,
-                kept_outputs: 0,
+                carried_outputs: 0,
                 first_entry,
                 letter_bytes_removed: 0,
                 now_wall,
@@ -206,8 +206,8 @@ impl<'s> Group<'s> {
         message: &ResultMessage,
         scan: Option<Scan>,
     ) -> Result<(), StoreError> {
-        let with_kept = self.with_kept_outputs(message)?;
-        let (message, kept_outputs) = with_kept
+        let with_kept = self.with_carried_outputs(message)?;
+        let (message, carried_outputs) = with_kept
             .as_ref()
             .map_or((message, 0), |(with, kept)| (with, *kept));
         let row = row(message, published);
@@ -220,7 +220,7 @@ impl<'s> Group<'s> {
         let change = row_change(known);
         // In the first pass over the backend's rows, a result's first message counts though its row is there.
         let mends = self.is_first_pass(incarnation, seq)
-            && adoption::is_first(self.tx, &row.result_id)?
+            && super::first_pass::is_first(self.tx, &row.result_id)?
             && change == RowChange::Nothing;
         let counts = change != RowChange::Nothing || mends;
         let entry = self.enter_message(incarnation, seq, published, &row, counts)?;
@@ -253,7 +253,7 @@ impl<'s> Group<'s> {
         }
         // Last, since nothing takes these back when the item is undone.
         self.note(known, &row, after.as_ref());
-        self.kept_outputs += kept_outputs;
+        self.carried_outputs += carried_outputs;
         Ok(())
     }
 
@@ -440,7 +440,7 @@ impl<'s> Group<'s> {
         let desk = &mut *self.desk;
         desk.letters.bytes =
             (desk.letters.bytes + self.letter_bytes_added).saturating_sub(self.letter_bytes_removed);
-        desk.kept_outputs += self.kept_outputs;
+        desk.carried_outputs += self.carried_outputs;
         if !desk.shares_transaction {
             self.tx
                 .prepare_cached("COMMIT")

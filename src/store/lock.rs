@@ -3,17 +3,17 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use super::open::meeting_path;
+use super::file::{FileIdentity, MODE, folder, meeting_path, with_suffix};
 
 /// Who holds a database, as written into the lock file.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Owner {
     /// Its process id.
     pub pid: u32,
@@ -35,9 +35,7 @@ pub struct Lock {
 /// The lock file of a database: its path with `.lock` appended; one for all links to it.
 #[must_use]
 fn lock_path(database: &Path) -> PathBuf {
-    let mut path = meeting_path(database).into_os_string();
-    path.push(".lock");
-    PathBuf::from(path)
+    with_suffix(&meeting_path(database), ".lock")
 }
 
 impl Lock {
@@ -47,10 +45,8 @@ impl Lock {
     /// [`StoreError::Locked`] with the other process's id and start time; an I/O error with the path.
     pub fn take(database: &Path, me: &Owner) -> Result<Self, StoreError> {
         // The lock lies beside the database: a folder that is not there is told in the database's words.
-        if let Some(folder) = database
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
-        {
+        let folder = folder(database);
+        if !folder.is_dir() {
             return Err(StoreError::Unusable(format!(
                 "cannot open the database {}: no folder {}; make it, or name another file with --db",
                 database.display(),
@@ -65,9 +61,9 @@ impl Lock {
                 .write(true)
                 .create(true)
                 .truncate(false)
-                .mode(0o640)
+                .mode(MODE)
                 .open(&path)
-                .map_err(|source| super::open::cannot_open(database, source))?;
+                .map_err(|source| StoreError::no_file(database, source))?;
             match file.try_lock() {
                 // One who held it may have removed it since it was opened, and others meet at a new one.
                 Ok(()) if is_at(&file, &path)? => break file,
@@ -127,8 +123,8 @@ impl Lock {
 fn is_at(file: &File, path: &Path) -> Result<bool, StoreError> {
     let looking = || StoreError::io(format!("look at {}", path.display()));
     let open = file.metadata().map_err(looking())?;
-    match std::fs::metadata(path) {
-        Ok(named) => Ok((open.dev(), open.ino()) == (named.dev(), named.ino())),
+    match FileIdentity::of(path) {
+        Ok(named) => Ok(named == FileIdentity::from(&open)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(looking()(error)),
     }
@@ -199,11 +195,7 @@ mod tests {
     fn a_second_owner_is_refused_with_the_first_ones_pid_and_start_time() {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("results.db");
-        let first = Owner {
-            pid: 4711,
-            started_at: "2026-06-01T00:00:00+00:00".into(),
-            host: "alpha".into(),
-        };
+        let first = owner();
         let held = Lock::take(&database, &first).unwrap();
         let refused = Lock::take(
             &database,

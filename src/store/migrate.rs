@@ -56,6 +56,13 @@ pub(super) fn run(conn: &mut Connection, own: bool) -> Result<(), StoreError> {
     apply(conn, BOOKS_VERSION, BOOKS)
 }
 
+/// A database of this version's schema that is nowhere else: see [`run`].
+pub(super) fn in_memory(own: bool) -> Result<Connection, StoreError> {
+    let mut conn = Connection::open_in_memory().map_err(StoreError::sqlite("open a database in memory"))?;
+    run(&mut conn, own)?;
+    Ok(conn)
+}
+
 /// Reads one value of `projector_meta`.
 pub(super) fn meta(conn: &Connection, key: &str) -> Result<Option<String>, StoreError> {
     meta_of(conn, "main", key)

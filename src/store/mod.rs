@@ -3,7 +3,6 @@
 //! Takes changes and positions, returns when they are durable; no SQL leaks out.
 
 mod adopt;
-mod adoption;
 pub mod backup;
 pub mod carry;
 pub mod checkup;
@@ -16,7 +15,10 @@ pub mod dump;
 mod error;
 mod executions;
 pub mod fail;
+mod file;
+mod first_pass;
 mod group;
+mod kind;
 mod lock;
 mod migrate;
 mod names;
@@ -31,6 +33,7 @@ mod savepoint;
 pub mod scratch;
 mod snapshots;
 pub mod swap;
+mod table;
 mod written;
 
 use std::path::{Path, PathBuf};
@@ -40,13 +43,12 @@ use rusqlite::Connection;
 
 pub use disk::{below_reserve, disk_free_bytes};
 pub use error::{Class, StoreError};
+pub use file::{FileIdentity, file_bytes, meeting_path, real_path, remove_if_there, wal_path, with_suffix};
 pub use group::{Committed, Gap, Group, Left, Lines};
+pub use kind::{FileKind, file_kind, is_bare_backend};
 pub use lock::{Lock, Owner};
 pub use migrate::{Versions, versions};
-pub use open::{
-    FileIdentity, Found, StoreOptions, Synchronous, Use, file_bytes, found, is_bare_backend, meeting_path,
-    read_only, real_path, wal_path,
-};
+pub use open::{StoreOptions, Synchronous, Use, read_only};
 pub use position::{Advance, Counts, Standing};
 pub use written::WRITTEN_TABLES;
 
@@ -77,7 +79,7 @@ fn set_progress(conn: &mut Connection, progress: &Progress) -> Result<(), StoreE
 /// # Errors
 /// See [`position::read`].
 pub fn standings(conn: &Connection) -> Result<std::collections::BTreeMap<StreamName, Standing>, StoreError> {
-    Ok(position::read_all(conn, "main")?.into_iter().collect())
+    position::read_all(conn, "main")
 }
 
 /// What transactions on a new connection need.
@@ -94,14 +96,14 @@ fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreE
         },
         shapes: derive::Shapes::default(),
         orphans: derive::Orphans::default(),
-        adopted: live && open::is_adopted(conn)?,
+        adopted: live && kind::is_adopted(conn)?,
         scratch_ledgers: (!live).then_some(options.for_use == Use::LoadOn && report::has_ledgers(conn)?),
         deferred: options.for_use == Use::Load,
         shares_transaction: options.for_use == Use::Load,
         starts_come_first: false,
-        first_pass: if live { adoption::first_pass(conn)? } else { None },
+        first_pass: if live { first_pass::until(conn)? } else { None },
         foreknown: None,
-        kept_outputs: 0,
+        carried_outputs: 0,
         written: Written::default(),
     })
 }
@@ -211,7 +213,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unusable`] while it goes on.
     pub fn check_first_pass(&self) -> Result<(), StoreError> {
-        adoption::check_over(&self.conn, &self.path)
+        first_pass::check_over(&self.conn, &self.path)
     }
 
     /// Whether the file is the backend's own, with other writers beside us.

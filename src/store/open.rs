@@ -1,9 +1,8 @@
 //! Opening: the lock, the file's identity, what kind of file it is, pragmas, migrations (DESIGN §6, §7).
 
-use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
@@ -11,7 +10,9 @@ use rusqlite::{Connection, OpenFlags};
 use rustix::fs::Access;
 use uuid::Uuid;
 
-use super::{StoreError, adopt, derive, migrate, scratch};
+use super::file::{FileIdentity, MODE, file_bytes, percent_encoded, real_path, wal_path};
+use super::kind::{Content, check_kind, content, is_adopted};
+use super::{StoreError, derive, migrate, position, scratch};
 
 /// The first SQLite whose WAL cannot lose a reset against a checkpoint of another connection.
 pub(super) const WAL_RESET_FIXED: i32 = 3_051_003;
@@ -67,35 +68,6 @@ impl Default for StoreOptions {
     }
 }
 
-/// Which file it is, whatever its path says: device and inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileIdentity(u64, u64);
-
-impl FileIdentity {
-    /// Looks at a path.
-    ///
-    /// # Errors
-    /// The system's own.
-    pub fn of(path: &Path) -> std::io::Result<Self> {
-        let meta = fs::metadata(path)?;
-        Ok(Self(meta.dev(), meta.ino()))
-    }
-}
-
-/// The write-ahead log's path: the database's with `-wal` appended.
-#[must_use]
-pub fn wal_path(database: &Path) -> PathBuf {
-    let mut path: OsString = database.as_os_str().to_owned();
-    path.push("-wal");
-    PathBuf::from(path)
-}
-
-/// Size of a file in bytes; 0 when it is not there.
-#[must_use]
-pub fn file_bytes(path: &Path) -> u64 {
-    fs::metadata(path).map_or(0, |meta| meta.len())
-}
-
 /// Opens the writer's connection, making the database when there is none.
 ///
 /// # Errors
@@ -133,7 +105,7 @@ pub(super) fn connection(path: &Path, options: &StoreOptions) -> Result<Connecti
             rusqlite::version()
         )));
     }
-    make(path).map_err(|source| cannot_open(path, source))?;
+    make(path).map_err(|source| StoreError::no_file(path, source))?;
     let opening = || format!("open the database {}", path.display());
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(StoreError::sqlite(opening()))?;
@@ -194,7 +166,7 @@ fn make(path: &Path) -> std::io::Result<()> {
         .read(true)
         .write(true)
         .create_new(true)
-        .mode(0o640)
+        .mode(MODE)
         .open(real_path(path));
     match made {
         Ok(_) => Ok(()),
@@ -230,11 +202,11 @@ fn log_ahead(conn: &Connection, path: &Path) -> Result<(), StoreError> {
 /// One line with the way out.
 pub fn read_only(path: &Path) -> Result<Connection, StoreError> {
     let opening = || format!("open the database {}", path.display());
-    FileIdentity::of(path).map_err(|source| cannot_open(path, source))?;
-    let conn = reader(path).map_err(|source| not_a_database(path, source))?;
-    match kind(&conn).map_err(StoreError::sqlite(opening()))? {
-        Kind::Ours | Kind::Backend { ours: true } => {}
-        Kind::Empty => {
+    FileIdentity::of(path).map_err(|source| StoreError::no_file(path, source))?;
+    let conn = reader(path).map_err(|source| StoreError::opening(path, source))?;
+    match content(&conn).map_err(StoreError::sqlite(opening()))? {
+        Content::Ours | Content::Backend { ours: true } => {}
+        Content::Empty => {
             return Err(StoreError::Unusable(format!(
                 "{} is empty: nothing has been projected yet; `results-projector run` fills it",
                 path.display()
@@ -247,7 +219,7 @@ pub fn read_only(path: &Path) -> Result<Connection, StoreError> {
 }
 
 /// A connection that has read the schema.
-fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
+pub(super) fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let open = |conn: Result<Connection, rusqlite::Error>| -> Result<Connection, rusqlite::Error> {
         let conn = conn?;
@@ -266,91 +238,6 @@ fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
     }
 }
 
-/// The database's own path, where its path is a link to it: what takes its place must lie beside it, and the link stay.
-#[must_use]
-pub fn real_path(path: &Path) -> PathBuf {
-    let mut at = path.to_owned();
-    for _ in 0..LINKS_MAX {
-        if let Ok(real) = fs::canonicalize(&at) {
-            return real;
-        }
-        // The file that a link names may still have to be made.
-        match fs::read_link(&at) {
-            Ok(to) => at = at.parent().map_or(to.clone(), |folder| folder.join(&to)),
-            Err(_) => return at,
-        }
-    }
-    at
-}
-
-/// Links that lead to links: the kernel follows no more either.
-const LINKS_MAX: usize = 40;
-
-/// The database's path where it is no link, else its target's. What lies beside the file whatever it is called by, so
-/// that all who write it meet there. A path as it was given may be the shorter one, and folders need no following.
-#[must_use]
-pub fn meeting_path(path: &Path) -> PathBuf {
-    if path.is_symlink() {
-        real_path(path)
-    } else {
-        path.to_owned()
-    }
-}
-
-/// What lies where a new file is to be put.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// No file, or one without anything in it.
-    Nothing,
-    /// A database of ours.
-    Database,
-    /// The backend's, adopted.
-    Adopted,
-    /// A file that SQLite cannot read; why.
-    Unreadable(String),
-}
-
-/// Looks at what is to be replaced.
-///
-/// # Errors
-/// [`StoreError::Unusable`] for a database that is not ours to replace.
-pub fn found(path: &Path) -> Result<Found, StoreError> {
-    if file_bytes(path) == 0 {
-        return Ok(Found::Nothing);
-    }
-    let conn = match reader(path) {
-        Ok(conn) => conn,
-        Err(source) if is_damage(&source) => return Ok(Found::Unreadable(source.to_string())),
-        Err(source) => return Err(not_a_database(path, source)),
-    };
-    match kind(&conn) {
-        Ok(Kind::Empty) => Ok(Found::Nothing),
-        Ok(Kind::Ours) => migrate::check_not_newer(&conn).map(|()| Found::Database),
-        Ok(Kind::Backend { ours: true }) => migrate::check_not_newer(&conn).map(|()| Found::Adopted),
-        Ok(other @ Kind::Backend { ours: false }) => Err(other.refusal(path)),
-        Ok(other @ Kind::Foreign(_)) => Err(other.refusal(path)),
-        Err(source) if is_damage(&source) => Ok(Found::Unreadable(source.to_string())),
-        Err(source) => Err(not_a_database(path, source)),
-    }
-}
-
-/// Whether a file is the backend's, with nothing of ours in it.
-#[must_use]
-pub fn is_bare_backend(path: &Path) -> bool {
-    matches!(
-        reader(path).and_then(|conn| kind(&conn)),
-        Ok(Kind::Backend { ours: false })
-    )
-}
-
-/// Whether it is the file itself that cannot be read.
-pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt)
-    )
-}
-
 /// A connection to a file that nobody else has open: it needs no log, and leaves none.
 pub(super) fn immutable(path: &Path) -> Result<Connection, rusqlite::Error> {
     let flags =
@@ -358,122 +245,15 @@ pub(super) fn immutable(path: &Path) -> Result<Connection, rusqlite::Error> {
     Connection::open_with_flags(format!("file:{}?immutable=1", percent_encoded(path)), flags)
 }
 
-/// A path as part of one of SQLite's URIs.
-pub(super) fn percent_encoded(path: &Path) -> String {
-    let mut text = String::new();
-    for byte in std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()) {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => {
-                text.push(char::from(*byte))
-            }
-            other => text.push_str(&format!("%{other:02X}")),
-        }
-    }
-    text
-}
-
-/// Told apart by the tables in it (contract §6.8).
-enum Kind {
-    Empty,
-    Ours,
-    /// The backend's; `ours`: with our books in it.
-    Backend {
-        ours: bool,
-    },
-    Foreign(String),
-}
-
-impl Kind {
-    fn refusal(&self, path: &Path) -> StoreError {
-        let path = path.display();
-        StoreError::Unusable(match self {
-            Self::Foreign(table) => format!(
-                "{path} is a database of something else (it has a table {table:?} and no projector_meta): name \
-                 another file with --db"
-            ),
-            Self::Backend { ours: false } => format!(
-                "{path} is the backend's database, and nothing has been projected into it yet; `results-projector run` \
-                 adopts it"
-            ),
-            Self::Empty | Self::Ours | Self::Backend { .. } => format!("{path} is a database of ours"),
-        })
-    }
-}
-
-fn kind(conn: &Connection) -> Result<Kind, rusqlite::Error> {
-    let mut tables = conn.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")?;
-    let names = tables
-        .query_map([], |row| row.get::<_, String>(0))?
-        .collect::<Result<Vec<_>, _>>()?;
-    let ours = names.iter().any(|name| name == "projector_meta");
-    Ok(if names.iter().any(|name| name == adopt::MIGRATIONS) {
-        Kind::Backend { ours }
-    } else if ours {
-        Kind::Ours
-    } else {
-        names
-            .into_iter()
-            .find(|name| !name.starts_with("sqlite_"))
-            .map_or(Kind::Empty, Kind::Foreign)
-    })
-}
-
-/// Whether the file is the backend's.
-pub(super) fn is_adopted(conn: &Connection) -> Result<bool, StoreError> {
-    let kind = kind(conn).map_err(StoreError::sqlite("look at the tables"))?;
-    Ok(matches!(kind, Kind::Backend { .. }))
-}
-
-fn check_kind(conn: &Connection, path: &Path) -> Result<(), StoreError> {
-    match kind(conn).map_err(|source| not_a_database(path, source))? {
-        Kind::Empty | Kind::Ours => Ok(()),
-        Kind::Backend { .. } => adopt::check(conn, path),
-        other => Err(other.refusal(path)),
-    }
-}
-
-/// What only an operator can change is told from what may heal by itself.
-pub(super) fn cannot_open(path: &Path, source: std::io::Error) -> StoreError {
-    use std::io::ErrorKind as K;
-    let hint = match source.kind() {
-        K::NotFound => "no such file or folder; name another with --db, or make the folder",
-        K::PermissionDenied => {
-            "permission denied; give this user read and write access to the file and its folder"
-        }
-        K::ReadOnlyFilesystem => {
-            "it is on a read-only file system; mount it writable, or name another with --db"
-        }
-        K::IsADirectory | K::NotADirectory => "not a file; name another with --db",
-        _ => {
-            return StoreError::Io {
-                what: format!("open the database {}", path.display()),
-                source,
-            };
-        }
-    };
-    StoreError::Unopenable {
-        path: path.display().to_string(),
-        hint,
-    }
-}
-
-fn not_a_database(path: &Path, source: rusqlite::Error) -> StoreError {
-    match source {
-        rusqlite::Error::SqliteFailure(failure, _) if failure.code == rusqlite::ErrorCode::NotADatabase => {
-            StoreError::Unusable(format!(
-                "{} is not an SQLite database: name another file with --db, or put back a backup",
-                path.display()
-            ))
-        }
-        source if is_damage(&source) => StoreError::Unusable(format!(
-            "{} is damaged: {source}; put back a backup, or let `rebuild --no-carry-over --forget-completions` make a new one \
-             from the streams, which forgets which jobs have succeeded where",
-            path.display()
-        )),
-        source => StoreError::Sqlite {
-            what: format!("open the database {}", path.display()),
-            source,
-        },
+/// What makes a file no database to go on with, in words: SQLite's own check, and messages of streams that are not
+/// accounted for (I3).
+pub(super) fn unsound(conn: &Connection) -> Result<Option<String>, StoreError> {
+    let found: String = conn
+        .query_row("PRAGMA main.quick_check(1)", [], |row| row.get(0))
+        .map_err(StoreError::sqlite("check the file"))?;
+    match found.as_str() {
+        "ok" => position::first_that_does_not_add_up(conn, "main"),
+        _ => Ok(Some(found)),
     }
 }
 
@@ -498,10 +278,7 @@ fn quick_check(conn: &mut Connection, path: &Path, shared: bool) -> Result<(), S
             );
             Ok(())
         }
-        Ok(text) => Err(StoreError::Unusable(format!(
-            "{} is damaged: {text}; put back a backup, or move the file away and start again: the stream fills a new one",
-            path.display()
-        ))),
+        Ok(text) => Err(StoreError::damaged(path, text)),
         Err(rusqlite::Error::SqliteFailure(failure, _))
             if failure.code == rusqlite::ErrorCode::OperationInterrupted =>
         {

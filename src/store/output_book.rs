@@ -268,6 +268,7 @@ pub(super) fn reconsider_too_large(
     limit: u64,
     now: Timestamp,
 ) -> Result<usize, StoreError> {
+    // The second condition lets SQLite take the partial index.
     const WHICH: &str = "state = 'too_large' AND state <> 'fetched' AND size_bytes <= ?1";
     let reconsider = || -> Result<usize, rusqlite::Error> {
         // Nearly always none: then a start does not wait for somebody else's transaction.
@@ -450,6 +451,7 @@ pub fn missing_counts(conn: &Connection) -> Result<Vec<(State, u64)>, StoreError
         .filter(|state| *state != State::Fetched)
         .map(|state| {
             conn.prepare_cached(
+                // As above: by the partial index.
                 "SELECT count(*) FROM projector_outputs WHERE state = ?1 AND state <> 'fetched'",
             )
             .and_then(|mut statement| statement.query_row([state.as_str()], |row| row.get(0)))
@@ -512,8 +514,7 @@ mod tests {
 
     /// A row whose stdout is in the book as this attempt leaves it.
     fn database(attempt: Attempt) -> Connection {
-        let mut conn = Connection::open_in_memory().unwrap();
-        super::super::migrate::run(&mut conn, true).unwrap();
+        let conn = super::super::migrate::in_memory(true).unwrap();
         let output = output(attempt);
         conn.execute(
             "INSERT INTO execution_results (result_id, request_id, pc_id, stdout, started_at, finished_at)

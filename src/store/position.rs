@@ -1,5 +1,7 @@
 //! I1 and I3: how far each stream is projected, moved only inside the transaction that carries the rows.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
@@ -123,12 +125,18 @@ pub struct Advance {
     pub to: Standing,
 }
 
+/// The column `past`.
+fn past_column(standing: &Standing) -> String {
+    let past: Vec<Past> = standing.past.iter().map(Past::from).collect();
+    serde_json::to_string(&past).unwrap_or_default()
+}
+
 /// Writes an advance inside the caller's transaction; refuses it when the stored position is not `from` (I1).
 pub(super) fn write(conn: &Connection, advance: &Advance) -> Result<(), StoreError> {
     let Advance { stream, from, to } = advance;
     debug_assert_eq!(to.counts.sum(), to.position.0 + 1 - to.first.0, "I3");
     let what = || format!("advance the position of {stream}");
-    let past = serde_json::to_string(&to.past.iter().map(Past::from).collect::<Vec<_>>()).unwrap_or_default();
+    let past = past_column(to);
     let changed = conn
         .prepare_cached(
             "UPDATE projector_position SET position = ?4, published_at = ?5, subject_hash = ?6, projected = ?7,
@@ -183,8 +191,7 @@ pub(super) fn expect(conn: &Connection, stream: StreamName, from: &Standing) -> 
 
 /// Begins an incarnation: a new row, at `first - 1`. Refused when that incarnation exists.
 pub(super) fn begin(conn: &Connection, stream: StreamName, standing: &Standing) -> Result<(), StoreError> {
-    let past =
-        serde_json::to_string(&standing.past.iter().map(Past::from).collect::<Vec<_>>()).unwrap_or_default();
+    let past = past_column(standing);
     conn.prepare_cached(
         "INSERT INTO projector_position (stream, incarnation, first, position, published_at, subject_hash,
              projected, dead, ignored, gap, past)
@@ -231,8 +238,11 @@ pub fn read(conn: &Connection, stream: StreamName) -> Result<Option<Standing>, S
 ///
 /// # Errors
 /// As [`read`].
-pub(super) fn read_all(conn: &Connection, schema: &str) -> Result<Vec<(StreamName, Standing)>, StoreError> {
-    let mut all = Vec::new();
+pub(super) fn read_all(
+    conn: &Connection,
+    schema: &str,
+) -> Result<BTreeMap<StreamName, Standing>, StoreError> {
+    let mut all = BTreeMap::new();
     for stream in StreamName::ALL {
         all.extend(read_in(conn, schema, stream)?.map(|standing| (stream, standing)));
     }
@@ -421,9 +431,7 @@ mod tests {
     }
 
     fn database() -> Connection {
-        let mut conn = Connection::open_in_memory().unwrap();
-        super::super::migrate::run(&mut conn, true).unwrap();
-        conn
+        super::super::migrate::in_memory(true).unwrap()
     }
 
     fn advance(from: u64, to: &Standing) -> Advance {

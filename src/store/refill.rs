@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
+use super::file::{file_bytes, wal_path};
 use super::names::quoted;
-use super::open::{file_bytes, wal_path};
 use super::scratch::{self, settings};
 use super::swap::{Replaced, release, swap};
-use super::{StoreError, adoption, carry, report};
+use super::table::{MAIN, Table};
+use super::{StoreError, first_pass, report};
 
 /// `projector_meta` key: the state of the file that a copy was made of.
 const REBUILT_FROM: &str = "rebuilt_from";
@@ -63,9 +64,10 @@ pub fn copy(database: &Path, scratch: &Path) -> Result<(), StoreError> {
     let conn = open(scratch)?;
     settings(&conn)?;
     let what = || StoreError::sqlite("empty the copy's projected tables");
-    adoption::check_over(&conn, database)?;
+    first_pass::check_over(&conn, database)?;
     let mut tables: Vec<String> = report::projected_tables().map(str::to_owned).collect();
-    tables.extend(carry::exploded_tables(&conn)?);
+    let exploded = Table::exploded(&conn, MAIN)?.into_iter();
+    tables.extend(exploded.filter(Table::is_table).map(|table| table.name));
     for table in tables {
         let there: Option<String> = conn
             .query_row(

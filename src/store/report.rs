@@ -6,7 +6,6 @@ use serde::Serialize;
 use super::derive::{PairCounts, issues, pair_counts};
 use super::position::{self, Counts};
 use super::{StoreError, dead_letters, output_book};
-use crate::wire::kv::StreamName;
 use crate::wire::output::State;
 
 /// One stream in `status`.
@@ -93,19 +92,17 @@ pub fn read(conn: &Connection) -> Result<Report, StoreError> {
 /// # Errors
 /// See [`read`].
 pub fn read_within(conn: &Connection, lines: i64) -> Result<Report, StoreError> {
-    let mut streams = Vec::new();
-    for stream in StreamName::ALL {
-        if let Some(standing) = position::read(conn, stream)? {
-            streams.push(StreamReport {
-                stream: stream.to_string(),
-                incarnation: standing.incarnation,
-                first: standing.first.0,
-                position: standing.position.0,
-                published_at: standing.mark.map(|mark| mark.published.stored()),
-                counts: standing.counts,
-            });
-        }
-    }
+    let streams = position::read_all(conn, "main")?
+        .into_iter()
+        .map(|(stream, standing)| StreamReport {
+            stream: stream.to_string(),
+            incarnation: standing.incarnation,
+            first: standing.first.0,
+            position: standing.position.0,
+            published_at: standing.mark.map(|mark| mark.published.stored()),
+            counts: standing.counts,
+        })
+        .collect();
     let (dead_letters, dead_letters_without_payload) = dead_letters::counts(conn)?;
     let outputs = output_book::missing_counts(conn)?
         .into_iter()
@@ -142,8 +139,8 @@ pub fn read_within(conn: &Connection, lines: i64) -> Result<Report, StoreError> 
         outputs,
         oldest_pending_output: oldest_pending(conn)?,
         gaps: gaps().map_err(StoreError::sqlite("read projector_gaps"))?,
-        adopted: super::open::is_adopted(conn)?,
-        first_pass: super::adoption::first_pass(conn)?.is_some(),
+        adopted: super::kind::is_adopted(conn)?,
+        first_pass: super::first_pass::until(conn)?.is_some(),
         issues: issues::list(conn, lines)?,
         issues_total: count("SELECT count(*) FROM projector_issues")?,
         pairs: pair_counts(conn)?,
@@ -154,6 +151,7 @@ pub fn read_within(conn: &Connection, lines: i64) -> Result<Report, StoreError> 
 
 fn oldest_pending(conn: &Connection) -> Result<Option<String>, StoreError> {
     conn.query_row(
+        // The second condition lets SQLite take the partial index.
         "SELECT min(published_at) FROM projector_outputs WHERE state = 'pending' AND state <> 'fetched'",
         [],
         |row| row.get(0),

@@ -147,6 +147,7 @@ pub(super) fn delete(
         // results are still to be derived.
         let but_for = match aging {
             Aging::Results => {
+                // The second condition on `state` lets SQLite take the partial index.
                 "AND result_id NOT IN (SELECT result_id FROM projector_outputs WHERE state = 'pending' AND state <> 'fetched')
                  AND NOT EXISTS (SELECT 1 FROM projector_derivations pair
                      WHERE pair.job_id = execution_results.job_id AND pair.pc_id = execution_results.pc_id

@@ -2,9 +2,7 @@
 //! compared with it or put in its place (DESIGN §8.1, §8.2).
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
@@ -12,8 +10,10 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::carry::{self, Completed, Purpose};
 use super::compare::{self, Comparison, Findings, Mended, Scope};
+use super::file::{COMPANIONS, remove_if_there, with_suffix};
+use super::kind::is_adopted;
 use super::names::quoted;
-use super::open::is_adopted;
+use super::open::{BUSY_TIMEOUT, unsound};
 use super::position::{self, Standing};
 use super::retention::Horizons;
 use super::{StoreError, migrate, report};
@@ -27,10 +27,7 @@ const MMAP_BYTES: i64 = 1 << 40;
 /// Where a database's scratch lies: beside it, so that it can take its place by a rename.
 #[must_use]
 pub fn path(database: &Path, suffix: &str) -> PathBuf {
-    let mut path: OsString = database.as_os_str().to_owned();
-    path.push(".");
-    path.push(suffix);
-    PathBuf::from(path)
+    with_suffix(database, &format!(".{suffix}"))
 }
 
 /// Removes a scratch with everything that SQLite and we have put beside it.
@@ -38,19 +35,9 @@ pub fn path(database: &Path, suffix: &str) -> PathBuf {
 /// # Errors
 /// The system's.
 pub fn remove(scratch: &Path) -> Result<(), StoreError> {
-    for suffix in ["", "-journal", "-wal", "-shm", ".lock"] {
-        let mut path: OsString = scratch.as_os_str().to_owned();
-        path.push(suffix);
-        match fs::remove_file(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(source) => {
-                return Err(StoreError::Io {
-                    what: format!("remove {}", PathBuf::from(path).display()),
-                    source,
-                });
-            }
-        }
+    for suffix in [""].into_iter().chain(COMPANIONS).chain([".lock"]) {
+        let path = with_suffix(scratch, suffix);
+        remove_if_there(&path).map_err(StoreError::io(format!("remove {}", path.display())))?;
     }
     Ok(())
 }
@@ -94,25 +81,6 @@ pub(super) fn strip(conn: &Connection) -> Result<(), StoreError> {
     for (name, _) in indexes(conn, "main")? {
         conn.execute_batch(&format!("DROP INDEX {}", quoted(&name)))
             .map_err(StoreError::sqlite(format_args!("leave out the index {name}")))?;
-    }
-    Ok(())
-}
-
-/// Builds the secondary indexes: those of our schema, or in a copy of the backend's file those that it has.
-fn build_indexes(conn: &Connection) -> Result<(), StoreError> {
-    let all = if is_adopted(conn)? {
-        indexes(conn, "old")?
-    } else {
-        let mut like = Connection::open_in_memory().map_err(StoreError::sqlite("read the schema"))?;
-        migrate::run(&mut like, true)?;
-        indexes(&like, "main")?
-    };
-    let there: Vec<String> = indexes(conn, "main")?.into_iter().map(|(name, _)| name).collect();
-    for (name, sql) in all {
-        if !there.contains(&name) {
-            conn.execute_batch(&sql)
-                .map_err(StoreError::sqlite(format_args!("build the index {name}")))?;
-        }
     }
     Ok(())
 }
@@ -161,14 +129,14 @@ impl Scratch {
         let conn = Connection::open_with_flags(path, flags)
             .map_err(StoreError::sqlite(format_args!("open {}", path.display())))?;
         settings(&conn)?;
-        conn.busy_timeout(super::open::BUSY_TIMEOUT)
+        conn.busy_timeout(BUSY_TIMEOUT)
             .map_err(StoreError::sqlite("set the busy time-out"))?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
             .map_err(StoreError::sqlite("switch triggers off"))?;
         conn.pragma_update(Some("main"), "cache_size", -cache_kib)
             .map_err(StoreError::sqlite("set the page cache"))?;
         match beside {
-            Beside::Nothing { completions_of } => attach_nothing(&conn, completions_of)?,
+            Beside::Nothing { completions_of } => carry::attach_nothing(&conn, completions_of)?,
             Beside::Database(database) => carry::attach(&conn, database, "old", true)?,
             Beside::Mended(database) => carry::attach(&conn, database, "old", false)?,
         }
@@ -197,7 +165,7 @@ impl Scratch {
         self.conn
             .execute_batch("BEGIN")
             .map_err(StoreError::sqlite("begin to read"))?;
-        Ok(position::read_all(&self.conn, "old")?.into_iter().collect())
+        position::read_all(&self.conn, "old")
     }
 
     /// What may have been deleted from the database for its age, at `now` (wall clock).
@@ -222,12 +190,26 @@ impl Scratch {
         carry::complete(&self.conn, manifests, purpose, now)
     }
 
-    /// Builds what the load left out.
+    /// Builds the secondary indexes, which the load left out: those of our schema, or in a copy of the backend's file those
+    /// that it has.
     ///
     /// # Errors
     /// SQLite's.
     pub fn build_indexes(&self) -> Result<(), StoreError> {
-        build_indexes(&self.conn)
+        let conn = &self.conn;
+        let all = if is_adopted(conn)? {
+            indexes(conn, "old")?
+        } else {
+            indexes(&migrate::in_memory(true)?, "main")?
+        };
+        let there: Vec<String> = indexes(conn, "main")?.into_iter().map(|(name, _)| name).collect();
+        for (name, sql) in all {
+            if !there.contains(&name) {
+                conn.execute_batch(&sql)
+                    .map_err(StoreError::sqlite(format_args!("build the index {name}")))?;
+            }
+        }
+        Ok(())
     }
 
     /// Every result that the load counted has its row.
@@ -255,14 +237,7 @@ impl Scratch {
     /// # Errors
     /// What is wrong with it.
     pub fn prove(&self) -> Result<(), StoreError> {
-        let check: String = self
-            .conn
-            .query_row("PRAGMA main.quick_check(1)", [], |row| row.get(0))
-            .map_err(StoreError::sqlite("check the new file"))?;
-        if check != "ok" {
-            return Err(wrong(&check));
-        }
-        match position::first_that_does_not_add_up(&self.conn, "main")? {
+        match unsound(&self.conn)? {
             Some(what) => Err(wrong(&what)),
             None => Ok(()),
         }
@@ -325,73 +300,8 @@ impl Scratch {
     /// # Errors
     /// SQLite's.
     pub fn take_job(&self, job: &str) -> Result<(), StoreError> {
-        let take = || -> Result<(), rusqlite::Error> {
-            for sql in [
-                "INSERT INTO main.projector_results (entry, incarnation, stream_seq, published_ns, result_id, pc_id, job_id,
-                     counts, evidence)
-                 SELECT entry, incarnation, stream_seq, published_ns, result_id, pc_id, job_id, counts, evidence
-                 FROM old.projector_results line WHERE job_id = ?1 AND counts
-                     AND EXISTS (SELECT 1 FROM old.execution_results row WHERE row.result_id = line.result_id)",
-                "INSERT OR IGNORE INTO main.execution_results (result_id, request_id, exec_id, pc_id, exit_code, stdout,
-                     stderr, started_at, finished_at, recorded_at, job_id, version, reaped, expires_at, parent_result_id,
-                     skipped)
-                 SELECT result_id, request_id, row.exec_id, row.pc_id, exit_code, stdout, stderr, started_at, finished_at,
-                     recorded_at, row.job_id, version, reaped, expires_at, parent_result_id, skipped
-                 FROM main.projector_results line JOIN old.execution_results row USING (result_id)
-                 WHERE line.job_id = ?1",
-                "INSERT OR IGNORE INTO main.projector_outputs (result_id, field, entry, mended, object, state, reason,
-                     attempts, published_at, size_bytes, sha256, since_wall, next_try_wall)
-                 SELECT book.result_id, field, book.entry, mended, object, state, reason, attempts, published_at, size_bytes,
-                     sha256, since_wall, next_try_wall
-                 FROM main.projector_results line JOIN old.projector_outputs book USING (result_id)
-                 WHERE line.job_id = ?1",
-                "INSERT INTO main.projector_derivations (job_id, pc_id, hints_hash, first_entry, state)
-                 SELECT job_id, pc_id, '', min(entry), 'due' FROM main.projector_results WHERE job_id = ?1 GROUP BY 1, 2",
-            ] {
-                self.conn.execute(sql, [job])?;
-            }
-            Ok(())
-        };
-        take().map_err(StoreError::sqlite(format_args!(
-            "read the results of job {job:?}"
-        )))
+        carry::take_job(&self.conn, job)
     }
-}
-
-/// An empty database under the name `old`.
-fn attach_nothing(conn: &Connection, completions_of: Option<&Path>) -> Result<(), StoreError> {
-    let attach = || -> Result<(), rusqlite::Error> {
-        conn.execute_batch("ATTACH ':memory:' AS old")?;
-        let tables: Vec<String> = conn
-            .prepare("SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?
-            .query_map([], |row| row.get(0))?
-            .collect::<Result<_, _>>()?;
-        for sql in tables {
-            conn.execute_batch(&sql.replacen("CREATE TABLE ", "CREATE TABLE old.", 1))?;
-        }
-        Ok(())
-    };
-    attach().map_err(StoreError::sqlite("stand in for a database"))?;
-    let Some(database) = completions_of else {
-        return Ok(());
-    };
-    carry::attach(conn, database, "completions", true)?;
-    let copy = || -> Result<(), rusqlite::Error> {
-        for table in ["job_completions", "job_version_completions"] {
-            let there: bool = conn.query_row(
-                "SELECT EXISTS (SELECT 1 FROM completions.sqlite_schema WHERE name = ?1)",
-                [table],
-                |row| row.get(0),
-            )?;
-            if there {
-                conn.execute_batch(&format!(
-                    "INSERT INTO old.{table} SELECT * FROM completions.{table}"
-                ))?;
-            }
-        }
-        conn.execute_batch("DETACH completions")
-    };
-    copy().map_err(StoreError::sqlite("keep the completions"))
 }
 
 fn wrong(what: &str) -> StoreError {

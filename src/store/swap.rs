@@ -2,14 +2,14 @@
 //! after which nothing of it is left. A log beside it would be taken for the new file's, whose rows would then be the old
 //! ones, and no check of SQLite's finds that.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::open::{file_bytes, wal_path};
+use super::file::{COMPANIONS, file_bytes, folder, remove_if_there, sync_folder, wal_path, with_suffix};
 use super::scratch::{path, sync};
 use super::{StoreError, fail};
 
@@ -84,11 +84,11 @@ pub fn swap(new: &Path, database: &Path, replaced: Replaced<'_>) -> Result<(), S
             .map_err(StoreError::io(format!("keep the old file as {}", keep.display())))?;
     }
     // Of a database that was lost, or that cannot be read: SQLite would play the log back into the new one.
-    for suffix in ["-wal", "-shm", "-journal"] {
-        let log = path_with(database, suffix);
+    for suffix in COMPANIONS {
+        let log = with_suffix(database, suffix);
         let done = match replaced {
-            Replaced::Unreadable(keep) if suffix != "-shm" => fs::rename(&log, path_with(keep, suffix)),
-            _ => fs::remove_file(&log),
+            Replaced::Unreadable(keep) if suffix != "-shm" => fs::rename(&log, with_suffix(keep, suffix)),
+            _ => remove_if_there(&log),
         };
         match done {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -104,14 +104,10 @@ pub fn swap(new: &Path, database: &Path, replaced: Replaced<'_>) -> Result<(), S
         database.display()
     )))?;
     fail::point("after-rename");
-    let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(StoreError::io(format!(
-            "put the folder {} on disk",
-            folder.display()
-        )))
+    sync_folder(database).map_err(StoreError::io(format!(
+        "put the folder {} on disk",
+        folder(database).display()
+    )))
 }
 
 /// The new file is for those whose the old one is: the service, when its operator rebuilds.
@@ -130,12 +126,6 @@ fn take_after(new: &Path, old: &Path) -> Result<(), StoreError> {
         }
     }
     fs::set_permissions(new, old.permissions()).map_err(failed())
-}
-
-fn path_with(database: &Path, suffix: &str) -> std::path::PathBuf {
-    let mut path = database.as_os_str().to_owned();
-    path.push(suffix);
-    path.into()
 }
 
 /// Where the old file is kept: beside the database, its name with the time, and with a number when that is taken.

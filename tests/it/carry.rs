@@ -209,7 +209,7 @@ fn check(seed: u64) {
         .collect();
     assert_equal(&texts(&verified, ROWS), &of_both, &what);
     assert!(
-        !vouched.complete || ids.len() == texts(&old, ROWS).len(),
+        !vouched.all_at_hand || ids.len() == texts(&old, ROWS).len(),
         "{what}"
     );
 

@@ -327,7 +327,7 @@ impl Case {
 
 fn all() -> Scope {
     Scope {
-        complete: true,
+        all_at_hand: true,
         whole: true,
         horizons: Horizons::default(),
     }

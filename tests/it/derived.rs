@@ -189,8 +189,7 @@ fn assert_undisturbed(db: &Path, url: &str) {
 pub fn with_executions(db: &Path, exec_ids: &BTreeSet<String>) {
     let me = Owner {
         pid: std::process::id(),
-        started_at: String::new(),
-        host: String::new(),
+        ..Owner::default()
     };
     Store::open(db, &StoreOptions::default(), &me).unwrap().close();
     let conn = Connection::open(db).unwrap();

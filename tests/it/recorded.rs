@@ -36,8 +36,7 @@ fn server_of(name: &str) -> NatsServer {
 fn begin(db: &Path, name: &str) {
     let me = Owner {
         pid: std::process::id(),
-        started_at: String::new(),
-        host: String::new(),
+        ..Owner::default()
     };
     Store::open(db, &StoreOptions::default(), &me).unwrap().close();
     let executions = std::fs::read_to_string(recorded(&format!("{name}.executions.sql"))).unwrap();

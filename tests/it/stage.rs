@@ -127,8 +127,7 @@ impl Stage {
     fn start(&mut self, known: Option<Foreknowledge>) {
         let me = Owner {
             pid: std::process::id(),
-            started_at: String::new(),
-            host: String::new(),
+            ..Owner::default()
         };
         let mut store = Store::open(&self.db, &StoreOptions::default(), &me).unwrap();
         if let Some(known) = known {

@@ -94,9 +94,7 @@ async fn message(
     budget: &Budget,
     line: Line,
 ) -> Result<(Line, Option<ResultMessage>), ServiceError> {
-    let found = message_at(js, StreamName::Results, StreamSeq(line.seq))
-        .await
-        .map_err(|error| ServiceError::Unavailable(error.to_string()))?;
+    let found = message_at(js, StreamName::Results, StreamSeq(line.seq)).await?;
     let Some(found) = found.filter(|found| found.published == line.published) else {
         return Ok((line, None));
     };

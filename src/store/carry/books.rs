@@ -6,22 +6,31 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, params};
 
 use super::super::StoreError;
+use super::super::names::listed;
+use super::Basis;
 use super::letters::Letters;
 use super::outputs::{self, entry_here};
+
+/// A row of `execution_results`.
+pub(super) const ROW: &str = "result_id, request_id, exec_id, pc_id, exit_code, stdout, stderr, started_at, \
+     finished_at, recorded_at, job_id, version, reaped, expires_at, parent_result_id, skipped";
+/// A line of `projector_results`.
+pub(super) const LINE: &str =
+    "entry, incarnation, stream_seq, published_ns, result_id, pc_id, job_id, counts, evidence";
 
 /// How many rows were brought, by table.
 pub type Brought = BTreeMap<&'static str, u64>;
 
 /// Brings it all. The scratch must be settled; its lines in `projector_results` must have greater numbers than the
-/// database's. `complete`: a row that no message explains is none to bring.
-pub(super) fn bring(conn: &Connection, complete: bool) -> Result<Brought, StoreError> {
+/// database's.
+pub(super) fn bring(conn: &Connection, basis: &Basis) -> Result<Brought, StoreError> {
     let mut brought = Brought::new();
     let letters = (|| -> Result<Letters, rusqlite::Error> {
         relabel(conn)?;
         let mut note = |table: &'static str, rows: usize| {
             brought.insert(table, u64::try_from(rows).unwrap_or(u64::MAX));
         };
-        note("execution_results", bring_rows(conn, complete)?);
+        note("execution_results", bring_rows(conn, basis)?);
         note("projector_results", bring_lines(conn)?);
         note(
             "projector_outputs",
@@ -80,15 +89,13 @@ fn relabel(conn: &Connection) -> Result<(), rusqlite::Error> {
     Ok(())
 }
 
-fn bring_rows(conn: &Connection, complete: bool) -> Result<usize, rusqlite::Error> {
-    const COLUMNS: &str =
-        "result_id, request_id, exec_id, pc_id, exit_code, stdout, stderr, started_at, finished_at,
-         recorded_at, job_id, version, reaped, expires_at, parent_result_id, skipped";
+fn bring_rows(conn: &Connection, basis: &Basis) -> Result<usize, rusqlite::Error> {
     conn.execute_batch(
         "DROP TABLE IF EXISTS temp.brought_rows;
          CREATE TEMP TABLE brought_rows (result_id TEXT PRIMARY KEY) WITHOUT ROWID",
     )?;
-    if complete {
+    // A row that no message explains is none to bring.
+    if basis.all_at_hand {
         return Ok(0);
     }
     conn.execute(
@@ -98,8 +105,8 @@ fn bring_rows(conn: &Connection, complete: bool) -> Result<usize, rusqlite::Erro
     )?;
     conn.execute(
         &format!(
-            "INSERT INTO main.execution_results ({COLUMNS})
-             SELECT {COLUMNS} FROM old.execution_results CROSS JOIN temp.brought_rows USING (result_id)"
+            "INSERT INTO main.execution_results ({ROW})
+             SELECT {ROW} FROM old.execution_results CROSS JOIN temp.brought_rows USING (result_id)"
         ),
         [],
     )
@@ -114,14 +121,14 @@ fn bring_lines(conn: &Connection) -> Result<usize, rusqlite::Error> {
          INSERT OR IGNORE INTO temp.copied SELECT result_id FROM main.projector_results WHERE NOT counts",
     )?;
     conn.execute(
-        "INSERT INTO main.projector_results (entry, incarnation, stream_seq, published_ns, result_id, pc_id, job_id,
-             counts, evidence)
-         SELECT line.entry, line.incarnation, line.stream_seq, line.published_ns, line.result_id, line.pc_id,
-             line.job_id, line.counts, line.evidence
-         FROM temp.not_at_hand AS missing CROSS JOIN old.projector_results AS line ON line.entry = missing.entry
-         WHERE EXISTS (SELECT 1 FROM main.execution_results AS row WHERE row.result_id = line.result_id)
-             OR line.result_id IN (SELECT result_id FROM temp.copied)
-         ORDER BY missing.entry",
+        &format!(
+            "INSERT INTO main.projector_results ({LINE}) SELECT {}
+             FROM temp.not_at_hand AS missing CROSS JOIN old.projector_results AS line ON line.entry = missing.entry
+             WHERE EXISTS (SELECT 1 FROM main.execution_results AS row WHERE row.result_id = line.result_id)
+                 OR line.result_id IN (SELECT result_id FROM temp.copied)
+             ORDER BY missing.entry",
+            listed(LINE.split(", "), "line.")
+        ),
         [],
     )
 }
@@ -142,18 +149,6 @@ fn bring_issues(conn: &Connection) -> Result<usize, rusqlite::Error> {
 
 /// Pairs, and what waits of those that the scratch does not know.
 fn bring_pairs(conn: &Connection) -> Result<(usize, usize), rusqlite::Error> {
-    // The first result of some pairs is older than what was loaded.
-    conn.execute(
-        "UPDATE main.projector_derivations AS s SET first_entry =
-             (SELECT o.first_entry FROM old.projector_derivations AS o
-              WHERE o.job_id = s.job_id AND o.pc_id = s.pc_id)
-         WHERE EXISTS (SELECT 1 FROM old.projector_derivations AS o
-             WHERE o.job_id = s.job_id AND o.pc_id = s.pc_id
-                 AND NOT EXISTS (SELECT 1 FROM old.projector_results AS line JOIN temp.at_hand AS here
-                     ON here.stream_seq = line.stream_seq AND here.published_ns = line.published_ns
-                     WHERE line.entry = o.first_entry))",
-        [],
-    )?;
     // What waited for an output of a result that is gone waits still, and is derived in its place once it is settled.
     conn.execute(
         "UPDATE main.projector_derivations AS s SET state = 'due'
@@ -207,12 +202,8 @@ fn bring_gaps(conn: &Connection) -> Result<usize, rusqlite::Error> {
     )
 }
 
-/// During the load every execution is one whose row is not there.
+/// The load itself remembers none.
 fn bring_unsettled(conn: &Connection) -> Result<usize, rusqlite::Error> {
-    conn.execute(
-        "DELETE FROM main.projector_unsettled WHERE exec_id IN (SELECT exec_id FROM main.executions)",
-        [],
-    )?;
     conn.execute(
         "INSERT OR REPLACE INTO main.projector_unsettled (exec_id, since_wall)
          SELECT exec_id, since_wall FROM old.projector_unsettled",

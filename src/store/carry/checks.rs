@@ -3,8 +3,8 @@
 use rusqlite::{Connection, params};
 
 use super::super::StoreError;
-use super::pairs::Basis;
-use super::{Purpose, Vouched, any, run};
+use super::super::names::listed;
+use super::{Basis, Purpose, Vouched, any, run};
 
 /// What is carried by a key of its own.
 struct Kind {
@@ -39,8 +39,7 @@ const FEEDS: Kind = Kind {
 
 impl Kind {
     fn key(&self, of: &str) -> String {
-        let key: Vec<String> = self.key.iter().map(|column| format!("{of}{column}")).collect();
-        key.join(", ")
+        listed(self.key.iter().copied(), of)
     }
 
     fn same(&self, one: &str, other: &str) -> String {
@@ -145,7 +144,7 @@ impl Kind {
             "was.{} IN (SELECT {} FROM temp.{})",
             self.name, self.name, self.jobs
         );
-        let told = match (basis.strict, basis.purpose) {
+        let told = match (basis.is_strict(), basis.purpose) {
             (true, _) => named,
             (false, Purpose::Verify) => "coalesce(kept.whole, 0)".to_owned(),
             (false, Purpose::Rebuild | Purpose::Replay | Purpose::ReplayPart) => "false".to_owned(),
@@ -180,11 +179,7 @@ impl Kind {
                      LEFT JOIN temp.{kept} kept ON {}
                      WHERE NOT EXISTS (SELECT 1 FROM main.{table} now WHERE {}) AND {}
                          AND coalesce(kept.aside, 0) = ?1",
-                    columns
-                        .split(", ")
-                        .map(|column| format!("was.{column}"))
-                        .collect::<Vec<_>>()
-                        .join(", "),
+                    listed(columns.split(", "), "was."),
                     self.same("kept", "was"),
                     self.same("now", "was"),
                     self.missing(basis)

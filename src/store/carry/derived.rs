@@ -4,14 +4,13 @@
 use rusqlite::Connection;
 
 use super::super::StoreError;
-use super::pairs::{Basis, forget, gather};
-use super::{Purpose, Vouched, any, checks, exploded, run};
+use super::super::names::listed;
+use super::pairs::{forget, gather};
+use super::{Basis, Vouched, any, checks, exploded, run};
 use crate::projection::manifests::Manifests;
 
 const FACTS: &str = "pc_id, job_id, facts_json, display_json, summary_json, collected_at, recorded_at";
-const EVENT: &str = "event.pc_id, event.job_id, event.field_path, event.identity_json, event.change_kind,
-     event.before_json, event.after_json, event.observed_at";
-const EVENT_COLUMNS: &str =
+const EVENT: &str =
     "pc_id, job_id, field_path, identity_json, change_kind, before_json, after_json, observed_at";
 
 /// Settles what is derived: afterwards the scratch's derived tables say what the database's should.
@@ -21,18 +20,16 @@ const EVENT_COLUMNS: &str =
 pub(super) fn settle_derived(
     conn: &Connection,
     manifests: &Manifests,
-    purpose: Purpose,
-    complete: bool,
+    basis: &Basis,
     vouched: &mut Vouched,
 ) -> Result<(), StoreError> {
-    let basis = Basis::of(conn, purpose, complete)?;
-    gather(conn, manifests, &basis, vouched)?;
+    gather(conn, manifests, basis, vouched)?;
     facts(conn, vouched)?;
     history(conn, vouched)?;
-    exploded::settle(conn, &basis, vouched)?;
-    checks::settle_checks(conn, &basis, vouched)?;
-    checks::settle_feeds(conn, &basis, vouched)?;
-    snapshots(conn, &basis, complete, vouched)?;
+    exploded::settle(conn, basis, vouched)?;
+    checks::settle_checks(conn, basis, vouched)?;
+    checks::settle_feeds(conn, basis, vouched)?;
+    snapshots(conn, basis, vouched)?;
     first_entries(conn)?;
     forget(conn)
 }
@@ -60,11 +57,7 @@ fn facts(conn: &Connection, vouched: &mut Vouched) -> Result<(), StoreError> {
              WHERE facts_new IS NOT NULL AND (source = 'old' OR deleted))",
         [],
     )?;
-    let columns = FACTS
-        .split(", ")
-        .map(|column| format!("fact.{column}"))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let columns = listed(FACTS.split(", "), "fact.");
     let facts = for_each_kind(conn, |aside| {
         run(
             conn,
@@ -97,12 +90,13 @@ fn history(conn: &Connection, vouched: &mut Vouched) -> Result<(), StoreError> {
             [],
         )?;
     }
+    let columns = listed(EVENT.split(", "), "event.");
     let events = for_each_kind(conn, |aside| {
         run(
             conn,
             what,
             &format!(
-                "INSERT INTO main.inventory_history ({EVENT_COLUMNS}) SELECT {EVENT} FROM old.inventory_history event
+                "INSERT INTO main.inventory_history ({EVENT}) SELECT {columns} FROM old.inventory_history event
                  CROSS JOIN temp.carry_pairs pair ON pair.job_id = event.job_id AND pair.pc_id = event.pc_id
                  WHERE (pair.source = 'old' OR pair.source = 'both' AND event.observed_at < pair.below)
                      AND (pair.aside IS NOT NULL) = ?1
@@ -116,21 +110,12 @@ fn history(conn: &Connection, vouched: &mut Vouched) -> Result<(), StoreError> {
 }
 
 /// Facts of the stream INVENTORY, which has no pairs.
-fn snapshots(
-    conn: &Connection,
-    basis: &Basis,
-    complete: bool,
-    vouched: &mut Vouched,
-) -> Result<(), StoreError> {
-    if basis.strict {
+fn snapshots(conn: &Connection, basis: &Basis, vouched: &mut Vouched) -> Result<(), StoreError> {
+    if basis.is_strict() {
         return Ok(());
     }
-    let newer = if complete { "false" } else { "true" };
-    let columns = FACTS
-        .split(", ")
-        .map(|column| format!("fact.{column}"))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let newer = if basis.all_at_hand { "false" } else { "true" };
+    let columns = listed(FACTS.split(", "), "fact.");
     let snapshots = run(
         conn,
         "carry the snapshots",

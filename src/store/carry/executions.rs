@@ -7,10 +7,11 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::StoreError;
+use super::super::executions::BY_ROWS;
 use super::super::retention::{Aging, Horizons};
+use super::hand::list_backend_lines;
 use super::ledgers::Making;
-use super::pairs::{Basis, list_backend_lines};
-use super::{Purpose, Vouched, ledgers, run};
+use super::{Basis, Purpose, Vouched, ledgers, run};
 use crate::projection::result::Completion;
 use crate::wire::time::Timestamp;
 
@@ -23,14 +24,12 @@ const COLUMNS: &str = "exec_id, job_id, version, initiated_by, initiated_at, tar
 /// SQLite's.
 pub(super) fn settle_ledgers_and_executions(
     conn: &Connection,
-    purpose: Purpose,
-    complete: bool,
+    basis: &Basis,
     now: Timestamp,
     vouched: &mut Vouched,
 ) -> Result<(), StoreError> {
     let counts = read_rows(conn)?;
-    ledgers::settle(conn, purpose, complete, vouched)?;
-    let basis = Basis::of(conn, purpose, complete)?;
+    ledgers::settle(conn, basis, vouched)?;
     let what = "carry executions";
     let all = run(
         conn,
@@ -38,9 +37,9 @@ pub(super) fn settle_ledgers_and_executions(
         &format!("INSERT INTO main.executions ({COLUMNS}) SELECT {COLUMNS} FROM old.executions"),
         [],
     )?;
-    let counted = recount(conn, &basis, &counts, counted_from(conn, &basis)?, now)?;
+    let counted = recount(conn, basis, &counts, counted_from(conn, basis)?, now)?;
     vouched.add("executions", all.saturating_sub(counted));
-    match purpose {
+    match basis.purpose {
         Purpose::Rebuild => remember(conn, counts.keys(), now),
         Purpose::Replay | Purpose::ReplayPart | Purpose::Verify => Ok(()),
     }
@@ -121,7 +120,7 @@ fn read_rows(conn: &Connection) -> Result<Counts, StoreError> {
 /// From which publish time on all results are known: at hand, or by their row. `None`: all that ever were.
 fn counted_from(conn: &Connection, basis: &Basis) -> Result<Option<String>, StoreError> {
     let what = || StoreError::sqlite("find out which executions can be counted");
-    if basis.strict {
+    if basis.is_strict() {
         return Ok(None);
     }
     // Whose row is gone as well is counted nowhere but in the database's counters. The newest of them is the last.
@@ -199,7 +198,7 @@ fn recount(
         Ok(())
     };
     write().map_err(StoreError::sqlite(what))?;
-    if basis.purpose != Purpose::Rebuild && !basis.strict {
+    if basis.purpose != Purpose::Rebuild && !basis.is_strict() {
         // Rows that only the database has count there.
         run(
             conn,
@@ -237,10 +236,7 @@ fn recount(
         conn,
         what,
         &format!(
-            "UPDATE main.executions SET success_count = rows.success, failure_count = rows.failure,
-                 status = CASE WHEN rows.success + rows.failure = 0
-                         THEN CASE WHEN rows.started AND status = 'pending' THEN 'running' ELSE status END
-                     WHEN rows.success + rows.failure >= target_count THEN 'completed' ELSE 'running' END
+            "UPDATE main.executions SET {BY_ROWS}
              FROM (SELECT execution.exec_id, coalesce(counts.success, 0) AS success,
                        coalesce(counts.failure, 0) AS failure, counts.exec_id IS NOT NULL AS started
                    FROM main.executions execution

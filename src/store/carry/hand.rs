@@ -5,8 +5,11 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 
 use super::super::{StoreError, adopt};
+use super::{any, run};
 use crate::wire::kv::StreamName;
 use crate::wire::time::Timestamp;
+
+const LOOKING: &str = "find out which messages are at hand";
 
 /// Makes `temp.at_hand` and `temp.not_at_hand`, which everything here asks.
 pub(super) fn prepare(conn: &Connection) -> Result<(), StoreError> {
@@ -22,15 +25,15 @@ pub(super) fn prepare(conn: &Connection) -> Result<(), StoreError> {
                  -- Of a database that has read nothing, nothing is asked.
                  WHERE EXISTS (SELECT 1 FROM old.projector_position) ORDER BY entry;
              CREATE TEMP TABLE not_at_hand (entry INTEGER PRIMARY KEY, result_id TEXT, job_id TEXT, pc_id TEXT,
-                 published TEXT, counts INTEGER, evidence INTEGER)",
+                 published TEXT, counts INTEGER)",
         )?;
         let mut missing = conn.prepare(
-            "SELECT entry, published_ns, result_id, job_id, pc_id, counts, evidence FROM old.projector_results AS line
+            "SELECT entry, published_ns, result_id, job_id, pc_id, counts FROM old.projector_results AS line
              WHERE NOT EXISTS (SELECT 1 FROM temp.at_hand AS here
                  WHERE here.stream_seq = line.stream_seq AND here.published_ns = line.published_ns)
              ORDER BY entry",
         )?;
-        let mut insert = conn.prepare("INSERT INTO temp.not_at_hand VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
+        let mut insert = conn.prepare("INSERT INTO temp.not_at_hand VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
         let mut lines = missing.query([])?;
         while let Some(line) = lines.next()? {
             insert.execute(params![
@@ -40,7 +43,6 @@ pub(super) fn prepare(conn: &Connection) -> Result<(), StoreError> {
                 line.get::<_, Value>(4)?,
                 Timestamp::from_unix_nanos(line.get(1)?).stored(),
                 line.get::<_, Value>(5)?,
-                line.get::<_, Value>(6)?,
             ])?;
         }
         conn.execute_batch(
@@ -48,14 +50,13 @@ pub(super) fn prepare(conn: &Connection) -> Result<(), StoreError> {
              CREATE INDEX temp.not_at_hand_result ON not_at_hand (result_id)",
         )
     };
-    make().map_err(StoreError::sqlite("find out which messages are at hand"))
+    make().map_err(StoreError::sqlite(LOOKING))
 }
 
 /// Whether nothing older exists than the scratch was loaded from. Then everything in the read model must follow from the
-/// messages.
-pub(super) fn complete(conn: &Connection) -> Result<bool, StoreError> {
-    let any_missing = exists(conn, "SELECT EXISTS (SELECT 1 FROM temp.not_at_hand)")?;
-    if any_missing || is_adopted(conn)? {
+/// messages. Not to be asked of an adopted file.
+pub(super) fn all_at_hand(conn: &Connection) -> Result<bool, StoreError> {
+    if any(conn, LOOKING, "SELECT 1 FROM temp.not_at_hand", [])? {
         return Ok(false);
     }
     for stream in StreamName::ALL {
@@ -103,15 +104,38 @@ pub(super) fn has_holes(conn: &Connection, stream: StreamName) -> Result<bool, S
 
 /// Whether the database is the backend's own file: others have written older rows.
 pub(super) fn is_adopted(conn: &Connection) -> Result<bool, StoreError> {
-    conn.query_row(
-        "SELECT EXISTS (SELECT 1 FROM old.sqlite_schema WHERE type = 'table' AND name = ?1)",
+    any(
+        conn,
+        "look at the tables",
+        "SELECT 1 FROM old.sqlite_schema WHERE type = 'table' AND name = ?1",
         [adopt::MIGRATIONS],
-        |row| row.get(0),
     )
-    .map_err(StoreError::sqlite("look at the tables"))
 }
 
-fn exists(conn: &Connection, sql: &str) -> Result<bool, StoreError> {
-    conn.query_row(sql, [], |row| row.get(0))
-        .map_err(StoreError::sqlite("find out which messages are at hand"))
+/// The lines of results whose row the backend's own projector has written: duplicates of no line that counts, and
+/// those whose empty text was filled.
+pub(super) fn list_backend_lines(conn: &Connection) -> Result<(), StoreError> {
+    let what = "find what the backend's projector has written";
+    if any(
+        conn,
+        what,
+        "SELECT 1 FROM temp.sqlite_schema WHERE name = 'carry_backend'",
+        [],
+    )? {
+        return Ok(());
+    }
+    for sql in [
+        "CREATE TEMP TABLE carry_backend (result_id TEXT PRIMARY KEY, job_id TEXT, pc_id TEXT, published_ns INTEGER)
+         WITHOUT ROWID",
+        "INSERT INTO temp.carry_backend SELECT result_id, job_id, pc_id, published_ns FROM old.projector_results
+         WHERE NOT counts ORDER BY entry ON CONFLICT DO NOTHING",
+        "DELETE FROM temp.carry_backend
+         WHERE result_id IN (SELECT result_id FROM old.projector_results WHERE counts)",
+        "INSERT INTO temp.carry_backend SELECT line.result_id, line.job_id, line.pc_id, line.published_ns
+         FROM old.projector_outputs output JOIN old.projector_results line ON line.entry = output.entry
+         WHERE output.mended ON CONFLICT DO NOTHING",
+    ] {
+        run(conn, what, sql, [])?;
+    }
+    Ok(())
 }

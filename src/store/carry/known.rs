@@ -10,8 +10,9 @@ use bytestring::ByteString;
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
+use super::super::kind::is_adopted;
 use super::super::{StoreError, open};
-use crate::projection::output::is_placeholder;
+use super::outputs::is_fetched;
 use crate::wire::kv::StreamName;
 use crate::wire::output::{Attempt, Content, State};
 use crate::wire::result::Field;
@@ -28,7 +29,7 @@ pub struct Foreknowledge {
     /// Stream, sequence and publish time of what an operator has given up, with its reason.
     discarded: BTreeMap<(StreamName, u64, String), String>,
     last_entry: i64,
-    kept_outputs: Arc<AtomicU64>,
+    carried_outputs: Arc<AtomicU64>,
 }
 
 impl Foreknowledge {
@@ -38,7 +39,7 @@ impl Foreknowledge {
     /// As [`open::read_only`]; SQLite's.
     pub fn read(old: &Path, starts: &BTreeMap<StreamName, StreamSeq>) -> Result<Self, StoreError> {
         let conn = open::read_only(old)?;
-        let adopted = open::is_adopted(&conn)?;
+        let adopted = is_adopted(&conn)?;
         let start = starts.get(&StreamName::Results).copied();
         let duplicates = start.map_or_else(|| Ok(HashSet::new()), |start| duplicates(&conn, start, adopted));
         let duplicates =
@@ -59,25 +60,25 @@ impl Foreknowledge {
             duplicates,
             discarded,
             last_entry,
-            kept_outputs: Arc::default(),
+            carried_outputs: Arc::default(),
         })
     }
 
     /// How many outputs were taken from the database, the object store having them no more.
     #[must_use]
     pub fn carried_outputs(&self) -> u64 {
-        self.kept_outputs.load(Ordering::Relaxed)
+        self.carried_outputs.load(Ordering::Relaxed)
     }
 
     /// Counts them in `counter`: a load takes place in several parts, and each ends with its store.
     #[must_use]
     pub fn counting_in(mut self, counter: &Arc<AtomicU64>) -> Self {
-        self.kept_outputs = counter.clone();
+        self.carried_outputs = counter.clone();
         self
     }
 
-    pub(in super::super) fn add_kept_outputs(&self, count: u64) {
-        self.kept_outputs.fetch_add(count, Ordering::Relaxed);
+    pub(in super::super) fn add_carried_outputs(&self, count: u64) {
+        self.carried_outputs.fetch_add(count, Ordering::Relaxed);
     }
 
     /// The number of the last line in the database's `projector_results`: the load's lines follow it, so that those that
@@ -164,8 +165,7 @@ impl Held {
             Some(Some(State::Fetched)) if self.object.as_deref() == Some(object) => {
                 (self.size_bytes?, unhex(self.sha256.as_deref()?)?, self.verified)
             }
-            // A row of the backend's own projector, which keeps no book: an empty text is its failure.
-            None if adopted && !self.text.is_empty() && !is_placeholder(&self.text, field, object) => {
+            None if adopted && is_fetched(&self.text, field, object) => {
                 (self.text.len(), Sha256::digest(&self.text).into(), false)
             }
             _ => return None,

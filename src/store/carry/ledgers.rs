@@ -5,11 +5,12 @@ use rusqlite::Connection;
 
 use super::super::StoreError;
 use super::super::completions::Ledger;
-use super::{Purpose, Vouched, any, run};
+use super::super::names::listed;
+use super::{Basis, Vouched, any, run};
 use crate::projection::result::Completion;
 
-struct Table {
-    name: &'static str,
+pub(super) struct Table {
+    pub(super) name: &'static str,
     key: &'static str,
     write: fn(&mut Ledger, &Connection) -> Result<(), rusqlite::Error>,
 }
@@ -43,7 +44,7 @@ impl<'c> Making<'c> {
     pub(super) fn new(conn: &'c Connection) -> Result<Self, StoreError> {
         Ok(Self {
             conn,
-            there: there(conn)?,
+            there: there(conn, "main")?,
             notes: Ledger::default(),
             noted: 0,
         })
@@ -74,10 +75,11 @@ impl<'c> Making<'c> {
     }
 }
 
-fn there(conn: &Connection) -> Result<Vec<&'static Table>, StoreError> {
+/// Those ledgers that a file has; the backend's may not have them yet (contract §6.8).
+pub(super) fn there(conn: &Connection, schema: &str) -> Result<Vec<&'static Table>, StoreError> {
     let mut there = Vec::new();
     for table in &TABLES {
-        if exists(conn, "main", table.name)? {
+        if exists(conn, schema, table.name)? {
             there.push(table);
         }
     }
@@ -85,17 +87,12 @@ fn there(conn: &Connection) -> Result<Vec<&'static Table>, StoreError> {
 }
 
 /// Merges the ledgers that were made from the scratch's rows with the database's.
-pub(super) fn settle(
-    conn: &Connection,
-    purpose: Purpose,
-    complete: bool,
-    vouched: &mut Vouched,
-) -> Result<(), StoreError> {
-    let strict = complete && purpose != Purpose::Rebuild;
+pub(super) fn settle(conn: &Connection, basis: &Basis, vouched: &mut Vouched) -> Result<(), StoreError> {
+    let strict = basis.is_strict();
     if strict {
         list_explained(conn)?;
     }
-    for table in there(conn)? {
+    for table in there(conn, "main")? {
         if exists(conn, "old", table.name)? {
             let kept = table.merge(conn, strict)?;
             vouched.add("completions", kept);
@@ -105,7 +102,6 @@ pub(super) fn settle(
     Ok(())
 }
 
-/// The backend's file may not have them yet (contract §6.8).
 fn exists(conn: &Connection, schema: &str, table: &str) -> Result<bool, StoreError> {
     any(
         conn,
@@ -137,11 +133,7 @@ impl Table {
     /// The greater of both; where everything is at hand, only what the messages explain. Returns what was taken.
     fn merge(&self, conn: &Connection, strict: bool) -> Result<u64, StoreError> {
         let (table, key) = (self.name, self.key);
-        let columns = key
-            .split(", ")
-            .map(|column| format!("was.{column}"))
-            .collect::<Vec<_>>()
-            .join(", ");
+        let columns = listed(key.split(", "), "was.");
         let explained = if strict {
             "EXISTS (SELECT 1 FROM temp.carry_explained line WHERE line.job_id = was.job_id
                  AND line.pc_id = was.pc_id AND line.finished_at >= was.last_success_at)"
@@ -164,6 +156,7 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Purpose;
     use super::*;
 
     const JOBS: &str = "CREATE TABLE job_completions (job_id TEXT, pc_id TEXT, last_success_at TEXT,
@@ -199,7 +192,12 @@ mod tests {
             making.note(&completion, at).unwrap();
         }
         making.write().unwrap();
-        settle(&conn, Purpose::Rebuild, false, &mut Vouched::default()).unwrap();
+        let basis = Basis {
+            purpose: Purpose::Rebuild,
+            adopted: false,
+            all_at_hand: false,
+        };
+        settle(&conn, &basis, &mut Vouched::default()).unwrap();
         let rows = |table: &str| -> Vec<String> {
             if !exists(&conn, "main", table).unwrap() {
                 return Vec::new();

@@ -8,6 +8,7 @@ mod derived;
 mod executions;
 mod exploded;
 mod hand;
+mod job;
 mod known;
 mod late;
 mod ledgers;
@@ -26,13 +27,13 @@ use std::path::Path;
 use rusqlite::{Connection, Params, Transaction, TransactionBehavior};
 use serde::Serialize;
 
-use super::open::{self, file_bytes, percent_encoded, wal_path};
+use super::file::{file_bytes, percent_encoded, wal_path};
 use super::{FileIdentity, StoreError};
 use crate::projection::manifests::Manifests;
 use crate::wire::time::Timestamp;
 
 pub use books::Brought;
-pub(super) use exploded::names as exploded_tables;
+pub(super) use job::take_job;
 pub use known::Foreknowledge;
 
 /// What a scratch is made for.
@@ -52,7 +53,8 @@ pub enum Purpose {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Vouched {
     /// The streams hold everything that was ever projected: what only the database has is wrong.
-    pub complete: bool,
+    #[serde(rename = "complete")]
+    pub all_at_hand: bool,
     /// By kind: how many.
     pub counts: BTreeMap<&'static str, u64>,
     /// Not compared, by reason: how many.
@@ -84,6 +86,22 @@ pub struct Completed {
     pub carried: Brought,
 }
 
+/// What settling goes by.
+struct Basis {
+    purpose: Purpose,
+    /// The database is the backend's own file: others have written older rows.
+    adopted: bool,
+    /// Nothing older exists than the scratch was loaded from.
+    all_at_hand: bool,
+}
+
+impl Basis {
+    /// What only the database has is wrong. Never for a rebuild, which must not know less than the database did.
+    fn is_strict(&self) -> bool {
+        self.all_at_hand && self.purpose != Purpose::Rebuild
+    }
+}
+
 /// Completes a scratch with what only the database knows; for a rebuild also with the rows and books that only it has.
 /// Nothing else may write the scratch meanwhile. `now` goes into `_wall` columns, and tells what the backend's
 /// cleanup may have deleted.
@@ -100,18 +118,23 @@ pub(super) fn complete(
         .transpose()
         .map_err(StoreError::sqlite("begin to complete the scratch"))?;
     hand::prepare(conn)?;
-    let complete = hand::complete(conn)?;
+    let adopted = hand::is_adopted(conn)?;
+    let basis = Basis {
+        purpose,
+        adopted,
+        all_at_hand: !adopted && hand::all_at_hand(conn)?,
+    };
     let mut vouched = Vouched {
-        complete,
+        all_at_hand: basis.all_at_hand,
         ..Vouched::default()
     };
-    rows::settle_rows(conn, manifests, purpose, &mut vouched)?;
-    derived::settle_derived(conn, manifests, purpose, complete, &mut vouched)?;
+    rows::settle_rows(conn, manifests, &basis, &mut vouched)?;
+    derived::settle_derived(conn, manifests, &basis, &mut vouched)?;
     let carried = match purpose {
-        Purpose::Rebuild => books::bring(conn, complete)?,
+        Purpose::Rebuild => books::bring(conn, &basis)?,
         Purpose::Replay | Purpose::ReplayPart | Purpose::Verify => Brought::new(),
     };
-    executions::settle_ledgers_and_executions(conn, purpose, complete, now, &mut vouched)?;
+    executions::settle_ledgers_and_executions(conn, &basis, now, &mut vouched)?;
     if let Some(begun) = begun {
         begun
             .commit()
@@ -128,7 +151,7 @@ pub(super) fn attach(
     read_only: bool,
 ) -> Result<(), StoreError> {
     let what = || format!("open the database {}", database.display());
-    FileIdentity::of(database).map_err(|source| open::cannot_open(database, source))?;
+    FileIdentity::of(database).map_err(|source| StoreError::no_file(database, source))?;
     let attach = |mode: &str| -> Result<(), rusqlite::Error> {
         let uri = format!("file:{}?{mode}", percent_encoded(database));
         conn.execute(&format!("ATTACH ?1 AS {name}"), [uri])?;
@@ -141,7 +164,7 @@ pub(super) fn attach(
         looked
     };
     match attach(if read_only { "mode=ro" } else { "mode=rw" }) {
-        // As in [`open::read_only`]: no log to read, and none can be made.
+        // As in [`read_only`](super::read_only): no log to read, and none can be made.
         Err(rusqlite::Error::SqliteFailure(failure, _))
             if read_only
                 && failure.code == rusqlite::ErrorCode::CannotOpen
@@ -152,6 +175,33 @@ pub(super) fn attach(
         outcome => outcome,
     }
     .map_err(StoreError::sqlite(what()))
+}
+
+/// In the place of a database: an empty one under the name `old`, with the completions of the one named here.
+pub(super) fn attach_nothing(conn: &Connection, completions_of: Option<&Path>) -> Result<(), StoreError> {
+    let attach_empty = || -> Result<(), rusqlite::Error> {
+        conn.execute_batch("ATTACH ':memory:' AS old")?;
+        let tables: Vec<String> = conn
+            .prepare("SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?
+            .query_map([], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        for sql in tables {
+            conn.execute_batch(&sql.replacen("CREATE TABLE ", "CREATE TABLE old.", 1))?;
+        }
+        Ok(())
+    };
+    attach_empty().map_err(StoreError::sqlite("stand in for a database"))?;
+    let Some(database) = completions_of else {
+        return Ok(());
+    };
+    attach(conn, database, "completions", true)?;
+    let keep = "keep the completions";
+    for ledger in ledgers::there(conn, "completions")? {
+        let copy = format!("INSERT INTO old.{0} SELECT * FROM completions.{0}", ledger.name);
+        run(conn, keep, &copy, [])?;
+    }
+    run(conn, keep, "DETACH completions", [])?;
+    Ok(())
 }
 
 /// One statement; returns the rows it wrote.

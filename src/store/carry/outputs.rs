@@ -5,18 +5,17 @@ use sha2::{Digest, Sha256};
 
 use super::super::StoreError;
 use super::super::output_book::hex;
-use super::{Purpose, Vouched};
+use super::{Basis, Purpose, Vouched};
 use crate::projection::output::{Output, is_placeholder};
 use crate::wire::output::{Attempt, State};
 use crate::wire::result::Field;
 
+/// A line of `projector_outputs`, its entry apart.
+pub(super) const OUTPUT: &str = "result_id, field, mended, object, state, reason, attempts, published_at, size_bytes, \
+     sha256, since_wall, next_try_wall";
+
 /// Settles the outputs of which one of the two has no text.
-pub(super) fn settle(
-    conn: &Connection,
-    adopted: bool,
-    purpose: Purpose,
-    vouched: &mut Vouched,
-) -> Result<(), StoreError> {
+pub(super) fn settle(conn: &Connection, basis: &Basis, vouched: &mut Vouched) -> Result<(), StoreError> {
     (|| -> Result<(), rusqlite::Error> {
         take_books(conn)?;
         list_unlike(conn)?;
@@ -26,7 +25,7 @@ pub(super) fn settle(
         let mut rows = list.query([])?;
         while let Some(row) = rows.next()? {
             if let Some(unlike) = Unlike::read(row)? {
-                unlike.settle(conn, adopted, purpose, vouched)?;
+                unlike.settle(conn, basis, vouched)?;
             }
         }
         Ok(())
@@ -48,10 +47,7 @@ fn take_books(conn: &Connection) -> Result<(), rusqlite::Error> {
 pub(super) fn bring(conn: &Connection, which: &str) -> Result<usize, rusqlite::Error> {
     conn.execute(
         &format!(
-            "INSERT OR IGNORE INTO main.projector_outputs (result_id, field, entry, mended, object, state, reason,
-                 attempts, published_at, size_bytes, sha256, since_wall, next_try_wall)
-             SELECT result_id, field, {}, mended, object, state, reason, attempts, published_at, size_bytes, sha256,
-                 since_wall, next_try_wall
+            "INSERT OR IGNORE INTO main.projector_outputs (entry, {OUTPUT}) SELECT {}, {OUTPUT}
              FROM old.projector_outputs AS book WHERE result_id IN ({which})",
             entry_here("book.entry")
         ),
@@ -116,18 +112,12 @@ impl Unlike {
         }))
     }
 
-    fn settle(
-        &self,
-        conn: &Connection,
-        adopted: bool,
-        purpose: Purpose,
-        vouched: &mut Vouched,
-    ) -> Result<(), rusqlite::Error> {
+    fn settle(&self, conn: &Connection, basis: &Basis, vouched: &mut Vouched) -> Result<(), rusqlite::Error> {
         match (self.here, self.there) {
             (State::Fetched, None | Some(State::Fetched)) => {}
             // The database would have it too, had it asked by now.
             (State::Fetched, Some(there)) => {
-                if purpose == Purpose::Verify {
+                if basis.purpose == Purpose::Verify {
                     self.set_text(conn, &self.placeholder(there))?;
                     vouched.leave_out(kind(there), 1);
                 }
@@ -140,18 +130,15 @@ impl Unlike {
                 }
             }
             (_, Some(there)) => {
-                if purpose != Purpose::Rebuild {
+                if basis.purpose != Purpose::Rebuild {
                     self.set_text(conn, &self.placeholder(there))?;
                     self.take_book(conn)?;
                     vouched.leave_out(kind(there), 1);
                 }
             }
             (_, None) => {
-                // A row of the backend's own projector, which keeps no book: an empty text is its failure.
-                let text = if adopted { self.old_text(conn)? } else { None };
-                let text =
-                    text.filter(|text| !text.is_empty() && !is_placeholder(text, self.field, &self.object));
-                if let Some(text) = text {
+                let text = if basis.adopted { self.old_text(conn)? } else { None };
+                if let Some(text) = text.filter(|text| is_fetched(text, self.field, &self.object)) {
                     self.set_text(conn, &text)?;
                     self.enter_fetched(conn, &text)?;
                     vouched.add("outputs", 1);
@@ -230,6 +217,11 @@ impl Unlike {
         let last = reason.rsplit(' ').next().unwrap_or_default();
         last.parse().unwrap_or_default()
     }
+}
+
+/// Whether a row of the backend's own projector, which keeps no book, has its output: an empty text is its failure.
+pub(super) fn is_fetched(text: &str, field: Field, object: &str) -> bool {
+    !text.is_empty() && !is_placeholder(text, field, object)
 }
 
 fn fetched_unverified() -> Option<String> {

@@ -6,7 +6,8 @@
 use rusqlite::{Connection, params};
 
 use super::super::StoreError;
-use super::{Purpose, Vouched, any, run};
+use super::hand::list_backend_lines;
+use super::{Basis, Purpose, Vouched, any, run};
 use crate::projection::hints::needs;
 use crate::projection::manifests::{Manifests, SpecState};
 use crate::wire::result::Field;
@@ -65,29 +66,6 @@ pub(super) fn forget(conn: &Connection) -> Result<(), StoreError> {
         )?;
     }
     Ok(())
-}
-
-/// What settling goes by.
-pub(super) struct Basis {
-    pub(super) purpose: Purpose,
-    /// What only the database has is wrong. Never for a rebuild, which must not know less than the database did.
-    pub(super) strict: bool,
-    pub(super) adopted: bool,
-}
-
-impl Basis {
-    pub(super) fn of(conn: &Connection, purpose: Purpose, complete: bool) -> Result<Self, StoreError> {
-        Ok(Self {
-            purpose,
-            strict: complete && purpose != Purpose::Rebuild,
-            adopted: any(
-                conn,
-                "look at the database's tables",
-                "SELECT 1 FROM old.sqlite_schema WHERE type = 'table' AND name = ?1",
-                [super::super::adopt::MIGRATIONS],
-            )?,
-        })
-    }
 }
 
 /// Fills the scratch tables.
@@ -206,36 +184,8 @@ fn find_older(conn: &Connection, basis: &Basis) -> Result<(), StoreError> {
         what,
         "UPDATE temp.carry_pairs SET older = 1, loose = 1
          WHERE NOT known AND NOT ?1 AND (facts_old IS NOT NULL OR event_old)",
-        [basis.strict],
+        [basis.is_strict()],
     )?;
-    Ok(())
-}
-
-/// The lines of results whose row the backend's own projector has written: duplicates of no line that counts, and
-/// those whose empty text was filled.
-pub(super) fn list_backend_lines(conn: &Connection) -> Result<(), StoreError> {
-    let what = "find what the backend's projector has written";
-    if any(
-        conn,
-        what,
-        "SELECT 1 FROM temp.sqlite_schema WHERE name = 'carry_backend'",
-        [],
-    )? {
-        return Ok(());
-    }
-    for sql in [
-        "CREATE TEMP TABLE carry_backend (result_id TEXT PRIMARY KEY, job_id TEXT, pc_id TEXT, published_ns INTEGER)
-         WITHOUT ROWID",
-        "INSERT INTO temp.carry_backend SELECT result_id, job_id, pc_id, published_ns FROM old.projector_results
-         WHERE NOT counts ORDER BY entry ON CONFLICT DO NOTHING",
-        "DELETE FROM temp.carry_backend
-         WHERE result_id IN (SELECT result_id FROM old.projector_results WHERE counts)",
-        "INSERT INTO temp.carry_backend SELECT line.result_id, line.job_id, line.pc_id, line.published_ns
-         FROM old.projector_outputs output JOIN old.projector_results line ON line.entry = output.entry
-         WHERE output.mended ON CONFLICT DO NOTHING",
-    ] {
-        run(conn, what, sql, [])?;
-    }
     Ok(())
 }
 
@@ -431,7 +381,7 @@ fn choose(conn: &Connection, basis: &Basis) -> Result<(), StoreError> {
              WHEN NOT older AND ours_from IS NULL THEN 'new'
              WHEN event_new IS NULL AND NOT event_old THEN 'new'
              ELSE 'both' END",
-        params![basis.strict, basis.purpose == Purpose::Verify],
+        params![basis.is_strict(), basis.purpose == Purpose::Verify],
     )?;
     // Without evidence that is newer, the facts themselves are the oldest that counts.
     run(

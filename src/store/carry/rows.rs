@@ -1,9 +1,9 @@
 //! `execution_results` as the database should have it: the scratch's rows, completed with what no message at hand tells.
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
 use super::super::StoreError;
-use super::{Purpose, Vouched, hand, outputs, starts};
+use super::{Basis, Vouched, hand, outputs, starts};
 use crate::projection::manifests::Manifests;
 use crate::wire::kv::StreamName;
 
@@ -12,12 +12,11 @@ use crate::wire::kv::StreamName;
 pub(super) fn settle_rows(
     conn: &Connection,
     manifests: &Manifests,
-    purpose: Purpose,
+    basis: &Basis,
     vouched: &mut Vouched,
 ) -> Result<(), StoreError> {
-    let adopted = hand::is_adopted(conn)?;
     let holes = hand::has_holes(conn, StreamName::Events)?;
-    let events_whole = !adopted && hand::is_whole(conn, StreamName::Events)?;
+    let events_whole = !basis.adopted && hand::is_whole(conn, StreamName::Events)?;
     (|| -> Result<(), rusqlite::Error> {
         enter_manifest_times(conn, manifests)?;
         find_unlike(conn, events_whole)?;
@@ -26,12 +25,12 @@ pub(super) fn settle_rows(
         vouched.add("deadlines", take_deadlines(conn)?);
         vouched.add("starts", take_starts(conn)?);
         drop_deleted(conn)?;
-        find_results(conn, adopted)?;
+        find_results(conn, basis.adopted)?;
         vouched.add("results", take_results(conn)?);
         Ok(())
     })()
     .map_err(StoreError::sqlite("complete execution_results"))?;
-    outputs::settle(conn, adopted, purpose, vouched)
+    outputs::settle(conn, basis, vouched)
 }
 
 /// `temp.manifest_times`: since when each job's manifest is what it is; '' where that is not known, which believes it.
@@ -137,7 +136,7 @@ fn find_results(conn: &Connection, adopted: bool) -> Result<(), rusqlite::Error>
          WHERE s.finished_at IS NOT NULL AND o.finished_at IS NOT NULL AND NOT o.reaped",
         [],
     )?;
-    if !exists(conn, "SELECT EXISTS (SELECT 1 FROM temp.origins)")? {
+    if !conn.prepare("SELECT 1 FROM temp.origins")?.exists([])? {
         return Ok(());
     }
     // The last that counts, since rows may be deleted and made once more.
@@ -169,7 +168,7 @@ fn take_results(conn: &Connection) -> Result<u64, rusqlite::Error> {
     // A message that the database knows as a duplicate is one, whatever the scratch made of it.
     let copies = "SELECT result_id FROM main.execution_results
                   WHERE finished_at IS NOT NULL AND result_id IN (SELECT result_id FROM temp.carried_results)";
-    if exists(conn, &format!("SELECT EXISTS ({copies})"))? {
+    if conn.prepare(copies)?.exists([])? {
         conn.execute(
             &format!("UPDATE main.projector_results SET counts = 0 WHERE counts AND result_id IN ({copies})"),
             [],
@@ -188,10 +187,6 @@ fn take_results(conn: &Connection) -> Result<u64, rusqlite::Error> {
         [],
     )?;
     Ok(count(taken))
-}
-
-fn exists(conn: &Connection, sql: &str) -> Result<bool, rusqlite::Error> {
-    conn.query_row(sql, params![], |row| row.get(0))
 }
 
 fn count(rows: usize) -> u64 {

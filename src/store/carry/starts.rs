@@ -18,8 +18,10 @@ pub(super) fn mark_older(
     manifests: &Manifests,
     holes: bool,
 ) -> Result<(), rusqlite::Error> {
-    let any = "SELECT EXISTS (SELECT 1 FROM temp.unlike WHERE earlier)";
-    if !conn.query_row(any, [], |row| row.get(0))? {
+    if !conn
+        .prepare("SELECT 1 FROM temp.unlike WHERE earlier")?
+        .exists([])?
+    {
         return Ok(());
     }
     let (first, horizon) = first_start(conn, manifests)?;

@@ -162,8 +162,7 @@ fn decoded(message: &Message) -> ResultMessage {
 fn store(path: &Path) -> Store {
     let me = Owner {
         pid: std::process::id(),
-        started_at: String::new(),
-        host: String::new(),
+        ..Owner::default()
     };
     let options = StoreOptions {
         synchronous: Synchronous::Normal,
@@ -338,12 +337,11 @@ impl Bench {
     }
 
     /// Rows as they are settled before, and what is not at hand; then what is tested.
-    fn settle(&self, purpose: Purpose, complete: bool) -> Vouched {
+    fn settle(&self, purpose: Purpose, all_at_hand: bool) -> Vouched {
         let conn = self.attached();
         conn.execute_batch(
             "BEGIN;
-             CREATE TEMP TABLE not_at_hand (entry INTEGER PRIMARY KEY, result_id, job_id, pc_id, published TEXT, counts,
-                 evidence);
+             CREATE TEMP TABLE not_at_hand (entry INTEGER PRIMARY KEY, result_id, job_id, pc_id, published TEXT, counts);
              CREATE INDEX temp.not_at_hand_pair ON not_at_hand (job_id, pc_id);
              CREATE INDEX temp.not_at_hand_result ON not_at_hand (result_id);
              DELETE FROM main.execution_results WHERE result_id IN (SELECT result_id FROM old.execution_results);",
@@ -353,17 +351,17 @@ impl Bench {
              AND s.published_ns = l.published_ns";
         let mut select = conn
             .prepare(&format!(
-                "SELECT entry, result_id, job_id, pc_id, published_ns, counts, evidence FROM old.projector_results l
+                "SELECT entry, result_id, job_id, pc_id, published_ns, counts FROM old.projector_results l
                  WHERE NOT EXISTS ({there})"
             ))
             .unwrap();
         let mut rows = select.query([]).unwrap();
         while let Some(row) = rows.next().unwrap() {
-            let mut values: Vec<SqlValue> = (0..7).map(|index| row.get(index).unwrap()).collect();
+            let mut values: Vec<SqlValue> = (0..6).map(|index| row.get(index).unwrap()).collect();
             let published = Timestamp::from_unix_nanos(row.get(4).unwrap()).stored();
             values[4] = SqlValue::Text(published);
             conn.execute(
-                "INSERT INTO temp.not_at_hand VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO temp.not_at_hand VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 rusqlite::params_from_iter(values),
             )
             .unwrap();
@@ -380,15 +378,14 @@ impl Bench {
         ))
         .unwrap();
         let mut vouched = Vouched::default();
-        settle_derived(&conn, &jobs(true), purpose, complete, &mut vouched).unwrap();
-        settle_ledgers_and_executions(
-            &conn,
+        let basis = Basis {
             purpose,
-            complete,
-            Timestamp::from_unix_nanos(0),
-            &mut vouched,
-        )
-        .unwrap();
+            adopted: hand::is_adopted(&conn).unwrap(),
+            all_at_hand,
+        };
+        settle_derived(&conn, &jobs(true), &basis, &mut vouched).unwrap();
+        let now = Timestamp::from_unix_nanos(0);
+        settle_ledgers_and_executions(&conn, &basis, now, &mut vouched).unwrap();
         let left: i64 = conn
             .query_row(
                 "SELECT count(*) FROM temp.sqlite_schema WHERE type = 'table' AND name <> 'not_at_hand'",

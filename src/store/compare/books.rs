@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::StoreError;
+use super::super::table::{OLD, Table};
 use super::findings::Touched;
 use super::mend::Mended;
-use super::schema::{OLD, Table};
 use crate::wire::time::Timestamp;
 
 const OUTPUTS: &str = "projector_outputs";

@@ -7,11 +7,11 @@ use std::ops::Range;
 use rusqlite::{Connection, params};
 
 use super::super::StoreError;
+use super::super::table::Table;
 use super::align::Finding;
 use super::books;
 use super::keyed::{Found, Keyed};
 use super::lists::{Judged, List, Pair};
-use super::schema::Table;
 use super::tables::{Exploded, FACTS, Fixed, Place, RESULTS};
 use super::{Scope, listed};
 
@@ -69,7 +69,7 @@ pub(super) struct Line {
 
 /// The streams say what there may be, from their start on.
 fn knows_all(scope: &Scope) -> bool {
-    scope.complete && scope.whole
+    scope.all_at_hand && scope.whole
 }
 
 /// What is done about a row; `Err`: nothing, and why.

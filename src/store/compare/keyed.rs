@@ -3,8 +3,8 @@
 use rusqlite::{Connection, Statement};
 
 use super::super::StoreError;
+use super::super::table::{Affinity, Column, MAIN, OLD, Table};
 use super::cells::{key_text, shown_pair};
-use super::schema::{Affinity, Column, MAIN, OLD, Table};
 use super::tables::{FEEDS, Fixed, RESULTS};
 use super::{Counted, Difference, Kind, Scope, listed, quoted};
 
@@ -163,7 +163,7 @@ pub(super) fn walk(
         if !scope.whole && !ours {
             continue;
         }
-        if name == RESULTS && !scope.complete {
+        if name == RESULTS && !scope.all_at_hand {
             counted.vouched += 1;
         } else {
             counted.unexpected += 1;

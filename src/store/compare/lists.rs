@@ -7,9 +7,9 @@ use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, Rows, Statement};
 
 use super::super::StoreError;
+use super::super::table::{MAIN, OLD, Table};
 use super::align::{Finding, align};
 use super::cells::{Line, key_text, shown_pair};
-use super::schema::{MAIN, OLD, Table};
 use super::tables::Fixed;
 use super::{Counted, Difference, Kind, Scope, listed, quoted};
 

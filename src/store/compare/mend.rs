@@ -8,11 +8,11 @@ use rusqlite::{Connection, ErrorCode};
 use serde::Serialize;
 
 use super::super::StoreError;
+use super::super::table::{MAIN, OLD, Table};
 use super::books;
 use super::findings::{Findings, Kept, Line, Work, line};
 use super::keyed::{self, Keyed};
 use super::lists::{List, Side};
-use super::schema::{MAIN, OLD, Table};
 use super::tables::RESULTS;
 use super::{Counted, Scope, listed, quoted};
 use crate::wire::time::Timestamp;

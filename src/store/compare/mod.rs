@@ -10,7 +10,6 @@ mod keyed;
 mod lists;
 mod mend;
 pub mod sampled;
-mod schema;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -24,7 +23,7 @@ use self::findings::Work;
 use self::lists::List;
 use self::tables::{Fixed, Place, Task};
 use super::StoreError;
-use super::names::quoted;
+use super::names::{listed, quoted};
 use super::retention::Horizons;
 pub use mend::{Mended, mend};
 
@@ -35,7 +34,7 @@ pub const DIFFERENCES_MAX: usize = 1_000;
 #[derive(Clone, Debug, Default)]
 pub struct Scope {
     /// The streams hold everything that was ever projected: a result that only the database has is wrong.
-    pub complete: bool,
+    pub all_at_hand: bool,
     /// The scratch was loaded from the streams' start. If not, what it does not have is not looked at.
     pub whole: bool,
     /// Rows from before these may have been deleted for their age (contract §6.1).
@@ -285,13 +284,4 @@ impl Looking<'_> {
         }
         Ok(())
     }
-}
-
-/// Columns as a list, each behind `prefix`.
-fn listed<'a>(columns: impl IntoIterator<Item = &'a str>, prefix: &str) -> String {
-    columns
-        .into_iter()
-        .map(|column| format!("{prefix}{}", quoted(column)))
-        .collect::<Vec<_>>()
-        .join(", ")
 }

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::super::StoreError;
 use super::super::retention::Horizons;
 use super::cells::shown_pair;
+use super::tables::RESULTS;
 use super::{Difference, Kind};
 use crate::projection::result::{ResultMessage, ResultRow, row};
 use crate::wire::output::{Attempt, State};
@@ -105,13 +106,13 @@ pub fn check(
     )))?;
     Ok(match found {
         None if horizons
-            .of(TABLE)
+            .of(RESULTS)
             .is_some_and(|before| line.published.stored().as_str() < before) =>
         {
             Checked::CleanedUp
         }
         None => Checked::Missing(Difference {
-            table: TABLE.to_owned(),
+            table: RESULTS.to_owned(),
             key: key(line),
             kind: Kind::Missing,
         }),
@@ -119,8 +120,6 @@ pub fn check(
         Some(differences) => Checked::Different(differences),
     })
 }
-
-const TABLE: &str = "execution_results";
 
 fn key(line: &Line) -> BTreeMap<String, String> {
     BTreeMap::from([("result_id".to_owned(), line.result_id.clone())])
@@ -164,7 +163,7 @@ fn differences(
         if found != expected {
             let (found, expected) = shown_pair(found, expected);
             differences.push(Difference {
-                table: TABLE.to_owned(),
+                table: RESULTS.to_owned(),
                 key: key(line),
                 kind: Kind::Column {
                     name: (*name).to_owned(),
@@ -185,8 +184,7 @@ mod tests {
 
     #[test]
     fn a_row_that_is_missing_counts_as_cleaned_up_when_it_is_old_enough() {
-        let mut conn = Connection::open_in_memory().unwrap();
-        migrate::run(&mut conn, true).unwrap();
+        let conn = migrate::in_memory(true).unwrap();
         let payload = serde_json::json!({
             "result_id": "r1", "request_id": "q1", "pc_id": "PC-1", "exit_code": 0, "stdout": "out", "stderr": "",
             "started_at": "2026-06-01T00:00:00Z", "finished_at": "2026-06-01T00:00:05Z",

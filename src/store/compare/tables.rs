@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::Connection;
 
 use super::super::StoreError;
+use super::super::table::{MAIN, OLD, Table};
 use super::lists::List;
-use super::schema::{MAIN, OLD, Table, exploded};
 
 /// A table of the contract (§6.4).
 #[derive(Debug)]
@@ -186,8 +186,8 @@ pub(super) fn tasks(conn: &Connection) -> Result<Vec<Task>, StoreError> {
     }
     let mut names: BTreeMap<String, String> = BTreeMap::new();
     for schema in [OLD, MAIN] {
-        for name in exploded(conn, schema)? {
-            names.insert(name.to_ascii_lowercase(), name);
+        for table in Table::exploded(conn, schema)? {
+            names.insert(table.name.to_ascii_lowercase(), table.name);
         }
     }
     for name in names.into_values() {

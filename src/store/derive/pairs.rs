@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::super::{StoreError, adoption};
+use super::super::{StoreError, first_pass};
 use super::evidence::{OwnedPair, Pair};
 use crate::projection::manifests::Manifests;
 
@@ -298,7 +298,7 @@ pub fn due_pairs(conn: &Connection) -> Result<Vec<DuePair>, StoreError> {
     for OwnedPair { job_id, pc_id } in pairs_in(conn, Standing::Due)? {
         due.entry(job_id).or_default().insert(pc_id, Vec::new());
     }
-    if due.is_empty() || adoption::first_pass(conn)?.is_some() {
+    if due.is_empty() || first_pass::until(conn)?.is_some() {
         return Ok(Vec::new());
     }
     let mut scan = || -> Result<(), rusqlite::Error> {

@@ -26,12 +26,12 @@ pub(in super::super) struct Desk {
     pub(in super::super) shares_transaction: bool,
     /// The last launched result had a row, from its start event.
     pub(in super::super) starts_come_first: bool,
-    /// See [`adoption::first_pass`](super::super::adoption::first_pass).
+    /// See [`first_pass::until`](super::super::first_pass::until).
     pub(in super::super) first_pass: Option<StreamSeq>,
     /// Of the database that is there, in a load beside it.
     pub(in super::super) foreknown: Option<Foreknowledge>,
     /// Outputs that the open transaction has taken from that database.
-    pub(in super::super) kept_outputs: u64,
+    pub(in super::super) carried_outputs: u64,
     /// What the connection has written.
     pub(in super::super) written: Written,
 }
@@ -40,9 +40,9 @@ impl Desk {
     /// The transaction is committed: what was counted in it holds.
     pub(in super::super) fn committed(&mut self) {
         self.letters.committed_bytes = self.letters.bytes;
-        let kept = std::mem::take(&mut self.kept_outputs);
+        let kept = std::mem::take(&mut self.carried_outputs);
         if let Some(known) = &self.foreknown {
-            known.add_kept_outputs(kept);
+            known.add_carried_outputs(kept);
         }
     }
 
@@ -52,7 +52,7 @@ impl Desk {
         self.shapes.clear();
         self.written.forget();
         self.letters.bytes = self.letters.committed_bytes;
-        self.kept_outputs = 0;
+        self.carried_outputs = 0;
         self.shares_transaction = false;
         // SQLite may have rolled back by itself.
         if !conn.is_autocommit()

@@ -1,6 +1,6 @@
 //! The first pass over an adopted file, as a transaction takes part in it (contract §7.2).
 
-use super::super::{StoreError, adoption};
+use super::super::{StoreError, first_pass};
 use super::Group;
 use crate::wire::sequence::StreamSeq;
 
@@ -16,7 +16,7 @@ impl Group<'_> {
     /// SQLite's.
     pub fn begin_first_pass(&mut self, first: StreamSeq, last: StreamSeq) -> Result<(), StoreError> {
         if self.desk.adopted && first <= last {
-            adoption::begin(self.tx, last)?;
+            first_pass::begin(self.tx, last)?;
             self.desk.first_pass = Some(last);
         }
         Ok(())
@@ -24,7 +24,7 @@ impl Group<'_> {
 
     pub(super) fn end_first_pass(&mut self) -> Result<(), StoreError> {
         if self.desk.first_pass.is_some() && !self.first_pass_ends {
-            adoption::end(self.tx)?;
+            first_pass::end(self.tx)?;
             self.first_pass_ends = true;
             // The pairs whose texts were filled have waited for this.
             self.left.due = true;

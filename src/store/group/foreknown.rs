@@ -37,7 +37,7 @@ impl Group<'_> {
 
     /// The message with the outputs that only the database that is there still has, and how many those are; `None` when
     /// there are none.
-    pub(super) fn with_kept_outputs(
+    pub(super) fn with_carried_outputs(
         &self,
         message: &ResultMessage,
     ) -> Result<Option<(ResultMessage, u64)>, StoreError> {
@@ -90,7 +90,7 @@ impl Group<'_> {
             field,
             output: Output { object, attempt },
         })?;
-        self.kept_outputs += 1;
+        self.carried_outputs += 1;
         Ok(true)
     }
 

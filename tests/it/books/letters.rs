@@ -19,8 +19,7 @@ use crate::harness::*;
 fn refuse(db: &Path, triggers: &str) {
     let me = Owner {
         pid: std::process::id(),
-        started_at: String::new(),
-        host: String::new(),
+        ..Owner::default()
     };
     Store::open(db, &StoreOptions::default(), &me).unwrap().close();
     Connection::open(db).unwrap().execute_batch(triggers).unwrap();

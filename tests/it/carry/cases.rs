@@ -160,14 +160,14 @@ fn a_scratch_that_was_overtaken_is_as_it_was_and_completed_again() {
     let backend = Connection::open(both.old()).unwrap();
     let scratch = Scratch::open(&both.scratch(), Beside::Mended(&both.old()), BULK_MEMORY).unwrap();
     let scope = Scope {
-        complete: true,
+        all_at_hand: true,
         whole: true,
         horizons: Horizons::default(),
     };
     let find = || {
         scratch.snapshot().unwrap();
         let completed = scratch.complete(&manifests(), Purpose::Replay, at(0)).unwrap();
-        assert!(completed.vouched.complete);
+        assert!(completed.vouched.all_at_hand);
         scratch.find(&scope).unwrap()
     };
     let reap = |id: &str| {
@@ -212,7 +212,7 @@ fn a_deadline_is_believed_only_under_a_manifest_that_is_older_than_the_start() {
         .complete(&now, Purpose::Verify, at(0))
         .unwrap()
         .vouched;
-    assert!(vouched.complete);
+    assert!(vouched.all_at_hand);
     assert_eq!(vouched.counts, BTreeMap::from([("deadlines", 2)]));
     let found = column(&both.scratch(), "expires_at");
     assert_eq!(
@@ -243,7 +243,7 @@ fn what_explains_itself_stands_and_what_nothing_explains_does_not() {
     );
     both.load(manifests(), &sent, &[]);
     let (vouched, brought) = carried(&both.scratch(), &both.old(), Purpose::Rebuild);
-    assert!(vouched.complete);
+    assert!(vouched.all_at_hand);
     // The ledgers' triggers have fired for what was made up: no key of theirs is ever lost.
     let counts = BTreeMap::from([("results", 1), ("completions", 3)]);
     assert_eq!(vouched.counts, counts);
@@ -270,7 +270,7 @@ fn a_copy_whose_first_message_is_gone_stays_a_duplicate() {
         "in flight, as its start tells"
     );
     let vouched = both.carry(Purpose::Verify);
-    assert!(!vouched.complete);
+    assert!(!vouched.all_at_hand);
     assert_eq!(vouched.counts, BTreeMap::from([("results", 1)]));
     assert_eq!(texts(&both.scratch(), ROWS), texts(&both.old(), ROWS));
 }
@@ -373,8 +373,7 @@ fn an_output_that_the_database_got_meanwhile_is_derived_from_too() {
 
         let me = Owner {
             pid: std::process::id(),
-            started_at: String::new(),
-            host: String::new(),
+            ..Owner::default()
         };
         let mut store = Store::open(&both.scratch(), &StoreOptions::default(), &me).unwrap();
         store.set_foreknown(Foreknowledge::read(&both.old(), &both.starts).unwrap());
@@ -405,7 +404,7 @@ fn a_text_of_the_backends_own_projector_is_kept_and_its_failures_are_not() {
     );
     both.load(manifests(), &sent, &[]);
     let vouched = both.carry(Purpose::Replay);
-    assert!(!vouched.complete);
+    assert!(!vouched.all_at_hand);
     let found = column(&both.scratch(), "stdout");
     assert_eq!(found[0], "a: {\\\"ram\\\": 1}");
     assert!(found[1].ends_with("which is gone"), "{found:?}");

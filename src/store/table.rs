@@ -1,23 +1,36 @@
-//! The tables of either file as they are.
+//! Tables as they are in a file, and which of them are exploded ones (contract §6.6).
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::super::StoreError;
+use super::StoreError;
+use super::names::quoted;
 use crate::projection::explode::free_rowid;
 use crate::projection::spec::{BUILT_IN, is_taken};
 
-/// The scratch.
+/// The file of a connection; beside a database, the scratch.
 pub(super) const MAIN: &str = "main";
-/// The database.
+/// The database beside a scratch.
 pub(super) const OLD: &str = "old";
+
+/// What a name in a schema stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TableKind {
+    /// A table whose rows have ids.
+    WithRowid,
+    /// A table whose rows have none.
+    WithoutRowid,
+    /// No table of rows: a view, or a module's.
+    Other,
+}
 
 /// A table as it is in one file.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
     pub(super) schema: &'static str,
     pub(super) name: String,
+    pub(super) kind: TableKind,
     pub(super) columns: Vec<Column>,
-    /// A name of the row id; `None`: a view, or a table without one.
+    /// A name of the row id; `None` also where columns have taken them all.
     pub(super) rowid: Option<&'static str>,
 }
 
@@ -70,14 +83,21 @@ impl Table {
         name: &str,
     ) -> Result<Option<Self>, StoreError> {
         let read = || -> Result<Option<Self>, rusqlite::Error> {
-            let found: Option<(String, bool)> = conn
+            let found: Option<(String, TableKind)> = conn
                 .prepare_cached(
-                    "SELECT name, type = 'table' AND NOT wr FROM pragma_table_list
+                    "SELECT name, type = 'table', wr FROM pragma_table_list
                      WHERE schema = ?1 AND name = ?2 COLLATE NOCASE",
                 )?
-                .query_row([schema, name], |row| Ok((row.get(0)?, row.get(1)?)))
+                .query_row([schema, name], |row| {
+                    let kind = match (row.get(1)?, row.get(2)?) {
+                        (true, false) => TableKind::WithRowid,
+                        (true, true) => TableKind::WithoutRowid,
+                        (false, _) => TableKind::Other,
+                    };
+                    Ok((row.get(0)?, kind))
+                })
                 .optional()?;
-            let Some((name, plain)) = found else {
+            let Some((name, kind)) = found else {
                 return Ok(None);
             };
             let columns: Vec<Column> = conn
@@ -94,13 +114,41 @@ impl Table {
             Ok(Some(Self {
                 schema,
                 name,
+                kind,
                 columns,
-                rowid: rowid.filter(|_| plain),
+                rowid: rowid.filter(|_| kind == TableKind::WithRowid),
             }))
         };
         read().map_err(StoreError::sqlite(format_args!("look at the table {name:?}")))
     }
 
+    /// The exploded tables of a file, by name: nobody else's, and with the three built-in columns. Views are among them.
+    pub(super) fn exploded(conn: &Connection, schema: &'static str) -> Result<Vec<Self>, StoreError> {
+        let read = || -> Result<Vec<String>, rusqlite::Error> {
+            conn.prepare(
+                "SELECT l.name FROM pragma_table_list AS l WHERE l.schema = ?1 AND l.type IN ('table', 'view')
+                 AND (SELECT count(*) FROM pragma_table_info(l.name, ?1) AS c
+                      WHERE lower(c.name) IN (?2, ?3, ?4)) = 3
+                 ORDER BY l.name",
+            )?
+            .query_map([schema, BUILT_IN[0], BUILT_IN[1], BUILT_IN[2]], |row| row.get(0))?
+            .collect()
+        };
+        let mut tables = Vec::new();
+        for name in read().map_err(StoreError::sqlite("look for exploded tables"))? {
+            if !is_taken(&name) {
+                tables.extend(Self::find(conn, schema, &name)?);
+            }
+        }
+        Ok(tables)
+    }
+
+    /// Whether rows can be written to it.
+    pub(super) fn is_table(&self) -> bool {
+        self.kind != TableKind::Other
+    }
+
+    /// A column, in any letter case.
     pub(super) fn column(&self, name: &str) -> Option<&Column> {
         self.columns
             .iter()
@@ -118,7 +166,7 @@ impl Table {
 
     /// As SQL takes it.
     pub(super) fn sql(&self) -> String {
-        format!("{}.{}", self.schema, super::quoted(&self.name))
+        format!("{}.{}", self.schema, quoted(&self.name))
     }
 
     pub(super) fn is_empty(&self, conn: &Connection) -> Result<bool, StoreError> {
@@ -132,21 +180,4 @@ impl Table {
             self.name
         )))
     }
-}
-
-/// The names of a file's exploded tables: nobody else's, and with the three built-in columns.
-pub(super) fn exploded(conn: &Connection, schema: &'static str) -> Result<Vec<String>, StoreError> {
-    let read = || -> Result<Vec<String>, rusqlite::Error> {
-        conn.prepare(
-            "SELECT l.name FROM pragma_table_list AS l WHERE l.schema = ?1 AND l.type IN ('table', 'view')
-             AND (SELECT count(*) FROM pragma_table_info(l.name, ?1) AS c
-                  WHERE lower(c.name) IN (?2, ?3, ?4)) = 3
-             ORDER BY l.name",
-        )?
-        .query_map([schema, BUILT_IN[0], BUILT_IN[1], BUILT_IN[2]], |row| row.get(0))?
-        .collect()
-    };
-    let mut names = read().map_err(StoreError::sqlite("look for exploded tables"))?;
-    names.retain(|name| !is_taken(name));
-    Ok(names)
 }

@@ -1,5 +1,5 @@
 //! The first pass over an adopted file (contract §7.2): rows that the backend's own projector has written stand, but an
-//! empty text whose message has a pointer is filled, up to each stream's last sequence at adoption.
+//! empty text whose message has a pointer is filled, up to the last sequence that RESULTS had at adoption.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::wire::sequence::StreamSeq;
 const LAST_KEY: &str = "first_pass_until";
 
 /// The last sequence of RESULTS in the first pass; `None` when there is none, or none any more.
-pub(super) fn first_pass(conn: &Connection) -> Result<Option<StreamSeq>, StoreError> {
+pub(super) fn until(conn: &Connection) -> Result<Option<StreamSeq>, StoreError> {
     Ok(migrate::meta(conn, LAST_KEY)?
         .and_then(|text| text.parse().ok())
         .map(StreamSeq))
@@ -20,7 +20,7 @@ pub(super) fn first_pass(conn: &Connection) -> Result<Option<StreamSeq>, StoreEr
 
 /// Refuses a file whose first pass is not over.
 pub(super) fn check_over(conn: &Connection, path: &Path) -> Result<(), StoreError> {
-    match first_pass(conn)? {
+    match until(conn)? {
         None => Ok(()),
         Some(_) => Err(StoreError::Unusable(format!(
             "the first pass over {} is not over: let `results-projector run --until-caught-up` end it first",

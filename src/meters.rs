@@ -298,7 +298,7 @@ impl Gauge {
             Self::StreamLagSeconds => (
                 "results_projector_stream_lag_seconds",
                 Unit::Seconds,
-                "Age of the message at the position while there are newer ones; 0 when caught up",
+                "Age of the message at the position while there are newer ones; 0 when caught up, NaN when not known",
             ),
             Self::StreamBytes => (
                 "results_projector_stream_bytes",
@@ -308,7 +308,7 @@ impl Gauge {
             Self::StreamBytesMax => (
                 "results_projector_stream_bytes_max",
                 Unit::Bytes,
-                "Bytes that the stream may hold before its oldest messages go; absent without a limit",
+                "Bytes that the stream may hold before its oldest messages go; +Inf without a limit",
             ),
             Self::ConsumerAckFloor => (
                 "results_projector_consumer_ack_floor",

@@ -16,13 +16,14 @@ pub use finding::{Finding, Severity};
 
 use crate::config::Config;
 use crate::source::connect::ConnectError;
-use crate::source::survey::facts::{Facts, Look, MonitorFacts};
+use crate::source::survey::facts::{Facts, Look, MonitorFacts, StreamFacts};
 use crate::source::survey::{self, Surveyor};
 use crate::store::checkup::{self, RunsAfter, SqliteVersion};
 use crate::store::report::{self, StreamReport};
 use crate::store::{StoreError, read_only};
 use crate::wire::kv;
 use crate::wire::output::State;
+use crate::wire::shown::{size, span};
 use crate::wire::time::Timestamp;
 use chrono::TimeDelta;
 
@@ -79,7 +80,9 @@ pub async fn look(config: &Config, now: Timestamp) -> Result<World, ConnectError
             let mut facts = surveyor.survey(config).await;
             if let Ok(known) = &mut book {
                 let met = meet(config, &surveyor, &mut facts, known).await;
-                book = met.map(|()| known.clone()).map_err(|error| error.to_string());
+                if let Err(error) = met {
+                    book = Err(error.to_string());
+                }
             }
             Ok(facts)
         }
@@ -170,6 +173,22 @@ pub fn judge(world: &World) -> Vec<Finding> {
         backend::left_out(book, &mut found);
     }
     found.sorted()
+}
+
+/// How long something is kept; zero is no limit.
+fn kept(age: Duration) -> String {
+    match age.is_zero() {
+        true => "for ever".to_owned(),
+        false => span(age),
+    }
+}
+
+/// What it holds of what it may hold.
+fn filled(stream: &StreamFacts) -> String {
+    match stream.max_bytes {
+        Some(max) => format!("{} of {}", size(stream.bytes), size(max)),
+        None => format!("{} without a limit", size(stream.bytes)),
+    }
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ fn print(document: &Document, out: &mut dyn Write) -> Result<(), CommandError> {
     for finding in &document.findings {
         let severity = finding.severity.as_str();
         writeln!(out, "{severity:<10} {}", text::inert(&finding.what, FINDING_MAX))?;
-        writeln!(out, "           {}", finding.todo)?;
+        writeln!(out, "           {}", finding.to_do)?;
     }
     if !document.findings.is_empty() {
         writeln!(out)?;

@@ -49,17 +49,17 @@ pub struct Finding {
     /// What it is.
     pub what: String,
     /// The way out.
-    pub todo: String,
+    pub to_do: String,
 }
 
 /// Everything that is wrong, the worst first.
 pub(super) fn findings(document: &Document, now: DateTime<Utc>) -> Vec<Finding> {
     let mut found = Vec::new();
-    let mut say = |severity, what: String, todo: &str| {
+    let mut say = |severity, what: String, to_do: &str| {
         found.push(Finding {
             severity,
             what,
-            todo: todo.to_owned(),
+            to_do: to_do.to_owned(),
         });
     };
     use Severity::{Bad, Note, Warning};

@@ -100,7 +100,7 @@ impl Body {
                 inside,
                 "<li><span class=\"badge {severity}\">{severity}</span> {}<br><span class=\"dim\">{}</span></li>",
                 text(&finding.what),
-                with_code(&finding.todo)
+                with_code(&finding.to_do)
             );
         }
         match inside.is_empty() {

@@ -19,6 +19,7 @@ use crate::source::census::{Held, message_at};
 use crate::source::connect;
 use crate::store::dead_letters::{self, Place, Shown};
 use crate::store::{Lines, StoreError, output_book, read_only};
+use crate::wire::hex::hex;
 use crate::wire::kv::StreamName;
 use crate::wire::result::Field;
 use crate::wire::sequence::StreamSeq;
@@ -368,9 +369,4 @@ fn clip(reason: &str) -> String {
 /// What stands after the last occurrence of a mark: a reason that is given again does not grow.
 fn after_last<'a>(text: &'a str, mark: &str) -> &'a str {
     text.rsplit_once(mark).map_or(text, |(_, after)| after)
-}
-
-/// Lower-case hexadecimal.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -16,8 +16,8 @@ use thiserror::Error;
 
 use super::StoreError;
 use super::names::quoted;
-use super::output_book::hex;
 use crate::projection::spec::is_taken;
+use crate::wire::hex::hex;
 use crate::wire::inert::{inert_json, json_escape, steers};
 
 /// The tables of contract §6.4, and the order of their rows.

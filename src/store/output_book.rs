@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::StoreError;
 use crate::projection::output::Output;
+use crate::wire::hex::hex;
 use crate::wire::output::{Attempt, State};
 use crate::wire::result::Field;
 use crate::wire::time::Timestamp;
@@ -472,18 +473,6 @@ fn size_and_hash(attempt: &Attempt) -> Result<(Option<i64>, Option<String>), Sto
         Attempt::TooLarge { size: bytes, .. } => (Some(size(*bytes)?), None),
         Attempt::Pending(_) | Attempt::Gone(_) | Attempt::Refused => (None, None),
     })
-}
-
-/// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing into a String cannot fail.
-            let _ok = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 #[cfg(test)]

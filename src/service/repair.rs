@@ -6,7 +6,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use bytestring::ByteString;
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::{Notify, oneshot, watch};
@@ -152,7 +152,7 @@ impl Repairer {
     async fn is_given_up(&self, since: Option<Timestamp>, published: Timestamp) -> bool {
         let limit = TimeDelta::from_std(self.give_up_after).unwrap_or(TimeDelta::MAX);
         let until = since.and_then(|since| since.checked_add(limit));
-        until.is_some_and(|until| until < Timestamp::from(Utc::now()))
+        until.is_some_and(|until| until < super::now())
             && self.fetcher.published_before(published, self.give_up_after).await
     }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::finding::{Findings, Severity};
@@ -163,12 +162,7 @@ fn expiry(facts: &Facts, book: Option<&Book>, now: Timestamp, found: &mut Findin
     };
     let looked_at = ("expiry", "outputs' age");
     let oldest = book.and_then(|book| book.pending.1.map(|oldest| (book.pending.0, oldest)));
-    let since = |time: Timestamp| {
-        (DateTime::<Utc>::from(now) - DateTime::<Utc>::from(time))
-            .to_std()
-            .ok()
-    };
-    if let Some((pending, age)) = oldest.and_then(|(pending, oldest)| Some((pending, since(oldest)?)))
+    if let Some((pending, age)) = oldest.and_then(|(pending, oldest)| Some((pending, now.since(oldest)?)))
         && !store.max_age.is_zero()
         && age * 2 > store.max_age
     {

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-
 use super::finding::{Findings, Severity};
 use super::{Book, filled, kept};
 use crate::source::survey::facts::{Facts, Look, StreamFacts};
@@ -263,11 +261,7 @@ fn progress(
             .as_deref()
             .and_then(|text| Timestamp::parse_stored(text).ok())
             .filter(|_| unread > 0 && next >= stream.first)
-            .and_then(|published| {
-                (DateTime::<Utc>::from(now) - DateTime::<Utc>::from(published))
-                    .to_std()
-                    .ok()
-            });
+            .and_then(|published| now.since(published));
         if let Some(waits) = waits.filter(|waits| {
             !stream.max_age.is_zero() && waits.as_millis() * 100 >= stream.max_age.as_millis() * NEARLY_GONE
         }) {

@@ -15,6 +15,7 @@ mod disk;
 pub mod dump;
 mod error;
 mod executions;
+mod expected;
 pub mod fail;
 mod group;
 mod lock;
@@ -92,7 +93,7 @@ fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreE
         shapes: derive::Shapes::default(),
         orphans: derive::Orphans::default(),
         adopted: live && open::is_adopted(conn)?,
-        scratch_ledgers: (!live).then_some(options.for_use == Use::LoadOn && report::has_ledgers(conn)?),
+        scratch_ledgers: (!live).then_some(options.for_use == Use::LoadOn && expected::has_ledgers(conn)?),
         deferred: options.for_use == Use::Load,
         shares_transaction: options.for_use == Use::Load,
         starts_come_first: false,
@@ -335,7 +336,7 @@ impl Store {
     /// # Errors
     /// What is missing.
     pub fn check_schema(&self) -> Result<(), StoreError> {
-        report::check_schema(&self.conn, self.desk.adopted)
+        expected::check_schema(&self.conn, self.desk.adopted)
     }
 
     /// Where a stream stands.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use self::Severity::{Bad, Note, Warning};
 use super::document::{Document, Server, Service, Stream};
-use crate::service::beside::WARNING;
+use crate::service::outside::TWO_WRITERS;
 use crate::wire::shown::{grouped, size, span};
 use crate::wire::time::Timestamp;
 
@@ -213,7 +213,11 @@ fn output_store(document: &Document, found: &mut Found) {
 
 fn backend(document: &Document, found: &mut Found) {
     if document.backend_is_projecting == Some(true) {
-        found.say(Warning, WARNING, "pause its two durables at the broker, as said");
+        found.say(
+            Warning,
+            TWO_WRITERS,
+            "pause its two durables at the broker, as said",
+        );
     }
     if let Some(why) = &document.backend_unknown {
         found.say(

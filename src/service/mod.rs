@@ -2,7 +2,6 @@
 //! May touch: `source`, `store`, `projection`, `wire`, `config`. May not: print, or hold a rule of its own.
 
 pub mod alone;
-pub mod beside;
 pub mod board;
 pub mod books;
 pub mod derive;
@@ -10,7 +9,7 @@ pub mod detach;
 pub mod doctor;
 mod equip;
 pub mod load;
-mod outside;
+pub mod outside;
 pub mod pipeline;
 pub mod rebuild;
 pub mod repair;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Book;
 use super::finding::{Findings, Severity};
-use crate::service::beside::WARNING;
+use crate::service::outside::TWO_WRITERS;
 use crate::source::survey::facts::{DurableFacts, Facts, Look};
 use crate::store::checkup::SqliteVersion;
 use crate::wire::exit;
@@ -74,7 +74,7 @@ fn incumbent(durable: &DurableFacts, adopted: bool, looked_at: (&'static str, St
             Severity::Bad,
             looked_at,
             "consuming, on the file that this service writes",
-            WARNING,
+            TWO_WRITERS,
             "pause it, as said; or give this service a database of its own",
         ),
         (true, false) => found.add(

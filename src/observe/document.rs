@@ -331,7 +331,7 @@ fn with_end(report: StreamReport, end: Option<StreamEnd>, now: Timestamp) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::position::Counts;
+    use crate::store::Counts;
 
     #[test]
     fn after_a_quiet_hour_one_new_message_is_not_an_hour_late() {

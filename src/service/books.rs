@@ -120,20 +120,20 @@ pub struct OutputLine {
 
 /// See the module's words.
 #[derive(Clone, Debug)]
-pub struct Books {
+pub(super) struct Books {
     /// The database, to read.
-    pub database: PathBuf,
+    pub(super) database: PathBuf,
     /// To the writer.
-    pub works: Sender<Work>,
+    pub(super) works: Sender<Work>,
     /// For payloads that only the stream holds.
-    pub js: Js,
+    pub(super) js: Js,
     /// Reads objects, with limits of its own.
-    pub repairer: Repairer,
+    pub(super) repairer: Repairer,
 }
 
 impl Books {
     /// Does what is asked; returns when it is committed.
-    pub async fn answer(&self, request: Request) -> Answer {
+    pub(super) async fn answer(&self, request: Request) -> Answer {
         let outcome = match request {
             Request::RetryLetters(keys) => self.retry_letters(&keys).await.map(Answer::Letters),
             Request::DiscardLetters(keys) => self.discard_letters(&keys).await.map(Answer::Letters),

@@ -4,7 +4,7 @@
 pub mod alone;
 pub mod board;
 pub mod books;
-pub mod derive;
+mod derive;
 pub mod detach;
 pub mod doctor;
 mod equip;
@@ -12,7 +12,7 @@ pub mod load;
 pub mod outside;
 pub mod pipeline;
 pub mod rebuild;
-pub mod repair;
+mod repair;
 pub mod replay;
 pub mod resolve;
 pub mod socket;

@@ -39,9 +39,6 @@ use crate::store::{Owner, Store, StoreError, StoreOptions, Synchronous, Use};
 use crate::wire::kv::StreamName;
 use crate::wire::time::Timestamp;
 
-/// The streams that are read, each whole.
-pub const STREAMS: [StreamName; 3] = StreamName::ALL;
-
 /// After SIGTERM: the group in hand, its commit and its ack.
 const DRAIN_LIMIT: Duration = Duration::from_secs(4);
 /// A pull request of a process that is gone waits at the server for its own life and some more.

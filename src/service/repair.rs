@@ -30,7 +30,7 @@ const LOOK_ANYWAY_EVERY: Duration = Duration::from_secs(60);
 
 /// See the module's words.
 #[derive(Clone, Debug)]
-pub struct Repairer {
+pub(super) struct Repairer {
     /// Reads objects.
     pub fetcher: Fetcher,
     /// To the writer.
@@ -45,7 +45,7 @@ pub struct Repairer {
 
 impl Repairer {
     /// Repairs until shutdown.
-    pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
+    pub(super) async fn run(self, mut shutdown: watch::Receiver<bool>) {
         loop {
             let quiet = tokio::select! {
                 () = super::raised(&mut shutdown) => return,
@@ -76,7 +76,7 @@ impl Repairer {
     }
 
     /// Attempts every pending output once, due or not: what `run --until-caught-up` owes its caller.
-    pub async fn attempt_pending_once(&self) {
+    pub(super) async fn attempt_pending_once(&self) {
         let mut after: Option<(String, Field)> = None;
         loop {
             let pending = self.ask(OwedQuestion::PendingAfter(after.take())).await;

@@ -62,7 +62,7 @@ pub enum SocketError {
 
 /// The socket of a database: its path with `.sock` appended; one for all links to it.
 #[must_use]
-pub fn socket_path(database: &Path) -> PathBuf {
+pub(super) fn socket_path(database: &Path) -> PathBuf {
     beside(&meeting_path(database), ".sock")
 }
 
@@ -74,7 +74,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 /// A socket that is listened on; its file goes with it.
 #[derive(Debug)]
-pub struct Socket {
+pub(super) struct Socket {
     listener: UnixListener,
     path: PathBuf,
     identity: Option<FileIdentity>,
@@ -84,7 +84,7 @@ impl Socket {
     /// Listens beside the database, whose lock the caller holds. `None`, with a warning, where that cannot be: then commands
     /// that change the books need the service stopped.
     #[must_use]
-    pub fn listen(database: &Path) -> Option<Self> {
+    pub(super) fn listen(database: &Path) -> Option<Self> {
         match Self::try_listen(database) {
             Ok(socket) => Some(socket),
             Err(why) => {
@@ -127,7 +127,7 @@ impl Socket {
     }
 
     /// Answers until shutdown.
-    pub async fn serve(self, books: Books, mut shutdown: watch::Receiver<bool>) {
+    pub(super) async fn serve(self, books: Books, mut shutdown: watch::Receiver<bool>) {
         let places = Arc::new(Semaphore::new(CONCURRENCY));
         loop {
             let accepted = tokio::select! {

@@ -343,7 +343,7 @@ pub fn show(
 ///
 /// # Errors
 /// SQLite's.
-pub fn counts(conn: &Connection) -> Result<(u64, u64), StoreError> {
+pub(super) fn counts(conn: &Connection) -> Result<(u64, u64), StoreError> {
     conn.query_row(
         "SELECT count(*), coalesce(sum(payload IS NULL), 0) FROM projector_dead_letters WHERE state = 'kept'",
         [],

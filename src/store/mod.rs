@@ -23,7 +23,7 @@ mod migrate;
 mod names;
 mod open;
 pub mod output_book;
-pub mod position;
+mod position;
 pub mod refill;
 pub mod report;
 pub mod retention;

@@ -20,7 +20,7 @@ const REBUILT_FROM: &str = "rebuilt_from";
 
 /// Where a copy waits for its operator: beside the backend's file.
 #[must_use]
-pub fn offered_path(database: &Path) -> PathBuf {
+fn offered_path(database: &Path) -> PathBuf {
     scratch::path(database, "rebuilt")
 }
 

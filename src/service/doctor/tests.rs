@@ -12,7 +12,7 @@ use super::*;
 use crate::source::monitor::{Health, Sync};
 use crate::source::survey::facts::{Clock, Contents, DurableFacts, Entry, Keys, StreamFacts};
 use crate::source::survey::permissions;
-use crate::store::position::Counts;
+use crate::store::Counts;
 use crate::wire::backend::{BUCKETS, STORES, STREAMS, bucket_stream};
 use crate::wire::object;
 

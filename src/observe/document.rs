@@ -19,7 +19,7 @@ use crate::wire::time::Timestamp;
 /// The version of every JSON document's shape.
 pub const JSON_VERSION: u32 = 1;
 
-/// See the module's words.
+/// What `status --json`, `/status.json`, the page and the gauges show.
 #[derive(Clone, Debug, Serialize)]
 pub struct Document {
     /// See [`JSON_VERSION`].
@@ -94,7 +94,7 @@ pub struct Service {
     pub items: u64,
     /// Of the last minute.
     pub items_per_second: f64,
-    /// Since when a reader keeps the log from being cut back.
+    /// Since when a reader keeps the write-ahead log from being cut back.
     pub log_held_since: Option<String>,
     /// More than half of the last thousand messages became dead letters.
     pub mostly_dead: bool,

@@ -12,7 +12,7 @@ use crate::wire::time::Timestamp;
 
 /// A pending output is normal for a while: agents upload before they publish, but stores have bad hours.
 const PENDING_FOR_LONG: Duration = Duration::from_secs(3_600);
-/// A reader that keeps the log from being cut for longer has forgotten to end its transaction.
+/// A reader that keeps the write-ahead log from being cut for longer has forgotten to end its transaction.
 const LOG_HELD_FOR_LONG: Duration = Duration::from_secs(300);
 
 const GOES_ON: &str = "the service tries again by itself; where a permission is missing, it is named here and in docs/PERMISSIONS.md";

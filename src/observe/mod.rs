@@ -49,8 +49,8 @@ impl Observer {
         let started = now();
         let metrics = match Recorder::install(started) {
             Ok(metrics) => Some(metrics),
-            Err(why) => {
-                warn!(why, "there will be no metrics");
+            Err(reason) => {
+                warn!(reason, "there will be no metrics");
                 None
             }
         };

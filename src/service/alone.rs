@@ -21,7 +21,7 @@ use crate::source::connect::{self, Connection};
 use crate::store::dead_letters::Place;
 use crate::store::{Store, StoreError};
 
-/// See the module's words.
+/// A writer without readers, for what an operator asks while no service runs.
 pub struct Alone {
     books: Books,
     rederiver: Rederiver,

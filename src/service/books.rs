@@ -118,7 +118,7 @@ pub struct OutputLine {
     pub reason: Option<String>,
 }
 
-/// See the module's words.
+/// Answers what commands ask of the books: reads and fetches, and lets the writer write.
 #[derive(Clone, Debug)]
 pub(super) struct Books {
     /// The database, to read.

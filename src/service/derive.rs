@@ -26,7 +26,7 @@ pub(super) struct Unread {
     is_busy: bool,
 }
 
-/// See the module's words.
+/// Reads what due pairs are derived anew from, and hands it to the writer.
 #[derive(Clone, Debug)]
 pub(super) struct Rederiver {
     /// The database, to read.

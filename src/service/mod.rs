@@ -1,5 +1,9 @@
-//! The one place where source meets store: stages, channels, limits, the writer's thread, the end of it all.
-//! May touch: `source`, `store`, `projection`, `wire`, `config`. May not: print, or hold a rule of its own.
+//! Where source meets store: the live path's stages, channels and limits, the writer's thread, the end of it all (`pipeline`);
+//! a database loaded, made anew, mended and proved (`load`, `rebuild`, `replay`, `verify`); what an operator changes in the books,
+//! through a running service or without one (`socket`, `books`, `alone`); leaving (`detach`); whether the world outside is as the
+//! contract has it (`doctor`).
+//! May touch: `source`, `store`, `projection`, `wire`, `config`, `meters`. May not: print, or decide what a message becomes, which
+//! is the projection's.
 
 pub mod alone;
 pub mod board;

@@ -28,7 +28,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Without news the book is looked at this often: an output gone for an hour is asked for again.
 const LOOK_ANYWAY_EVERY: Duration = Duration::from_secs(60);
 
-/// See the module's words.
+/// Fetches the outputs that the book owes, and hands them to the writer.
 #[derive(Clone, Debug)]
 pub(super) struct Repairer {
     /// Reads objects.

@@ -87,9 +87,9 @@ impl Socket {
     pub(super) fn listen(database: &Path) -> Option<Self> {
         match Self::try_listen(database) {
             Ok(socket) => Some(socket),
-            Err(why) => {
+            Err(reason) => {
                 warn!(
-                    why,
+                    reason,
                     "no socket for commands: `dead-letters retry`, `discard` and `outputs retry` need the service stopped"
                 );
                 None

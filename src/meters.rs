@@ -147,7 +147,7 @@ pub fn messages(stream: StreamName, outcome: Outcome, count: u64) {
     counter!(MESSAGES, "stream" => stream.as_str(), "outcome" => outcome.label()).increment(count);
 }
 
-/// Sequences that no longer existed when their turn came.
+/// Messages that were deleted or had expired before they could be read.
 pub fn gap_messages(stream: StreamName, count: u64) {
     counter!(GAP_MESSAGES, "stream" => stream.as_str()).increment(count);
 }
@@ -157,7 +157,7 @@ pub fn rows_written(table: &'static str, count: u64) {
     counter!(ROWS_WRITTEN, "table" => table).increment(count);
 }
 
-/// One attempt to read an output has ended.
+/// A pointer was judged: an attempt to read its output has ended, or it is none that is asked for.
 pub fn output(state: State) {
     counter!(OUTPUTS, "outcome" => state.as_str()).increment(1);
 }
@@ -192,7 +192,7 @@ pub fn committed(rows: usize, commit_time: Duration, oldest_published: Option<Du
     }
 }
 
-/// The log was copied into the database.
+/// The write-ahead log was copied into the database.
 pub fn checkpointed(time: Duration) {
     histogram!(CHECKPOINT_SECONDS).record(time);
 }
@@ -298,7 +298,7 @@ impl Gauge {
             Self::StreamLagSeconds => (
                 "results_projector_stream_lag_seconds",
                 Unit::Seconds,
-                "Age of the message at the position while there are newer ones; 0 when caught up",
+                "Age of the message at the position while there are newer ones; 0 when caught up, NaN when not known",
             ),
             Self::StreamBytes => (
                 "results_projector_stream_bytes",
@@ -308,7 +308,7 @@ impl Gauge {
             Self::StreamBytesMax => (
                 "results_projector_stream_bytes_max",
                 Unit::Bytes,
-                "Bytes that the stream may hold before its oldest messages go; absent without a limit",
+                "Bytes that the stream may hold before its oldest messages go; +Inf without a limit",
             ),
             Self::ConsumerAckFloor => (
                 "results_projector_consumer_ack_floor",
@@ -364,12 +364,12 @@ impl Gauge {
             Self::WalBytes => (
                 "results_projector_wal_bytes",
                 Unit::Bytes,
-                "Size of the write-ahead log",
+                "Size of the write-ahead log (WAL)",
             ),
             Self::CheckpointBlockedSince => (
                 "results_projector_checkpoint_blocked_since_timestamp_seconds",
                 Unit::Seconds,
-                "Since when a reader keeps the log from being cut back; 0: nobody does",
+                "Since when a reader keeps the write-ahead log (WAL) from being cut back; 0: nobody does",
             ),
             Self::DatabaseBytes => (
                 "results_projector_database_bytes",
@@ -418,7 +418,7 @@ pub fn register(tables: &[&'static str]) {
     );
     describe_counter!(
         GAP_MESSAGES,
-        "Sequences that no longer existed when their turn came"
+        "Messages deleted or expired before they could be read"
     );
     describe_counter!(
         ROWS_WRITTEN,
@@ -426,15 +426,18 @@ pub fn register(tables: &[&'static str]) {
     );
     describe_counter!(
         OUTPUTS,
-        "Attempts to read an output behind a pointer, by how they ended"
+        "Pointers judged, by outcome; refused ones are not asked for"
     );
-    describe_counter!(REOPENS, "Openings anew of a consumer that was read");
+    describe_counter!(
+        REOPENS,
+        "Times a consumer was deleted and made again while reading"
+    );
     describe_counter!(REDELIVERIES, "Messages that came again and were dropped");
     describe_counter!(
         BUSY_RETRIES,
         "Groups tried again since another process held the file"
     );
-    describe_counter!(CLIENT_EVENTS, "What the client told of the connection");
+    describe_counter!(CLIENT_EVENTS, "Connection events, by kind");
     describe_histogram!(
         COMMIT_SECONDS,
         Unit::Seconds,
@@ -443,7 +446,7 @@ pub fn register(tables: &[&'static str]) {
     describe_histogram!(
         CHECKPOINT_SECONDS,
         Unit::Seconds,
-        "Time of copying the log into the database"
+        "Time of copying the write-ahead log (WAL) into the database"
     );
     describe_histogram!(
         PUBLISH_TO_COMMIT_SECONDS,

@@ -58,6 +58,18 @@ const CRATES: [(&str, &[&str]); 6] = [
 /// A longer file asks to be two; the tests inside it do not count.
 const LINES_MAX: usize = 520;
 
+/// A source without its tests: up to the module of tests that ends it, written out there or in a file of its own.
+fn product(text: &str) -> &str {
+    let ends_it = |module: &str| {
+        let opened = module.lines().nth(1).unwrap().ends_with('{');
+        let end = if opened { "\n}\n" } else { ";\n" };
+        module.find(end).unwrap() + end.len() == module.len()
+    };
+    text.match_indices("#[cfg(test)]\nmod ")
+        .find(|(at, _)| ends_it(&text[*at..]))
+        .map_or(text, |(at, _)| &text[..at])
+}
+
 fn rooms() -> Vec<(String, PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
@@ -76,7 +88,7 @@ fn rooms() -> Vec<(String, PathBuf, String)> {
                 .trim_end_matches(".rs")
                 .to_owned();
             let text = fs::read_to_string(&path).unwrap();
-            let code = text.split("#[cfg(test)]").next().unwrap().to_owned();
+            let code = product(&text).to_owned();
             (!["main", "lib"].contains(&room.as_str())).then_some((room, inside, code))
         })
         .collect()
@@ -168,6 +180,26 @@ fn every_name_of_the_wire_is_used_by_the_product() {
         .filter(|name| !used.iter().any(|code| has_word(code, name)))
         .collect();
     assert!(only_declared.is_empty(), "only declared: {only_declared:?}");
+}
+
+#[test]
+fn only_tests_that_end_a_file_are_cut_off() {
+    for (text, so) in [
+        ("a\n#[cfg(test)]\nmod tests {\n    b\n}\n", "a\n"),
+        ("a\n#[cfg(test)]\nmod tests;\n", "a\n"),
+        ("#[cfg(test)]\nmod tests;\na\n", "#[cfg(test)]\nmod tests;\na\n"),
+        (
+            "#[cfg(test)]\nmod tests;\nfn a() {\n}\nb\n",
+            "#[cfg(test)]\nmod tests;\nfn a() {\n}\nb\n",
+        ),
+        (
+            "#[cfg(test)]\nmod tests;\nfn a() {\n}\n",
+            "#[cfg(test)]\nmod tests;\nfn a() {\n}\n",
+        ),
+        ("#[cfg(test)]\nuse a;\nb\n", "#[cfg(test)]\nuse a;\nb\n"),
+    ] {
+        assert_eq!(product(text), so, "{text}");
+    }
 }
 
 #[test]

@@ -8,10 +8,10 @@ use super::{CommandError, text};
 use crate::config::Config;
 use crate::observe::document::{Document, Outside, Pairs, StreamEnd};
 use crate::projection::manifests::Manifests;
-use crate::service::pipeline::STREAMS;
 use crate::source::census::{census, census_of_outputs};
 use crate::source::{connect, manifests, opening};
 use crate::store::{read_only, report};
+use crate::wire::kv::StreamName;
 use crate::wire::shown;
 
 /// The server has so long to say where the streams end.
@@ -52,7 +52,7 @@ async fn ask(config: &Config, adopted: bool) -> Result<Outside, String> {
         .map_err(|error| error.to_string())?;
     let js = connection.js();
     let mut outside = Outside::default();
-    for stream in STREAMS {
+    for stream in StreamName::ALL {
         let found = census(&js, stream).await.map_err(|error| error.to_string())?;
         if let Some(found) = found {
             let end = StreamEnd {
@@ -92,7 +92,7 @@ fn print(document: &Document, out: &mut dyn Write) -> Result<(), CommandError> {
     for finding in &document.findings {
         let severity = finding.severity.as_str();
         writeln!(out, "{severity:<10} {}", text::inert(&finding.what, FINDING_MAX))?;
-        writeln!(out, "           {}", finding.todo)?;
+        writeln!(out, "           {}", finding.to_do)?;
     }
     if !document.findings.is_empty() {
         writeln!(out)?;

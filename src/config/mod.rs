@@ -3,8 +3,6 @@
 
 mod example;
 mod layers;
-#[cfg(test)]
-mod reference;
 mod settings;
 mod units;
 
@@ -411,5 +409,7 @@ fn is_plain(text: &str) -> bool {
     !text.is_empty() && text.chars().all(plain)
 }
 
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;

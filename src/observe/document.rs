@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::findings::{Finding, findings};
 use crate::projection::manifests::Manifests;
+use crate::service::now;
 use crate::source::census::Census;
 use crate::store::derive::{PairCounts, issues};
 use crate::store::report::{GapReport, Report, StreamReport};
@@ -19,7 +19,7 @@ use crate::wire::time::Timestamp;
 /// The version of every JSON document's shape.
 pub const JSON_VERSION: u32 = 1;
 
-/// See the module's words.
+/// What `status --json`, `/status.json`, the page and the gauges show.
 #[derive(Clone, Debug, Serialize)]
 pub struct Document {
     /// See [`JSON_VERSION`].
@@ -94,7 +94,7 @@ pub struct Service {
     pub items: u64,
     /// Of the last minute.
     pub items_per_second: f64,
-    /// Since when a reader keeps the log from being cut back.
+    /// Since when a reader keeps the write-ahead log from being cut back.
     pub log_held_since: Option<String>,
     /// More than half of the last thousand messages became dead letters.
     pub mostly_dead: bool,
@@ -227,7 +227,7 @@ impl Document {
             Ok(report) => (report, None),
             Err(why) => (Report::default(), Some(why)),
         };
-        let now = Utc::now();
+        let now = now();
         let streams = report
             .streams
             .into_iter()
@@ -238,7 +238,7 @@ impl Document {
             .collect();
         let mut document = Self {
             schema_version: JSON_VERSION,
-            version: env!("CARGO_PKG_VERSION"),
+            version: super::VERSION,
             findings: Vec::new(),
             service,
             database: Database {
@@ -300,7 +300,7 @@ fn older_hints(pairs: &PairCounts, manifests: &Manifests) -> u64 {
         .sum()
 }
 
-fn with_end(report: StreamReport, end: Option<StreamEnd>, now: DateTime<Utc>) -> Stream {
+fn with_end(report: StreamReport, end: Option<StreamEnd>, now: Timestamp) -> Stream {
     let last_seq = end.as_ref().map(|end| end.last.max(report.position));
     let lag_messages = last_seq.map(|last| last.saturating_sub(report.position));
     let published = report
@@ -310,7 +310,7 @@ fn with_end(report: StreamReport, end: Option<StreamEnd>, now: DateTime<Utc>) ->
     let lag_seconds = match (lag_messages, published) {
         (Some(0), _) => Some(0.0),
         (Some(_), Some(published)) => {
-            let age = (now - DateTime::<Utc>::from(published)).as_seconds_f64().max(0.0);
+            let age = now.since(published).unwrap_or_default().as_secs_f64();
             // After a quiet hour the message at the position is an hour old, and nothing is late.
             let behind_for = end.as_ref().and_then(|end| end.behind_for);
             Some(behind_for.map_or(age, |most| age.min(most.as_secs_f64())))
@@ -331,17 +331,17 @@ fn with_end(report: StreamReport, end: Option<StreamEnd>, now: DateTime<Utc>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::position::Counts;
+    use crate::store::Counts;
 
     #[test]
     fn after_a_quiet_hour_one_new_message_is_not_an_hour_late() {
-        let now = Utc::now();
+        let now = now();
         let report = || StreamReport {
             stream: "RESULTS".to_owned(),
             incarnation: 1,
             first: 1,
             position: 9,
-            published_at: Some(Timestamp::from(now - chrono::TimeDelta::hours(1)).stored()),
+            published_at: Some(now.checked_add(chrono::TimeDelta::hours(-1)).unwrap().stored()),
             counts: Counts::default(),
         };
         let lag = |last, behind_for: Option<u64>| {

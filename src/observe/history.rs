@@ -70,11 +70,11 @@ impl History {
     }
 
     /// Items a second between two neighbours.
-    pub(super) fn rates(&self) -> impl Iterator<Item = (Instant, f64)> + '_ {
+    pub(super) fn rates(&self) -> impl Iterator<Item = f64> + '_ {
         self.samples
             .iter()
             .zip(self.samples.iter().skip(1))
-            .map(|(before, after)| (after.at, rate(before, after)))
+            .map(|(before, after)| rate(before, after))
     }
 
     /// Items a second since about a minute ago.

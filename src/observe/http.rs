@@ -118,7 +118,7 @@ async fn answer<B>(
         return refused;
     }
     match request.uri().path() {
-        // The process turns, or nobody would answer; whether the server can be reached is no matter of health.
+        // The process answers; whether the server can be reached is no matter of health.
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => {
             let seen = watch.look().await;

@@ -5,6 +5,7 @@
 pub mod document;
 pub mod findings;
 mod history;
+mod html;
 mod http;
 mod journal;
 mod letters;
@@ -16,7 +17,6 @@ mod watch;
 
 use std::sync::Arc;
 
-use chrono::Utc;
 use tokio::task::JoinSet;
 use tracing::warn;
 
@@ -24,8 +24,8 @@ use self::recorder::Recorder;
 use self::watch::Watch;
 use crate::config::Config;
 use crate::service::board::Watched;
+use crate::service::now;
 use crate::store::versions;
-use crate::wire::time::Timestamp;
 
 /// Histograms are folded this often.
 const UPKEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
@@ -46,11 +46,11 @@ impl Observer {
         let Some(address) = config.observe.listen else {
             return Self { tasks };
         };
-        let started = Timestamp::from(Utc::now());
+        let started = now();
         let metrics = match Recorder::install(started) {
             Ok(metrics) => Some(metrics),
-            Err(why) => {
-                warn!(why, "there will be no metrics");
+            Err(reason) => {
+                warn!(reason, "there will be no metrics");
                 None
             }
         };

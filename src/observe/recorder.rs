@@ -61,9 +61,18 @@ fn refresh(document: &Document, watched: &Watched) {
         for (gauge, value) in [
             (Gauge::StreamLastSequence, stream.last_seq.map(float)),
             (Gauge::StreamLagMessages, stream.lag_messages.map(float)),
-            (Gauge::StreamLagSeconds, stream.lag_seconds),
+            // A gauge keeps its value until it gets another: what is no longer so needs one of its own.
+            (
+                Gauge::StreamLagSeconds,
+                stream.last_seq.map(|_| stream.lag_seconds.unwrap_or(f64::NAN)),
+            ),
             (Gauge::StreamBytes, stream.bytes.map(float)),
-            (Gauge::StreamBytesMax, stream.bytes_max.map(float)),
+            (
+                Gauge::StreamBytesMax,
+                stream
+                    .bytes
+                    .map(|_| stream.bytes_max.map_or(f64::INFINITY, float)),
+            ),
         ] {
             if let Some(value) = value {
                 gauge.set_of(name, value);

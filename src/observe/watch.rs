@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
-
 use super::document::{Document, Outside, Service, StreamEnd};
 use super::history::{History, Sample};
 use crate::config::Config;
 use crate::service::board::{Phase, Watched};
+use crate::service::now;
 use crate::source::monitor::Health;
 use crate::store::dead_letters::{self, Listed};
 use crate::store::{StoreError, below_reserve, read_only, report};
@@ -204,10 +203,7 @@ impl Watch {
             // Where no message stands at the position, it is behind since nobody knows when: since the start at least.
             let age = writer.published.get(stream).map_or_else(
                 || self.begun.elapsed(),
-                |published| {
-                    let age = Utc::now() - DateTime::<Utc>::from(*published);
-                    age.to_std().unwrap_or_default()
-                },
+                |published| now().since(*published).unwrap_or_default(),
             );
             let age = behind_for.get(stream).map_or(age, |most| age.min(*most));
             if behind > 0 && age > self.ready_lag {

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::explode::ExplodeSpec;
 use super::issue::IssueCode;
 use super::spec::{Claims, Refusal};
+use crate::wire::hex::hex;
 use crate::wire::json::compact;
 use crate::wire::manifest::{self, Check, Explode, Feed, Inventory, Manifest, Posted, display_json};
 use crate::wire::time::Timestamp;
@@ -212,10 +213,6 @@ fn canonical_inventory(hint: &InventoryHint) -> Value {
         "display": hint.display_json, "summary": hint.summary_json, "scalars": hint.scalars,
         "specs": hint.specs.iter().map(spec).collect::<Vec<_>>(),
     })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 
-use chrono::Utc;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
@@ -21,9 +20,8 @@ use crate::projection::manifests::Manifests;
 use crate::source::connect::{self, Connection};
 use crate::store::dead_letters::Place;
 use crate::store::{Store, StoreError};
-use crate::wire::time::Timestamp;
 
-/// See the module's words.
+/// A writer without readers, for what an operator asks while no service runs.
 pub struct Alone {
     books: Books,
     rederiver: Rederiver,
@@ -127,7 +125,7 @@ fn too_long() -> String {
 pub fn discard(config: &Config, places: &[Place]) -> Result<Vec<bool>, StoreError> {
     let mut store = Store::open(&config.store.path, &store_options(config), &owner())?;
     let manifests = Arc::new(Manifests::default());
-    let mut group = store.begin(&manifests, Timestamp::from(Utc::now()))?;
+    let mut group = store.begin(&manifests, super::now())?;
     let there = places
         .iter()
         .map(|place| group.discard(*place))

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::pipeline::STREAMS;
 use super::writer::WriterState;
 use crate::projection::manifests::Manifests;
 use crate::source::census::Census;
@@ -55,13 +54,13 @@ impl Default for Pulse {
 
 impl Pulse {
     /// One turn.
-    pub fn beat(&self) {
+    pub(super) fn beat(&self) {
         let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_ms.store(now, Ordering::Relaxed);
     }
 
     /// One before something that may take so long and in which nothing beats.
-    pub fn beat_for(&self, time: Duration) {
+    pub(super) fn beat_for(&self, time: Duration) {
         let until = self.since.elapsed() + time;
         self.last_ms.store(
             u64::try_from(until.as_millis()).unwrap_or(u64::MAX),
@@ -71,7 +70,7 @@ impl Pulse {
 
     /// The same, for whoever takes a function.
     #[must_use]
-    pub fn as_progress(&self) -> Progress {
+    pub(super) fn as_progress(&self) -> Progress {
         let pulse = self.clone();
         Arc::new(move || pulse.beat())
     }
@@ -138,7 +137,7 @@ impl Board {
     /// An empty one.
     #[must_use]
     pub fn new() -> Self {
-        let readers = STREAMS.map(|stream| (stream, watch::Sender::default()));
+        let readers = StreamName::ALL.map(|stream| (stream, watch::Sender::default()));
         Self {
             phase: watch::Sender::default(),
             connection: watch::Sender::default(),

@@ -19,6 +19,7 @@ use crate::source::census::{Held, message_at};
 use crate::source::connect;
 use crate::store::dead_letters::{self, Place, Shown};
 use crate::store::{Lines, StoreError, output_book, read_only};
+use crate::wire::hex::hex;
 use crate::wire::kv::StreamName;
 use crate::wire::result::Field;
 use crate::wire::sequence::StreamSeq;
@@ -117,22 +118,22 @@ pub struct OutputLine {
     pub reason: Option<String>,
 }
 
-/// See the module's words.
+/// Answers what commands ask of the books: reads and fetches, and lets the writer write.
 #[derive(Clone, Debug)]
-pub struct Books {
+pub(super) struct Books {
     /// The database, to read.
-    pub database: PathBuf,
+    pub(super) database: PathBuf,
     /// To the writer.
-    pub works: Sender<Work>,
+    pub(super) works: Sender<Work>,
     /// For payloads that only the stream holds.
-    pub js: Js,
+    pub(super) js: Js,
     /// Reads objects, with limits of its own.
-    pub repairer: Repairer,
+    pub(super) repairer: Repairer,
 }
 
 impl Books {
     /// Does what is asked; returns when it is committed.
-    pub async fn answer(&self, request: Request) -> Answer {
+    pub(super) async fn answer(&self, request: Request) -> Answer {
         let outcome = match request {
             Request::RetryLetters(keys) => self.retry_letters(&keys).await.map(Answer::Letters),
             Request::DiscardLetters(keys) => self.discard_letters(&keys).await.map(Answer::Letters),
@@ -368,9 +369,4 @@ fn clip(reason: &str) -> String {
 /// What stands after the last occurrence of a mark: a reason that is given again does not grow.
 fn after_last<'a>(text: &'a str, mark: &str) -> &'a str {
     text.rsplit_once(mark).map_or(text, |(_, after)| after)
-}
-
-/// Lower-case hexadecimal.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -20,15 +20,15 @@ const GATHER: Duration = Duration::from_millis(500);
 /// Why the due pairs could not be read.
 #[derive(Debug, Error)]
 #[error("{why}")]
-pub struct Unread {
+pub(super) struct Unread {
     why: String,
     /// Somebody writes, and all others wait.
     is_busy: bool,
 }
 
-/// See the module's words.
+/// Reads what due pairs are derived anew from, and hands it to the writer.
 #[derive(Clone, Debug)]
-pub struct Rederiver {
+pub(super) struct Rederiver {
     /// The database, to read.
     pub database: PathBuf,
     /// To the writer.
@@ -39,7 +39,7 @@ pub struct Rederiver {
 
 impl Rederiver {
     /// Serves until shutdown.
-    pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
+    pub(super) async fn run(self, mut shutdown: watch::Receiver<bool>) {
         loop {
             tokio::select! {
                 () = super::raised(&mut shutdown) => return,
@@ -65,7 +65,7 @@ impl Rederiver {
     ///
     /// # Errors
     /// Why they cannot be read.
-    pub async fn round(&self) -> Result<(), Unread> {
+    pub(super) async fn round(&self) -> Result<(), Unread> {
         let database = self.database.clone();
         let scan = move || -> Result<Vec<DuePair>, StoreError> { due_pairs(&read_only(&database)?) };
         let pairs = tokio::task::spawn_blocking(scan)

@@ -4,13 +4,14 @@
 use std::path::Path;
 
 use super::load::For;
-use super::pipeline::{self, STREAMS, ServiceError, owner, store_options};
+use super::pipeline::{self, ServiceError, owner, store_options};
 use super::socket::socket_path;
 use crate::config::Config;
 use crate::source::connect;
 use crate::store::{
     Lock, Store, StoreError, is_bare_backend, read_only, real_path, remove_if_there, scratch,
 };
+use crate::wire::kv::StreamName;
 
 /// What was taken away.
 #[derive(Debug, Default)]
@@ -61,7 +62,7 @@ async fn consumers(config: &Config, database_only: bool) -> Result<Vec<String>, 
         return Ok(deleted);
     }
     let connection = connect::once(&config.nats).await?;
-    for stream in STREAMS {
+    for stream in StreamName::ALL {
         let desk = pipeline::own_desk(config, &connection, stream)
             .await
             .map_err(ServiceError::Unavailable)?;

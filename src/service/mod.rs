@@ -1,19 +1,22 @@
-//! The one place where source meets store: stages, channels, limits, the writer's thread, the end of it all.
-//! May touch: `source`, `store`, `projection`, `wire`, `config`. May not: print, or hold a rule of its own.
+//! Where source meets store: the live path's stages, channels and limits, the writer's thread, the end of it all (`pipeline`);
+//! a database loaded, made anew, mended and proved (`load`, `rebuild`, `replay`, `verify`); what an operator changes in the books,
+//! through a running service or without one (`socket`, `books`, `alone`); leaving (`detach`); whether the world outside is as the
+//! contract has it (`doctor`).
+//! May touch: `source`, `store`, `projection`, `wire`, `config`, `meters`. May not: print, or decide what a message becomes, which
+//! is the projection's.
 
 pub mod alone;
-pub mod beside;
 pub mod board;
 pub mod books;
-pub mod derive;
+mod derive;
 pub mod detach;
 pub mod doctor;
 mod equip;
 pub mod load;
-mod outside;
+pub mod outside;
 pub mod pipeline;
 pub mod rebuild;
-pub mod repair;
+mod repair;
 pub mod replay;
 pub mod resolve;
 pub mod socket;
@@ -21,10 +24,17 @@ pub mod verify;
 pub mod work;
 pub mod writer;
 
+use crate::wire::time::Timestamp;
+
 /// Waits until a flag is raised, or its owner is gone.
 async fn raised(flag: &mut tokio::sync::watch::Receiver<bool>) {
     // An error is an owner that is gone: the end as well.
     let _raised = flag.wait_for(|raised| *raised).await.is_ok();
+}
+
+/// The wall clock.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from(chrono::Utc::now())
 }
 
 /// A number; builds for tests take another one from the environment.

@@ -18,7 +18,6 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::beside::Beside;
 use super::board::{Board, LOADING_MESSAGES, Parts, Phase, Pulse, Watched};
 use super::derive::Rederiver;
 use super::equip::{books, fetcher, repairer, writer_limits};
@@ -40,9 +39,6 @@ use crate::source::reader::Reader;
 use crate::store::{Owner, Store, StoreError, StoreOptions, Synchronous, Use};
 use crate::wire::kv::StreamName;
 use crate::wire::time::Timestamp;
-
-/// The streams that are read, each whole.
-pub const STREAMS: [StreamName; 3] = StreamName::ALL;
 
 /// After SIGTERM: the group in hand, its commit and its ack.
 const DRAIN_LIMIT: Duration = Duration::from_secs(4);
@@ -398,8 +394,8 @@ impl Pipeline {
             }
         }
         if store.is_adopted() && load.is_none() {
-            let beside = Beside::new(&connection, config, board.backend_is_projecting.clone());
-            others.spawn(beside.watch(down.clone()));
+            let (every, seen) = (config.source.check_interval, board.backend_is_projecting.clone());
+            others.spawn(outside::watch_backend(connection.js(), every, seen, down.clone()));
         }
         let limits = writer_limits(config, &store, load.is_some());
         let state = board.writer.clone();

@@ -6,7 +6,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use bytestring::ByteString;
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::{Notify, oneshot, watch};
@@ -28,9 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Without news the book is looked at this often: an output gone for an hour is asked for again.
 const LOOK_ANYWAY_EVERY: Duration = Duration::from_secs(60);
 
-/// See the module's words.
+/// Fetches the outputs that the book owes, and hands them to the writer.
 #[derive(Clone, Debug)]
-pub struct Repairer {
+pub(super) struct Repairer {
     /// Reads objects.
     pub fetcher: Fetcher,
     /// To the writer.
@@ -45,7 +45,7 @@ pub struct Repairer {
 
 impl Repairer {
     /// Repairs until shutdown.
-    pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
+    pub(super) async fn run(self, mut shutdown: watch::Receiver<bool>) {
         loop {
             let quiet = tokio::select! {
                 () = super::raised(&mut shutdown) => return,
@@ -76,7 +76,7 @@ impl Repairer {
     }
 
     /// Attempts every pending output once, due or not: what `run --until-caught-up` owes its caller.
-    pub async fn attempt_pending_once(&self) {
+    pub(super) async fn attempt_pending_once(&self) {
         let mut after: Option<(String, Field)> = None;
         loop {
             let pending = self.ask(OwedQuestion::PendingAfter(after.take())).await;
@@ -156,7 +156,7 @@ impl Repairer {
     async fn is_given_up(&self, since: Option<Timestamp>, published: Timestamp) -> bool {
         let limit = TimeDelta::from_std(self.give_up_after).unwrap_or(TimeDelta::MAX);
         let until = since.and_then(|since| since.checked_add(limit));
-        until.is_some_and(|until| until < Timestamp::from(Utc::now()))
+        until.is_some_and(|until| until < super::now())
             && self.fetcher.published_before(published, self.give_up_after).await
     }
 

@@ -62,13 +62,13 @@ pub enum SocketError {
 
 /// The socket of a database: its path with `.sock` appended; one for all links to it.
 #[must_use]
-pub fn socket_path(database: &Path) -> PathBuf {
+pub(super) fn socket_path(database: &Path) -> PathBuf {
     with_suffix(&meeting_path(database), ".sock")
 }
 
 /// A socket that is listened on; its file goes with it.
 #[derive(Debug)]
-pub struct Socket {
+pub(super) struct Socket {
     listener: UnixListener,
     path: PathBuf,
     identity: Option<FileIdentity>,
@@ -78,12 +78,12 @@ impl Socket {
     /// Listens beside the database, whose lock the caller holds. `None`, with a warning, where that cannot be: then commands
     /// that change the books need the service stopped.
     #[must_use]
-    pub fn listen(database: &Path) -> Option<Self> {
+    pub(super) fn listen(database: &Path) -> Option<Self> {
         match Self::try_listen(database) {
             Ok(socket) => Some(socket),
-            Err(why) => {
+            Err(reason) => {
                 warn!(
-                    why,
+                    reason,
                     "no socket for commands: `dead-letters retry`, `discard` and `outputs retry` need the service stopped"
                 );
                 None
@@ -117,7 +117,7 @@ impl Socket {
     }
 
     /// Answers until shutdown.
-    pub async fn serve(self, books: Books, mut shutdown: watch::Receiver<bool>) {
+    pub(super) async fn serve(self, books: Books, mut shutdown: watch::Receiver<bool>) {
         let places = Arc::new(Semaphore::new(CONCURRENCY));
         loop {
             let accepted = tokio::select! {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::StoreError;
-use super::output_book::hex;
+use crate::wire::hex::hex;
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
@@ -346,7 +346,7 @@ pub fn show(
 ///
 /// # Errors
 /// SQLite's.
-pub fn counts(conn: &Connection) -> Result<(u64, u64), StoreError> {
+pub(super) fn counts(conn: &Connection) -> Result<(u64, u64), StoreError> {
     conn.query_row(
         "SELECT count(*), coalesce(sum(payload IS NULL), 0) FROM projector_dead_letters WHERE state = 'kept'",
         [],

@@ -15,8 +15,8 @@ use thiserror::Error;
 
 use super::StoreError;
 use super::names::{listed, quoted};
-use super::output_book::hex;
 use super::table::{MAIN, Table};
+use crate::wire::hex::hex;
 use crate::wire::inert::{inert_json, json_escape, steers};
 
 /// The tables of contract §6.4, and the order of their rows.

@@ -16,6 +16,7 @@ use rusqlite::{CachedStatement, Connection, params};
 pub(super) use self::desk::{Desk, LetterRoom};
 use self::outputs::presence;
 pub use self::retry::Lines;
+use super::StoreError;
 use super::completions::Ledger;
 use super::dead_letters::{self, DeadLetter};
 use super::derive::{Deriver, Evidence, OwnedPair, Pair, issues};
@@ -23,7 +24,6 @@ use super::executions::{self, Tally};
 use super::position::{self, Advance, Standing};
 use super::rows;
 use super::savepoint::undone_alone;
-use super::StoreError;
 use crate::projection::execution::Delta;
 use crate::projection::manifests::Manifests;
 use crate::projection::result::{

@@ -16,9 +16,9 @@ const BOOKS: &[&str] = &[
 ];
 
 /// `projector_meta` key of the books' version.
-pub(super) const BOOKS_VERSION: &str = "books_version";
+const BOOKS_VERSION: &str = "books_version";
 /// `projector_meta` key of the read model's version, in a file of our own making.
-pub(super) const READ_MODEL_VERSION: &str = "read_model_version";
+const READ_MODEL_VERSION: &str = "read_model_version";
 
 /// What this program is built with and can open.
 #[derive(Clone, Copy, Debug)]

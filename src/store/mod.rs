@@ -14,6 +14,7 @@ mod disk;
 pub mod dump;
 mod error;
 mod executions;
+mod expected;
 pub mod fail;
 mod file;
 mod first_pass;
@@ -24,7 +25,7 @@ mod migrate;
 mod names;
 mod open;
 pub mod output_book;
-pub mod position;
+mod position;
 pub mod refill;
 pub mod report;
 pub mod retention;
@@ -97,7 +98,7 @@ fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreE
         shapes: derive::Shapes::default(),
         orphans: derive::Orphans::default(),
         adopted: live && kind::is_adopted(conn)?,
-        scratch_ledgers: (!live).then_some(options.for_use == Use::LoadOn && report::has_ledgers(conn)?),
+        scratch_ledgers: (!live).then_some(options.for_use == Use::LoadOn && expected::has_ledgers(conn)?),
         deferred: options.for_use == Use::Load,
         shares_transaction: options.for_use == Use::Load,
         starts_come_first: false,
@@ -336,7 +337,7 @@ impl Store {
     /// # Errors
     /// What is missing.
     pub fn check_schema(&self) -> Result<(), StoreError> {
-        report::check_schema(&self.conn, self.desk.adopted)
+        expected::check_schema(&self.conn, self.desk.adopted)
     }
 
     /// Where a stream stands.

@@ -230,7 +230,7 @@ pub(super) fn begin(conn: &Connection, stream: StreamName, standing: &Standing) 
 ///
 /// # Errors
 /// SQLite's, or [`StoreError::Unusable`] when the row is not as this program writes it.
-pub fn read(conn: &Connection, stream: StreamName) -> Result<Option<Standing>, StoreError> {
+pub(super) fn read(conn: &Connection, stream: StreamName) -> Result<Option<Standing>, StoreError> {
     read_in(conn, "main", stream)
 }
 

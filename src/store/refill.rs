@@ -14,14 +14,14 @@ use super::names::quoted;
 use super::scratch::{self, settings};
 use super::swap::{Replaced, release, swap};
 use super::table::{MAIN, Table};
-use super::{StoreError, first_pass, report};
+use super::{StoreError, expected, first_pass};
 
 /// `projector_meta` key: the state of the file that a copy was made of.
 const REBUILT_FROM: &str = "rebuilt_from";
 
 /// Where a copy waits for its operator: beside the backend's file.
 #[must_use]
-pub fn offered_path(database: &Path) -> PathBuf {
+fn offered_path(database: &Path) -> PathBuf {
     scratch::path(database, "rebuilt")
 }
 
@@ -65,7 +65,7 @@ pub fn copy(database: &Path, scratch: &Path) -> Result<(), StoreError> {
     settings(&conn)?;
     let what = || StoreError::sqlite("empty the copy's projected tables");
     first_pass::check_over(&conn, database)?;
-    let mut tables: Vec<String> = report::projected_tables().map(str::to_owned).collect();
+    let mut tables: Vec<String> = expected::projected_tables().map(str::to_owned).collect();
     let exploded = Table::exploded(&conn, MAIN)?.into_iter();
     tables.extend(exploded.filter(Table::is_table).map(|table| table.name));
     for table in tables {

@@ -83,7 +83,7 @@ impl Horizons {
 
     /// Only what the backend's cleanup may have deleted.
     #[must_use]
-    pub fn of_backend(now: Timestamp) -> Self {
+    fn of_backend(now: Timestamp) -> Self {
         let before = now.checked_add(TimeDelta::days(-CLEANUP_DAYS));
         Self {
             all: before.map(|before| before.stored()),

@@ -17,7 +17,7 @@ use super::{StoreError, fail};
 ///
 /// # Errors
 /// [`StoreError::Locked`] when somebody has; SQLite's.
-pub fn release(database: &Path) -> Result<(), StoreError> {
+pub(super) fn release(database: &Path) -> Result<(), StoreError> {
     let in_use = || {
         StoreError::Locked(format!(
             "{} is open in another process (a reader such as `status`, a copy, or the backend): end that one and try \

@@ -5,6 +5,7 @@ pub mod backend;
 mod duration;
 pub mod exit;
 pub mod fence;
+pub mod hex;
 pub mod inert;
 pub mod inventory;
 pub mod json;

@@ -1,6 +1,7 @@
 //! The wire's times, and the text that `TIMESTAMP` columns hold (contract §3.2, §6.2).
 
 use std::fmt;
+use std::time::Duration;
 
 use chrono::{DateTime, Datelike, TimeDelta, Timelike, Utc};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
@@ -99,6 +100,12 @@ impl Timestamp {
         let sum = self.0.checked_add_signed(delta)?;
         (0..=9999).contains(&sum.year()).then_some(Self(sum))
     }
+
+    /// Time since an earlier moment; `None` when that one is later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Option<Duration> {
+        (self.0 - earlier.0).to_std().ok()
+    }
 }
 
 /// Appends a number of at most nine digits, with leading zeros to a width.
@@ -176,6 +183,14 @@ mod tests {
             let other = Timestamp(DateTime::from_timestamp(other, more).unwrap());
             prop_assert_eq!(one.cmp(&other), one.stored().cmp(&other.stored()));
         }
+    }
+
+    #[test]
+    fn an_age_is_none_when_a_clock_is_behind() {
+        let (earlier, later) = (Timestamp::from_unix_nanos(1), Timestamp::from_unix_nanos(3));
+        assert_eq!(later.since(earlier), Some(Duration::from_nanos(2)));
+        assert_eq!(later.since(later), Some(Duration::ZERO));
+        assert_eq!(earlier.since(later), None);
     }
 
     #[test]

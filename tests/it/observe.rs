@@ -269,6 +269,24 @@ async fn metrics_say_what_the_database_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_the_operator_lifts_is_no_longer_said() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (_folder, db) = place();
+    let (projector, address) = serving(&db, &server.url());
+    let limit = || metric(&scrape(&address), "stream_bytes_max", &[("stream", "RESULTS")]);
+    wait_until("the limit is seen", PATIENCE, || {
+        limit() == Some(nats::BYTES_MAX as f64)
+    });
+    let stream = js.get_stream("RESULTS").await.unwrap();
+    let mut config = stream.cached_info().config.clone();
+    config.max_bytes = -1;
+    js.update_stream(config).await.unwrap();
+    wait_until("there is none", PATIENCE, || limit() == Some(f64::INFINITY));
+    assert!(projector.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_server_it_is_healthy_and_not_ready_and_says_why() {
     let mut server = NatsServer::start();
     server.fleet().await;

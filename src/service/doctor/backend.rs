@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Book;
 use super::finding::{Findings, Severity};
-use crate::service::beside::WARNING;
+use crate::service::outside::TWO_WRITERS;
 use crate::source::survey::facts::{DurableFacts, Facts, Look};
 use crate::store::checkup::SqliteVersion;
 use crate::wire::exit;
@@ -74,7 +74,7 @@ fn incumbent(durable: &DurableFacts, adopted: bool, looked_at: (&'static str, St
             Severity::Bad,
             looked_at,
             "consuming, on the file that this service writes",
-            WARNING,
+            TWO_WRITERS,
             "pause it, as said; or give this service a database of its own",
         ),
         (true, false) => found.add(
@@ -132,7 +132,7 @@ pub(super) fn file(book: &Book, found: &mut Findings) {
         return;
     }
     let looked_at = ("sqlite", "the backend's SQLite");
-    let why = "SQLite 3.7.0 to 3.51.2 may lose a reset of the log against a checkpoint of another connection, and corrupt the \
+    let why = "SQLite 3.7.0 to 3.51.2 may lose a reset of the write-ahead log (WAL) against a checkpoint of another connection, and corrupt the \
          file; on this file there are at least two";
     let to_do = "use a backend that was built with SQLite 3.51.3 or later, and keep backups until then";
     let ours = SqliteVersion::ours();

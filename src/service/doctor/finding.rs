@@ -58,6 +58,23 @@ impl Findings {
         self.add(Severity::Good, looked_at, what, "", "");
     }
 
+    /// A stream, or what is made of one, does not answer.
+    pub(super) fn silent(
+        &mut self,
+        severity: Severity,
+        looked_at: (&'static str, impl Into<String>),
+        why: &str,
+        without_a_leader: &str,
+    ) {
+        self.add(
+            severity,
+            looked_at,
+            format!("does not answer: {why}"),
+            without_a_leader,
+            "look at the servers that hold it (`nats stream info`)",
+        );
+    }
+
     /// How many are not good.
     pub(super) fn wrong(&self) -> usize {
         let wrong = |finding: &&Finding| finding.severity != Severity::Good;

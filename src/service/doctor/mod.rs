@@ -16,13 +16,14 @@ pub use finding::{Finding, Severity};
 
 use crate::config::Config;
 use crate::source::connect::ConnectError;
-use crate::source::survey::facts::{Facts, Look, MonitorFacts};
+use crate::source::survey::facts::{Facts, Look, MonitorFacts, StreamFacts};
 use crate::source::survey::{self, Surveyor};
 use crate::store::checkup::{self, RunsAfter, SqliteVersion};
 use crate::store::report::{self, StreamReport};
 use crate::store::{StoreError, read_only};
 use crate::wire::kv;
 use crate::wire::output::State;
+use crate::wire::shown::{size, span};
 use crate::wire::time::Timestamp;
 use chrono::TimeDelta;
 
@@ -33,38 +34,38 @@ const LEFT_OUT_DAYS: i64 = 1;
 
 /// What the database says.
 #[derive(Clone, Debug, Default)]
-pub struct Book {
+struct Book {
     /// The backend's own file.
-    pub adopted: bool,
+    adopted: bool,
     /// Streams that were ever read.
-    pub streams: Vec<StreamReport>,
+    streams: Vec<StreamReport>,
     /// Outputs that are pending, and when the oldest of them was published.
-    pub pending: (u64, Option<Timestamp>),
+    pending: (u64, Option<Timestamp>),
     /// By bucket: PCs that it names and no result is held of.
-    pub silent: BTreeMap<&'static str, Vec<String>>,
+    silent: BTreeMap<&'static str, Vec<String>>,
     /// PCs without a result that were not looked at further.
-    pub silent_unasked: usize,
+    silent_unasked: usize,
     /// Revoked scripts that were run after that, by job.
-    pub revoked_runs: BTreeMap<String, RunsAfter>,
+    revoked_runs: BTreeMap<String, RunsAfter>,
     /// Runs that agents left out or refused within a day, by reserved exit code.
-    pub left_out: Vec<(i32, u64)>,
+    left_out: Vec<(i32, u64)>,
     /// Versions of SQLite whose hand is seen in the file.
-    pub written_by: Vec<SqliteVersion>,
+    written_by: Vec<SqliteVersion>,
     /// How old a result may become in a file of our own.
-    pub retention: Option<Duration>,
+    retention: Option<Duration>,
 }
 
 /// Everything that was looked at.
 #[derive(Debug)]
 pub struct World {
     /// Our clock.
-    pub now: Timestamp,
+    now: Timestamp,
     /// The server, or why it cannot be looked at.
     pub server: Result<Facts, String>,
     /// Its monitoring port, where that is configured.
-    pub monitor: Option<MonitorFacts>,
+    monitor: Option<MonitorFacts>,
     /// The database, or why it cannot be read.
-    pub book: Result<Book, String>,
+    book: Result<Book, String>,
 }
 
 /// Looks at the world. Nothing is changed by it.
@@ -79,7 +80,9 @@ pub async fn look(config: &Config, now: Timestamp) -> Result<World, ConnectError
             let mut facts = surveyor.survey(config).await;
             if let Ok(known) = &mut book {
                 let met = meet(config, &surveyor, &mut facts, known).await;
-                book = met.map(|()| known.clone()).map_err(|error| error.to_string());
+                if let Err(error) = met {
+                    book = Err(error.to_string());
+                }
             }
             Ok(facts)
         }
@@ -170,6 +173,22 @@ pub fn judge(world: &World) -> Vec<Finding> {
         backend::left_out(book, &mut found);
     }
     found.sorted()
+}
+
+/// How long something is kept; zero is no limit.
+fn kept(age: Duration) -> String {
+    match age.is_zero() {
+        true => "for ever".to_owned(),
+        false => span(age),
+    }
+}
+
+/// What it holds of what it may hold.
+fn filled(stream: &StreamFacts) -> String {
+    match stream.max_bytes {
+        Some(max) => format!("{} of {}", size(stream.bytes), size(max)),
+        None => format!("{} without a limit", size(stream.bytes)),
+    }
 }
 
 #[cfg(test)]

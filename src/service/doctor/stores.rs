@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use super::Book;
 use super::finding::{Findings, Severity};
+use super::{Book, filled, kept};
 use crate::source::survey::facts::{Facts, Look, StreamFacts};
 use crate::wire::backend::{BUCKETS, STORES, StoreSpec, bucket_stream};
 use crate::wire::kv;
@@ -37,7 +36,7 @@ fn stores(facts: &Facts, found: &mut Findings) {
             Some(Look::Seen(stream)) => {
                 let before = found.wrong();
                 shape(&spec, stream, reads, set_age(facts, &spec), found);
-                room(&spec, stream, found);
+                room(&spec, stream, reads, found);
                 if found.wrong() == before {
                     found.good(looked_at, size(stream.bytes));
                 }
@@ -50,12 +49,11 @@ fn stores(facts: &Facts, found: &mut Findings) {
                 "start the backend once, which makes it; or the service with `run --create-missing`",
             ),
             Some(Look::Missing) => missing.push(spec.name),
-            Some(Look::Failed(why)) => found.add(
+            Some(Look::Failed(why)) => found.silent(
                 if reads { Severity::Bad } else { Severity::Note },
                 looked_at,
-                format!("does not answer: {why}"),
+                why,
                 "a store without a leader takes and gives no objects",
-                "look at the servers that hold it (`nats stream info`)",
             ),
             Some(Look::NotAllowed(_)) | None => {}
         }
@@ -116,13 +114,6 @@ fn shape(spec: &StoreSpec, store: &StreamFacts, reads: bool, set: Option<Duratio
         (None, None) => (Duration::ZERO, "the backend"),
     };
     if store.max_age != wanted {
-        let kept = |age: Duration| {
-            if age.is_zero() {
-                "for ever".to_owned()
-            } else {
-                span(age)
-            }
-        };
         let shorter = !store.max_age.is_zero() && (wanted.is_zero() || store.max_age < wanted);
         found.add(
             Severity::Note,
@@ -142,14 +133,10 @@ fn shape(spec: &StoreSpec, store: &StreamFacts, reads: bool, set: Option<Duratio
     }
 }
 
-fn room(spec: &StoreSpec, store: &StreamFacts, found: &mut Findings) {
-    let Some(max) = u64::try_from(store.max_bytes).ok().filter(|max| *max > 0) else {
+fn room(spec: &StoreSpec, store: &StreamFacts, reads: bool, found: &mut Findings) {
+    let Some(percent) = store.percent_full().filter(|percent| *percent >= FILLING) else {
         return;
     };
-    let percent = u128::from(store.bytes) * 100 / u128::from(max);
-    if percent < FILLING {
-        return;
-    }
     found.add(
         if percent >= FULL {
             Severity::Bad
@@ -157,8 +144,12 @@ fn room(spec: &StoreSpec, store: &StreamFacts, found: &mut Findings) {
             Severity::Note
         },
         ("object_store", format!("object store {}", spec.name)),
-        format!("{percent} % full: {} of {}", size(store.bytes), size(max)),
-        "a full store refuses uploads: agents hold such results back, and set them aside after ten tries",
+        format!("{percent} % full: {}", filled(store)),
+        if reads {
+            "a full store refuses uploads: agents hold such results back, and set them aside after ten tries"
+        } else {
+            "a full store refuses every upload"
+        },
         "delete what nobody needs, shorten its age in the backend's settings, or raise its max_bytes",
     );
 }
@@ -171,12 +162,7 @@ fn expiry(facts: &Facts, book: Option<&Book>, now: Timestamp, found: &mut Findin
     };
     let looked_at = ("expiry", "outputs' age");
     let oldest = book.and_then(|book| book.pending.1.map(|oldest| (book.pending.0, oldest)));
-    let since = |time: Timestamp| {
-        (DateTime::<Utc>::from(now) - DateTime::<Utc>::from(time))
-            .to_std()
-            .ok()
-    };
-    if let Some((pending, age)) = oldest.and_then(|(pending, oldest)| Some((pending, since(oldest)?)))
+    if let Some((pending, age)) = oldest.and_then(|(pending, oldest)| Some((pending, now.since(oldest)?)))
         && !store.max_age.is_zero()
         && age * 2 > store.max_age
     {
@@ -198,17 +184,13 @@ fn expiry(facts: &Facts, book: Option<&Book>, now: Timestamp, found: &mut Findin
     if store.max_age.is_zero() || !outlive {
         return found.good(looked_at, "outputs are kept as long as their messages");
     }
-    let messages = if results.max_age.is_zero() {
-        "for ever".to_owned()
-    } else {
-        span(results.max_age)
-    };
     found.add(
         Severity::Note,
         looked_at,
         format!(
-            "outputs are kept {}, their messages {messages}",
-            span(store.max_age)
+            "outputs are kept {}, their messages {}",
+            span(store.max_age),
+            kept(results.max_age)
         ),
         format!(
             "a service that is away for longer than {} gets results whose long outputs are gone; a rebuild takes those from the \
@@ -252,12 +234,11 @@ fn buckets(facts: &Facts, found: &mut Findings) {
                         "take the limit away (`nats stream edit --max-age 0`)",
                     );
                 }
-                let max = u128::from(u64::try_from(stream.max_bytes).unwrap_or(0));
-                if max > 0 && u128::from(stream.bytes) * 100 >= max * FILLING {
+                if stream.percent_full().is_some_and(|percent| percent >= FILLING) {
                     found.add(
                         Severity::Note,
                         looked_at(),
-                        format!("nearly full: {} of {}", size(stream.bytes), max),
+                        format!("nearly full: {}", filled(stream)),
                         "a full bucket refuses what is saved",
                         "take the limit away (`nats stream edit --max-bytes -1`)",
                     );
@@ -278,12 +259,11 @@ fn buckets(facts: &Facts, found: &mut Findings) {
                 found.good(looked_at(), "not used yet");
             }
             Some(Look::Missing) => missing.push(spec.name),
-            Some(Look::Failed(why)) => found.add(
+            Some(Look::Failed(why)) => found.silent(
                 if reads { Severity::Bad } else { Severity::Note },
                 looked_at(),
-                format!("does not answer: {why}"),
+                why,
                 "a bucket without a leader takes and gives nothing",
-                "look at the servers that hold it (`nats stream info`)",
             ),
             Some(Look::NotAllowed(_)) | None => {}
         }

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-
-use super::Book;
 use super::finding::{Findings, Severity};
+use super::{Book, filled, kept};
 use crate::source::survey::facts::{Facts, Look, StreamFacts};
 use crate::store::report::StreamReport;
 use crate::wire::backend::{STREAMS, StreamSpec};
@@ -30,14 +28,14 @@ fn retention(stream: &StreamFacts, book: Option<&Book>, found: &mut Findings) {
     if !stream.max_age.is_zero() && stream.max_age <= retention {
         return;
     }
-    let kept = match stream.max_age.is_zero() {
-        true => "for ever".to_owned(),
-        false => span(stream.max_age),
-    };
     found.add(
         Severity::Note,
         ("stream", format!("stream {}", kv::STREAM_RESULTS)),
-        format!("keeps messages {kept}, and rows are deleted after {}", span(retention)),
+        format!(
+            "keeps messages {}, and rows are deleted after {}",
+            kept(stream.max_age),
+            span(retention)
+        ),
         "whatever reads the stream from its start (a rebuild, a stream that was made anew) makes those rows again, until they are \
          deleted again",
         "give retention.execution_results at least the stream's age",
@@ -76,16 +74,15 @@ pub(super) fn judge(facts: &Facts, book: Option<&Book>, now: Timestamp, found: &
                 "start the backend once, which makes it; or the service with `run --create-missing`",
             ),
             Some(Look::Missing) => missing.push(spec.name),
-            Some(Look::Failed(why)) => found.add(
+            Some(Look::Failed(why)) => found.silent(
                 if spec.ours().is_some() {
                     Severity::Bad
                 } else {
                     Severity::Note
                 },
                 looked_at,
-                format!("does not answer: {why}"),
+                why,
                 "a stream without a leader takes and gives no messages",
-                "look at the servers that hold it (`nats stream info`)",
             ),
             Some(Look::NotAllowed(_)) | None => {}
         }
@@ -98,13 +95,6 @@ pub(super) fn judge(facts: &Facts, book: Option<&Book>, now: Timestamp, found: &
             "the service does not read them, but the backend makes them at every start: an old one, or none, has been here",
             "start the backend, or bring it up to date",
         );
-    }
-}
-
-fn filled(stream: &StreamFacts) -> String {
-    match u64::try_from(stream.max_bytes) {
-        Ok(max) if max > 0 => format!("{} of {}", size(stream.bytes), size(max)),
-        _ => format!("{} without a limit", size(stream.bytes)),
     }
 }
 
@@ -195,8 +185,7 @@ fn shape(spec: &StreamSpec, stream: &StreamFacts, found: &mut Findings) {
             format!("{ANEW} (and undoes changes made by hand)"),
         );
     }
-    let max_bytes = u64::try_from(stream.max_bytes).unwrap_or(0);
-    if max_bytes > 0 && max_bytes < spec.max_bytes {
+    if let Some(max_bytes) = stream.max_bytes.filter(|max| *max < spec.max_bytes) {
         found.add(
             Severity::Note,
             looked_at(),
@@ -272,11 +261,7 @@ fn progress(
             .as_deref()
             .and_then(|text| Timestamp::parse_stored(text).ok())
             .filter(|_| unread > 0 && next >= stream.first)
-            .and_then(|published| {
-                (DateTime::<Utc>::from(now) - DateTime::<Utc>::from(published))
-                    .to_std()
-                    .ok()
-            });
+            .and_then(|published| now.since(published));
         if let Some(waits) = waits.filter(|waits| {
             !stream.max_age.is_zero() && waits.as_millis() * 100 >= stream.max_age.as_millis() * NEARLY_GONE
         }) {
@@ -293,8 +278,7 @@ fn progress(
             );
         }
     }
-    let max = u128::from(u64::try_from(stream.max_bytes).unwrap_or(0));
-    if max == 0 || u128::from(stream.bytes) * 100 < max * NEARLY_FULL {
+    if stream.percent_full().is_none_or(|percent| percent < NEARLY_FULL) {
         return;
     }
     // A stream that is written is always a little ahead.

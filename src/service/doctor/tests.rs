@@ -12,7 +12,7 @@ use super::*;
 use crate::source::monitor::{Health, Sync};
 use crate::source::survey::facts::{Clock, Contents, DurableFacts, Entry, Keys, StreamFacts};
 use crate::source::survey::permissions;
-use crate::store::position::Counts;
+use crate::store::Counts;
 use crate::wire::backend::{BUCKETS, STORES, STREAMS, bucket_stream};
 use crate::wire::object;
 
@@ -29,10 +29,9 @@ fn stream(subjects: &str, max_age: Duration, max_bytes: u64) -> StreamFacts {
         discard: "old".to_owned(),
         storage: "file".to_owned(),
         max_age,
-        max_bytes: i64::try_from(max_bytes).unwrap(),
+        max_bytes: Some(max_bytes).filter(|bytes| *bytes > 0),
         max_messages: -1,
         max_per_subject: -1,
-        replicas: 1,
         allow_direct: true,
         bytes: 1_000,
         messages: 10,

@@ -43,7 +43,7 @@ impl<T> Look<T> {
     }
 }
 
-/// A stream: what it is, and what it holds. Limits that are 0 or negative are none.
+/// A stream: what it is, and what it holds. Limits of numbers that are 0 or negative are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamFacts {
     /// What it takes.
@@ -56,14 +56,12 @@ pub struct StreamFacts {
     pub storage: String,
     /// Oldest message; zero: no limit.
     pub max_age: Duration,
-    /// Most bytes.
-    pub max_bytes: i64,
+    /// Most bytes; `None`: no limit.
+    pub max_bytes: Option<u64>,
     /// Most messages.
     pub max_messages: i64,
     /// Most messages of a subject.
     pub max_per_subject: i64,
-    /// Copies.
-    pub replicas: u64,
     /// Any copy may answer for a single message.
     pub allow_direct: bool,
     /// Bytes it holds.
@@ -76,6 +74,15 @@ pub struct StreamFacts {
     pub last: u64,
     /// Subjects that it holds messages of.
     pub subject_count: u64,
+}
+
+impl StreamFacts {
+    /// Percent of its bytes that are taken; `None`: no limit.
+    #[must_use]
+    pub fn percent_full(&self) -> Option<u128> {
+        let max = self.max_bytes?;
+        (u128::from(self.bytes) * 100).checked_div(u128::from(max))
+    }
 }
 
 /// The keys of a bucket, among them those that were deleted.

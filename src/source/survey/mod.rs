@@ -100,8 +100,6 @@ struct InfoConfig {
     #[serde(default)]
     max_msgs_per_subject: i64,
     #[serde(default)]
-    num_replicas: u64,
-    #[serde(default)]
     allow_direct: bool,
 }
 
@@ -126,10 +124,9 @@ impl Info {
             discard: config.discard.clone(),
             storage: config.storage.clone(),
             max_age: Duration::from_nanos(config.max_age),
-            max_bytes: config.max_bytes,
+            max_bytes: u64::try_from(config.max_bytes).ok().filter(|bytes| *bytes > 0),
             max_messages: config.max_msgs,
             max_per_subject: config.max_msgs_per_subject,
-            replicas: config.num_replicas,
             allow_direct: config.allow_direct,
             bytes: state.bytes,
             messages: state.messages,

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::super::kind::is_adopted;
 use super::super::{StoreError, open};
 use super::outputs::is_fetched;
+use crate::wire::hex::unhex;
 use crate::wire::kv::StreamName;
 use crate::wire::output::{Attempt, Content, State};
 use crate::wire::result::Field;
@@ -183,17 +184,6 @@ impl Held {
             verified,
         })
     }
-}
-
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if text.len() != 2 * bytes.len() {
-        return None;
-    }
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * index..2 * index + 2)?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 /// The messages from `start` on that were duplicates of another one. They are few; what is looked through to find them

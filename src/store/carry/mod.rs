@@ -18,8 +18,6 @@ mod outputs;
 mod pairs;
 mod rows;
 mod starts;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -218,3 +216,6 @@ fn any(conn: &Connection, what: &str, sql: &str, params: impl Params) -> Result<
         .and_then(|mut select| select.exists(params))
         .map_err(StoreError::sqlite(what))
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,9 @@ use rusqlite::{Connection, params};
 use sha2::{Digest, Sha256};
 
 use super::super::StoreError;
-use super::super::output_book::hex;
 use super::{Basis, Purpose, Vouched};
 use crate::projection::output::{Output, is_placeholder};
+use crate::wire::hex::hex;
 use crate::wire::output::{Attempt, State};
 use crate::wire::result::Field;
 

@@ -78,7 +78,7 @@ fn from(value: ValueRef<'_>, skip: usize) -> Shown {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    super::super::output_book::hex(bytes.get(..SHOWN_MAX / 2).unwrap_or(bytes))
+    crate::wire::hex::hex(bytes.get(..SHOWN_MAX / 2).unwrap_or(bytes))
 }
 
 /// A value that says which row: as it is read, without quotes.

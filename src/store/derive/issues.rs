@@ -113,7 +113,7 @@ pub(super) fn forget(conn: &Connection, pair: Pair<'_>) -> Result<(), StoreError
 ///
 /// # Errors
 /// SQLite's.
-pub fn list(conn: &Connection, limit: i64) -> Result<Vec<Listed>, StoreError> {
+pub(in super::super) fn list(conn: &Connection, limit: i64) -> Result<Vec<Listed>, StoreError> {
     let read = || -> Result<Vec<Listed>, rusqlite::Error> {
         conn.prepare(
             "SELECT job_id, pc_id, part, code, stream, incarnation, stream_seq, result_id, reason

@@ -32,7 +32,8 @@ use crate::wire::result::Field;
 pub use evidence::OwnedPair;
 pub(super) use evidence::{Evidence, Pair, Presence};
 pub(super) use explode::prepare_affinity;
-pub use pairs::{DuePair, PairCounts, due_pairs, pair_counts};
+pub(super) use pairs::pair_counts;
+pub use pairs::{DuePair, PairCounts, due_pairs};
 pub(super) use pairs::{Orphans, waiting_pairs};
 pub(super) use shape::Shapes;
 

@@ -337,7 +337,7 @@ pub fn due_pairs(conn: &Connection) -> Result<Vec<DuePair>, StoreError> {
 ///
 /// # Errors
 /// SQLite's.
-pub fn pair_counts(conn: &Connection) -> Result<PairCounts, StoreError> {
+pub(in super::super) fn pair_counts(conn: &Connection) -> Result<PairCounts, StoreError> {
     let read = || -> Result<PairCounts, rusqlite::Error> {
         let count = |standing: Standing| {
             conn.query_row(

@@ -29,7 +29,7 @@ fn a_stream_that_is_made_otherwise_is_told_by_what_it_does() {
             "note stream RESULTS: messages are kept 1 day, not 30 days",
         ),
         (
-            results(|s| s.max_bytes = 1 << 20),
+            results(|s| s.max_bytes = Some(1 << 20)),
             "note stream RESULTS: holds at most 1.0 MiB, not 2.0 GiB",
         ),
         (
@@ -57,7 +57,7 @@ fn a_stream_that_is_made_otherwise_is_told_by_what_it_does() {
     }
     // More room than the backend gives is no fault.
     assert_eq!(
-        results(|s| (s.max_age, s.max_bytes) = (Duration::ZERO, -1)),
+        results(|s| (s.max_age, s.max_bytes) = (Duration::ZERO, None)),
         Vec::<String>::new()
     );
     for (stream, wanted) in [
@@ -199,7 +199,10 @@ fn a_bucket_is_told_by_its_history_its_age_and_its_absence() {
             jobs(|s| s.max_age = DAY),
             "bad bucket jobs: its documents expire after 1 day",
         ),
-        (jobs(|s| s.max_bytes = 1_100), "note bucket jobs: nearly full"),
+        (
+            jobs(|s| s.max_bytes = Some(1_100)),
+            "note bucket jobs: nearly full",
+        ),
     ] {
         only(found, wanted);
     }

@@ -128,8 +128,8 @@ pub enum Command {
   results-projector run --db /var/lib/results-projector/results.db
   results-projector run --until-caught-up --nats-url nats://10.0.0.5:4222
 
-Exit codes: 0 stopped or caught up; 2 database in use, somebody else's consumer, wrong retention; 3 no server (with
---until-caught-up), or the database's path names another file"))]
+Exit codes: 0 stopped or caught up; 2 configuration, database in use, damaged or of a newer schema, somebody else's consumer, wrong \
+retention; 3 no server (with --until-caught-up), or the database or its log was moved or replaced"))]
     Run(RunArgs),
     /// Make the database anew from the streams, in bulk, keeping what only the old file knows
     ///
@@ -399,8 +399,8 @@ Exit codes: 0 listed (none is good too); 2 no usable database; 3 it cannot be re
     },
     /// Ask for outputs again now
     ///
-    /// What is there is written into its row, and what is derived from it follows. An output that was too large helps only
-    /// a raised outputs.max_bytes. Done by the running service, or, when none runs, by this command.
+    /// What is there is written into its row, and what is derived from it follows. One that was too large comes only with a
+    /// raised outputs.max_bytes. Done by the running service, or, when none runs, by this command.
     #[command(after_help = "Examples:
   results-projector outputs retry --result 0197c2d4-5a3e-7c11-9f6e-2b8a4d1c0e55 --field stdout
   results-projector outputs retry --state gone --json

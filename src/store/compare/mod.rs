@@ -146,7 +146,7 @@ pub fn compare(conn: &Connection, scope: &Scope) -> Result<Comparison, StoreErro
     look(conn, scope, None)
 }
 
-/// Compares, and keeps what [`mend`] is to write: in the transaction that is open, or in one that begins here, and stays
+/// Compares, and keeps what [`mend()`] is to write: in the transaction that is open, or in one that begins here, and stays
 /// open until then. It only reads the database: others may write it meanwhile.
 ///
 /// # Errors

@@ -99,6 +99,9 @@ pub(super) fn findings(document: &Document, now: Timestamp) -> Vec<Finding> {
     found.0
 }
 
+/// Said by the findings and by readiness.
+pub(super) const MOSTLY_DEAD: &str = "more than half of the last thousand messages became dead letters";
+
 fn service(service: &Service, wal_bytes: u64, now: Timestamp, found: &mut Found) {
     if let Some(why) = &service.not_writing {
         found.say(
@@ -113,7 +116,7 @@ fn service(service: &Service, wal_bytes: u64, now: Timestamp, found: &mut Found)
     if service.mostly_dead {
         found.say(
             Bad,
-            "more than half of the last thousand messages became dead letters",
+            MOSTLY_DEAD,
             "look at their reasons below: a newer wire version needs a newer results-projector; then `dead-letters retry \
              --all`",
         );
@@ -181,7 +184,7 @@ fn dead_letters(document: &Document, found: &mut Found) {
     }
     let without = document.dead_letters_without_payload;
     found.say(
-        Warning,
+        if without > 0 { Bad } else { Warning },
         format!(
             "{} messages could not be projected{}",
             grouped(document.dead_letters),
@@ -192,7 +195,7 @@ fn dead_letters(document: &Document, found: &mut Found) {
             }
         ),
         "`results-projector dead-letters list` says why; `dead-letters retry` projects them after an upgrade, \
-         `dead-letters discard` gives them up",
+         `dead-letters discard` gives them up; dead_letters.max_bytes says how much is kept here",
     );
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::document::{Document, Outside, Service, StreamEnd};
+use super::findings::MOSTLY_DEAD;
 use super::history::{History, Sample};
 use crate::config::Config;
 use crate::service::board::{Phase, Watched};
@@ -91,12 +92,16 @@ impl Watch {
         };
         self.notice();
         let mut service = self.service();
-        if let Err(why) = &report {
-            service.ready = false;
-            service
-                .not_ready
-                .push(format!("the database cannot be read: {why}"));
-        }
+        service.not_ready.extend(match &report {
+            Err(why) => Some(format!("the database cannot be read: {why}")),
+            // What is lost with the stream is not kept whole (I7).
+            Ok(report) if report.dead_letters_without_payload > 0 => Some(format!(
+                "of {} dead letters only the stream holds the payload",
+                grouped(report.dead_letters_without_payload)
+            )),
+            Ok(_) => None,
+        });
+        service.ready = service.not_ready.is_empty();
         let seen = Arc::new(Seen {
             document: Document::new(&self.path, report, self.outside(), Some(service)),
             letters,
@@ -183,6 +188,9 @@ impl Watch {
             Some(not_writing) => why.push(format!("not writing: {not_writing}")),
             // The next group would find it out.
             None => told_here.extend(below_reserve(&self.path, self.disk_reserve_bytes)),
+        }
+        if writer.mostly_dead {
+            why.push(MOSTLY_DEAD.to_owned());
         }
         if phase != Phase::Running {
             return (why, told_here);

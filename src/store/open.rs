@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use rustix::fs::Access;
 use uuid::Uuid;
 
@@ -228,9 +228,11 @@ pub(super) fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
         Ok(conn)
     };
     match open(Connection::open_with_flags(path, flags)) {
-        // A cleanly closed database in a folder that we may not write has no log to read and none can be made.
+        // A cleanly closed database in a folder that we may not write has no log to read and none can be made; what SQLite says
+        // of that depends on whose the file is.
         Err(rusqlite::Error::SqliteFailure(failure, _))
-            if failure.code == rusqlite::ErrorCode::CannotOpen && file_bytes(&wal_path(path)) == 0 =>
+            if matches!(failure.code, ErrorCode::CannotOpen | ErrorCode::ReadOnly)
+                && file_bytes(&wal_path(path)) == 0 =>
         {
             open(immutable(path))
         }
@@ -280,7 +282,7 @@ fn quick_check(conn: &mut Connection, path: &Path, shared: bool) -> Result<(), S
         }
         Ok(text) => Err(StoreError::damaged(path, text)),
         Err(rusqlite::Error::SqliteFailure(failure, _))
-            if failure.code == rusqlite::ErrorCode::OperationInterrupted =>
+            if failure.code == ErrorCode::OperationInterrupted =>
         {
             tracing::warn!(
                 seconds = QUICK_CHECK_LIMIT.as_secs(),

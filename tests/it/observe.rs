@@ -391,6 +391,36 @@ async fn a_disk_below_its_reserve_is_not_ready_and_nothing_is_written_to_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_dead_letters_is_not_ready_nor_is_a_book_that_has_no_room_for_them() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    let (_folder, db) = place();
+    let env = [SERVING, ("RESULTS_PROJECTOR_DEAD_LETTERS_MAX_BYTES", "100")];
+    let projector = Projector::start_with(&db, &server.url(), &["run"], &env);
+    let address = address(&projector);
+    for _ in 0..1_100 {
+        js.publish("results.flood", "nope".into()).await.unwrap();
+    }
+    let reasons = ["became dead letters", "only the stream holds the payload"];
+    wait_until("it says so", PATIENCE, || {
+        let answer = get(&address, "/readyz");
+        answer.status == 503 && reasons.iter().all(|reason| answer.body.contains(reason))
+    });
+    let discard = run(&db, &server.url(), &["dead-letters", "discard", "--all", "--yes"]);
+    assert!(discard.status.success(), "{}", text(&discard));
+    wait_until("the book has room", PATIENCE, || {
+        !get(&address, "/readyz").body.contains(reasons[1])
+    });
+    let profile = Profile {
+        results: 1_000,
+        ..Profile::default()
+    };
+    publish(&js, &plan(906, &profile)).await.unwrap();
+    wait_until("the flood is over", PATIENCE, || is_ready(&address));
+    assert!(projector.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_counted_once_is_counted_once_and_a_first_opening_is_none_anew() {
     let server = NatsServer::start();
     let (_folder, db) = place();

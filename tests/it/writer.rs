@@ -1,6 +1,7 @@
 //! The writer: poisoned groups, an environment that does not allow a commit, files that move, a second process.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use results_projector::wire::kv::StreamName;
 use results_projector::wire::time::Timestamp;
 use rusqlite::Connection;
 
-use crate::harness::projector::{catch_up, place, run, run_with, text};
+use crate::harness::projector::{catch_up, place, run, run_unprivileged, run_with, text};
 use crate::harness::*;
 use crate::stage::{Object, Sent, Stage};
 use crate::survives::assert_all_there;
@@ -324,6 +325,22 @@ fn a_read_only_database_is_refused_with_the_way_out() {
     let output = run(&db, "nats://127.0.0.1:9", &["run"]);
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
     assert!(text(&output).contains("read-only"), "{}", text(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_may_only_read_a_database_that_nobody_has_open_is_told_its_status() {
+    let server = NatsServer::start();
+    let js = server.fleet().await;
+    publish(&js, &plan(905, &Profile::default())).await.unwrap();
+    let (folder, db) = place();
+    catch_up(&db, &server.url());
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    mode(&db, 0o644);
+    mode(folder.path(), 0o555);
+    let output = run_unprivileged(&db, "nats://127.0.0.1:9", &["status"]);
+    mode(folder.path(), 0o755);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("RESULTS"), "{}", text(&output));
 }
 
 #[test]

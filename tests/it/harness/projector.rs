@@ -1,6 +1,8 @@
 //! The real binary.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
@@ -162,6 +164,29 @@ pub fn run(db: &Path, url: &str, args: &[&str]) -> Output {
 
 pub fn run_with(db: &Path, url: &str, args: &[&str], env: &[(&str, &str)]) -> Output {
     command(db, url, args).envs(env.iter().copied()).output().unwrap()
+}
+
+/// As somebody to whom the modes of files mean something, which they do not to root.
+pub fn run_unprivileged(db: &Path, url: &str, args: &[&str]) -> Output {
+    let mut command = command(db, url, args);
+    // Nobody may read the folder that it was built in.
+    let folder = tempfile::tempdir().unwrap();
+    if rustix::process::geteuid().is_root() {
+        let copy = folder.path().join("results-projector");
+        fs::copy(binary(), &copy).unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut of_copy = Command::new(copy);
+        of_copy.args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => of_copy.env(name, value),
+                None => of_copy.env_remove(name),
+            };
+        }
+        command = of_copy;
+        command.uid(65_534).gid(65_534);
+    }
+    command.output().unwrap()
 }
 
 /// Catches up and ends; it must succeed.

@@ -399,8 +399,8 @@ Exit codes: 0 listed (none is good too); 2 no usable database; 3 it cannot be re
     },
     /// Ask for outputs again now
     ///
-    /// What is there is written into its row, and what is derived from it follows. An output that was too large helps only
-    /// a raised outputs.max_bytes. Done by the running service, or, when none runs, by this command.
+    /// What is there is written into its row, and what is derived from it follows. For an output that was too large, only
+    /// raising outputs.max_bytes helps. Done by the running service, or, when none runs, by this command.
     #[command(after_help = "Examples:
   results-projector outputs retry --result 0197c2d4-5a3e-7c11-9f6e-2b8a4d1c0e55 --field stdout
   results-projector outputs retry --state gone --json
@@ -436,7 +436,7 @@ pub enum ConfigCommand {
 
 Exit codes: 0 good; 2 it is not")]
     Check,
-    /// Show every setting, its value and where it came from; secrets are masked
+    /// Show every setting, its value and where it came from
     #[command(after_help = "Examples:
   results-projector config show
   results-projector config show --json

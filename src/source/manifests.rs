@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use super::asking::{AskError, Js};
 use super::connect::Connection;
 use super::opening::jitter;
+use crate::wire::backend::bucket_stream;
 use crate::wire::kv::BUCKET_JOBS;
 use crate::wire::manifest::Posted;
 
@@ -57,7 +58,7 @@ impl Watcher {
         loop {
             let end = tokio::select! {
                 () = down(&mut shutdown) => End::Shutdown,
-                end = self.watch() => end,
+                end = self.watch(&mut said) => end,
             };
             match end {
                 End::Shutdown => return,
@@ -94,17 +95,19 @@ impl Watcher {
     }
 
     /// One watch, from its first snapshot to its end.
-    async fn watch(&mut self) -> End {
-        match self.follow().await {
+    async fn watch(&mut self, said: &mut String) -> End {
+        match self.follow(said).await {
             Ok(end) | Err(end) => end,
         }
     }
 
-    async fn follow(&mut self) -> Result<End, End> {
+    async fn follow(&mut self, said: &mut String) -> Result<End, End> {
         let epoch = self.connected().await;
         let js = self.connection.js();
         let mut bucket = read(&js).await?.ok_or(End::Missing)?;
         self.publish(bucket.documents.clone());
+        // What ends this watch is news, even if it is what kept it from beginning.
+        said.clear();
         let mut checks = interval_at(Instant::now() + self.check_interval, self.check_interval);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut behind = false;
@@ -127,7 +130,7 @@ impl Watcher {
                     self.publish(bucket.documents.clone());
                 }
                 _ = checks.tick() => {
-                    let info = js.stream_info(&stream_name()).await?.ok_or(End::Missing)?;
+                    let info = js.stream_info(&bucket_stream(BUCKET_JOBS)).await?.ok_or(End::Missing)?;
                     // A change under way is no silence: twice in a row is.
                     let differs = !bucket.is(&info);
                     if differs && behind {
@@ -202,15 +205,10 @@ impl Bucket {
     }
 }
 
-/// The stream behind the bucket.
-fn stream_name() -> String {
-    format!("KV_{BUCKET_JOBS}")
-}
-
 /// The bucket and what comes after. `None`: there is no such bucket.
 async fn read(js: &Js) -> Result<Option<Bucket>, AskError> {
     let asking = || format!("read the bucket {BUCKET_JOBS}");
-    let stream = stream_name();
+    let stream = bucket_stream(BUCKET_JOBS);
     let Some(info) = js.stream_info(&stream).await? else {
         return Ok(None);
     };

@@ -238,7 +238,7 @@ impl Writer {
         for (stream, course) in courses {
             done.replies.insert(
                 stream,
-                delivery_at(group, course.at).map(|delivery| delivery.reply.clone()),
+                delivery_at(group, course.at).and_then(|delivery| delivery.reply.clone()),
             );
             done.standings
                 .insert(stream, course.write(stream, group, &mut tx)?);

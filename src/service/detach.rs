@@ -4,10 +4,11 @@
 use std::path::Path;
 
 use super::load::PURPOSES;
-use super::pipeline::{self, STREAMS, ServiceError, owner, store_options};
+use super::pipeline::{STREAMS, ServiceError, owner, store_options};
 use super::socket::socket_path;
 use crate::config::Config;
 use crate::source::connect;
+use crate::source::opening::{delete_consumer, durable_name};
 use crate::store::{Lock, Store, StoreError, is_bare_backend, read_only, real_path, scratch};
 
 /// What was taken away.
@@ -60,12 +61,10 @@ async fn consumers(config: &Config, database_only: bool) -> Result<Vec<String>, 
     }
     let connection = connect::once(&config.nats).await?;
     for stream in STREAMS {
-        let desk = pipeline::own_desk(config, &connection, stream)
-            .await
-            .map_err(ServiceError::Unavailable)?;
-        let outcome = desk.delete_durable().await;
+        let durable = durable_name(&config.source.consumer_prefix, stream);
+        let outcome = delete_consumer(&connection.js(), stream, &durable).await;
         if outcome.map_err(|error| ServiceError::Unavailable(error.to_string()))? {
-            deleted.push(desk.durable());
+            deleted.push(durable);
         }
     }
     Ok(deleted)

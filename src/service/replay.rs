@@ -122,8 +122,8 @@ async fn load(
     let (mut bounds, _) = loader.bounds(standings).await?;
     let mut from = options.from_seq;
     if let (Some(since), Some(census)) = (options.since, loader.forecast.streams.get(&StreamName::Results)) {
-        let desk = loader.desk(StreamName::Results).await?;
-        let first = first_since(&desk, census, since)
+        let leader = loader.leader(StreamName::Results);
+        let first = first_since(&leader, census, since)
             .await
             .map_err(|error| ServiceError::Unavailable(error.to_string()))?;
         from = from.max(Some(first));

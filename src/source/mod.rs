@@ -9,8 +9,10 @@
 pub mod asking;
 pub mod census;
 pub mod connect;
+pub mod create;
 pub mod fetch;
 pub mod flow;
+pub mod leader;
 pub mod manifests;
 pub mod monitor;
 pub mod opening;

@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 use self::happening::{Happening, taken};
 use self::place::Place;
 use super::asking::AskError;
+use super::create::create_stream;
 use super::flow::{Ack, Delivery, Item, Read, ReaderSettings, Refused, Wiring};
 use super::opening::{Desk, jitter};
 use super::order::{Order, Verdict};
@@ -195,7 +196,7 @@ impl Reader {
         let mut watched = Duration::ZERO;
         let mut waiting_said = false;
         let (stream, opening) = loop {
-            let mut stream = self.desk.stream_state().await?;
+            let mut stream = self.desk.leader.state().await?;
             if let (Some(stream), None, Some(from)) = (&mut stream, &standing, self.settings.bounds.from) {
                 stream.first = stream.first.max(from.min(stream.last.next()));
             }
@@ -204,7 +205,9 @@ impl Reader {
                 Some(_) => self.durable().await?,
             };
             let known = match (&stream, &standing) {
-                (Some(_), Some(standing)) => Some(self.desk.known(standing.position, &standing.marks).await?),
+                (Some(_), Some(standing)) => {
+                    Some(self.desk.leader.known(standing.position, &standing.marks).await?)
+                }
                 _ => None,
             };
             let found = Found {
@@ -224,7 +227,7 @@ impl Reader {
             match reconcile(&found) {
                 Plan::WaitForStream => {
                     if self.settings.create_missing {
-                        self.desk.create_stream().await?;
+                        create_stream(&self.desk.leader.js, self.stream).await?;
                         info!(stream = %self.stream, "created the missing stream");
                         continue;
                     }

@@ -13,9 +13,9 @@ use super::Verified;
 use crate::config::Config;
 use crate::projection::result::ResultMessage;
 use crate::source::asking::Js;
-use crate::source::census::message_at;
 use crate::source::connect;
 use crate::source::fetch::Fetcher;
+use crate::source::leader::Leader;
 use crate::store::compare::sampled::{self, Checked, Line};
 use crate::store::retention::Horizons;
 use crate::store::{read_only, standings};
@@ -93,7 +93,8 @@ async fn message(
     budget: &ObjectBudget,
     line: Line,
 ) -> Result<(Line, Option<ResultMessage>), ServiceError> {
-    let found = message_at(js, StreamName::Results, StreamSeq(line.seq))
+    let found = Leader::new(js, StreamName::Results)
+        .message_at(StreamSeq(line.seq))
         .await
         .map_err(|error| ServiceError::Unavailable(error.to_string()))?;
     let Some(found) = found.filter(|found| found.published == line.published) else {

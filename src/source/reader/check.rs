@@ -35,7 +35,7 @@ impl Reader {
             ));
         }
         // Read before asking for messages: what is published in between must not look deleted.
-        let Some(stream) = self.desk.stream_state().await? else {
+        let Some(stream) = self.desk.leader.state().await? else {
             return Err(End::OpenAnew("the stream is gone".to_owned()));
         };
         self.wiring.state.send_modify(|state| {
@@ -66,7 +66,7 @@ impl Reader {
         }
         if all_acked && stream.last > last_accepted {
             let next = last_accepted.next();
-            if self.desk.any_at_or_after(next).await? {
+            if self.desk.leader.at_or_after(next).await?.is_some() {
                 return Err(End::OpenAnew(format!(
                     "message {next} or a later one is there and does not come"
                 )));

@@ -27,7 +27,7 @@ impl Reader {
             if self.settings.bounds.is_beyond(next) {
                 break;
             }
-            let Some(found) = self.desk.raw_at_or_after(next).await? else {
+            let Some(found) = self.desk.leader.at_or_after(next).await? else {
                 break;
             };
             let seq = StreamSeq(found.seq);

@@ -21,11 +21,7 @@ pub mod verify;
 pub mod work;
 pub mod writer;
 
-/// Waits until a flag is raised, or its owner is gone.
-async fn raised(flag: &mut tokio::sync::watch::Receiver<bool>) {
-    // An error is an owner that is gone: the end as well.
-    let _raised = flag.wait_for(|raised| *raised).await.is_ok();
-}
+use crate::source::raised;
 
 /// A number; builds for tests take another one from the environment.
 pub(crate) fn unless_tested(number: u64, name: &str) -> u64 {

@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use super::asking::{AskError, Js};
 use super::connect::Connection;
 use super::opening::jitter;
+use super::raised;
 use crate::wire::backend::bucket_stream;
 use crate::wire::kv::BUCKET_JOBS;
 use crate::wire::manifest::Posted;
@@ -57,7 +58,7 @@ impl Watcher {
         let mut said = String::new();
         loop {
             let end = tokio::select! {
-                () = down(&mut shutdown) => End::Shutdown,
+                () = raised(&mut shutdown) => End::Shutdown,
                 end = self.watch(&mut said) => end,
             };
             match end {
@@ -70,7 +71,7 @@ impl Watcher {
                     }
                     self.publish(Documents::new());
                     tokio::select! {
-                        () = down(&mut shutdown) => return,
+                        () = raised(&mut shutdown) => return,
                         () = tokio::time::sleep(self.check_interval.min(Duration::from_secs(5))) => {}
                     }
                 }
@@ -162,11 +163,6 @@ impl Watcher {
             changed
         });
     }
-}
-
-async fn down(shutdown: &mut watch::Receiver<bool>) {
-    // An error is an owner that is gone: the end as well.
-    let _down = shutdown.wait_for(|down| *down).await.is_ok();
 }
 
 /// The bucket as a watch knows it.

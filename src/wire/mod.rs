@@ -1,5 +1,6 @@
 //! Bytes and types: what agents put on the wire and what it means. Pure, never panics on outside data.
-//! May touch: `serde_json`, `chrono`, `bytes`. May not: NATS, SQLite, the clock, the file system.
+//! May touch: `serde`, `serde_json`, `chrono`, `bytes`, `bytestring`, `uuid`, `sha2`, `base64`. May not: NATS,
+//! SQLite, the clock, the file system.
 
 pub mod backend;
 mod duration;

@@ -141,7 +141,7 @@ retention; 3 no server (with --until-caught-up), or the database or its log was 
   results-projector rebuild --db /var/lib/results-projector/results.db
   results-projector rebuild --keep-old
 
-Exit codes: 0 the new file is in place; 2 the database is in use, or cannot be carried over; 3 no server, no disk, or
+Exit codes: 0 the new file is in place; 2 the database is in use, or cannot be carried over; 3 no server, no disk, or \
 stopped: the old file is as it was")]
     Rebuild(RebuildArgs),
     /// Mend the database in place: what differs from the streams is written anew, and nothing else
@@ -155,7 +155,7 @@ stopped: the old file is as it was")]
   results-projector replay --since 2026-06-01T00:00:00Z --json
   results-projector replay --job disk-inventory
 
-Exit codes: 0 done; 2 the database is in use, or the job of --job has no hints; 3 no server, no disk, or stopped: nothing
+Exit codes: 0 done; 2 the database is in use, or the job of --job has no hints; 3 no server, no disk, or stopped: nothing \
 was changed")]
     Replay(ReplayArgs),
     /// Prove the database right against the streams, or name what differs
@@ -232,7 +232,7 @@ Exit codes: 0 done; 2 FILE is there already, or no usable database; 3 no space, 
   results-projector --db /var/lib/kanade/kanade.db detach
   results-projector --db /var/lib/kanade/kanade.db detach --yes --database-only
 
-Exit codes: 0 done; 1 the answer was no; 2 nobody to ask and no --yes, no usable database, or it is in use; 3 no server, or
+Exit codes: 0 done; 1 the answer was no; 2 nobody to ask and no --yes, no usable database, or it is in use; 3 no server, or \
 it does not delete a consumer: then the tables are still there")]
     Detach(DetachArgs),
     /// Write the read model as canonical text, by which two databases are compared
@@ -243,7 +243,7 @@ it does not delete a consumer: then the tables are still there")]
   results-projector dump | sha256sum
   results-projector dump --table execution_results --table feeds --out results.jsonl
 
-Exit codes: 0 written; 2 no such table, FILE.part is there already, or no usable database; 3 it cannot be read or
+Exit codes: 0 written; 2 no such table, FILE.part is there already, or no usable database; 3 it cannot be read or \
 written")]
     Dump {
         /// Only this table; may be repeated
@@ -354,7 +354,7 @@ Exit codes: 0 shown; 1 there is none; 2 no usable database; 3 it cannot be read"
   results-projector dead-letters retry RESULTS 4711 4712
   results-projector dead-letters retry --all --stream RESULTS --json
 
-Exit codes: 0 all were projected (none is good too); 1 some are still dead letters, or not there; 2 usage, no usable
+Exit codes: 0 all were projected (none is good too); 1 some are still dead letters, or not there; 2 usage, no usable \
 database, or it is in use by a service that takes no requests; 3 no server, or the service does not answer")]
     Retry(LetterArgs),
     /// Give them up: they stay in the book, marked, and count no more
@@ -365,7 +365,7 @@ database, or it is in use by a service that takes no requests; 3 no server, or t
   results-projector dead-letters discard RESULTS 4711
   results-projector dead-letters discard --all --yes
 
-Exit codes: 0 discarded; 1 some are not there; 2 usage, --all without --yes, no usable database, or it is in use by a
+Exit codes: 0 discarded; 1 some are not there; 2 usage, --all without --yes, no usable database, or it is in use by a \
 service that takes no requests; 3 the service does not answer")]
     Discard {
         /// Which ones
@@ -399,13 +399,13 @@ Exit codes: 0 listed (none is good too); 2 no usable database; 3 it cannot be re
     },
     /// Ask for outputs again now
     ///
-    /// What is there is written into its row, and what is derived from it follows. One that was too large comes only with a
-    /// raised outputs.max_bytes. Done by the running service, or, when none runs, by this command.
+    /// What is there is written into its row, and what is derived from it follows. For an output that was too large, only
+    /// raising outputs.max_bytes helps. Done by the running service, or, when none runs, by this command.
     #[command(after_help = "Examples:
   results-projector outputs retry --result 0197c2d4-5a3e-7c11-9f6e-2b8a4d1c0e55 --field stdout
   results-projector outputs retry --state gone --json
 
-Exit codes: 0 all were fetched (none is good too); 1 some are still missing; 2 usage, no usable database, or it is in use
+Exit codes: 0 all were fetched (none is good too); 1 some are still missing; 2 usage, no usable database, or it is in use \
 by a service that takes no requests; 3 no server, or the service does not answer")]
     Retry(OutputArgs),
 }
@@ -436,7 +436,7 @@ pub enum ConfigCommand {
 
 Exit codes: 0 good; 2 it is not")]
     Check,
-    /// Show every setting, its value and where it came from; secrets are masked
+    /// Show every setting, its value and where it came from
     #[command(after_help = "Examples:
   results-projector config show
   results-projector config show --json

@@ -2,7 +2,7 @@
 //!
 //! One message, from stream to row, in six calls and one direction:
 //!
-//! 1. [`source::reader`]: `select` yields a delivery that owns a permit for its bytes; `apply` checks its two numbers.
+//! 1. [`source::reader`]: `select` says what happened; `apply` checks a delivery's two numbers and takes a permit for its bytes.
 //! 2. [`wire::result::decode_shared`]: bytes into an `ExecResult` that shares them, or a dead letter.
 //! 3. [`service::resolve`]: its pointers are followed concurrently and leave in stream order.
 //! 4. [`service::writer`]: what waits becomes a group.

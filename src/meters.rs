@@ -3,13 +3,10 @@
 
 use std::time::Duration;
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use crate::wire::kv::StreamName;
 use crate::wire::output::State;
-
-/// What every name begins with.
-pub const PREFIX: &str = "results_projector_";
 
 /// Upper bounds of the histograms' buckets, by metric: seconds, or rows.
 pub const BUCKETS: &[(&str, &[f64])] = &[
@@ -197,203 +194,80 @@ pub fn checkpointed(time: Duration) {
     histogram!(CHECKPOINT_SECONDS).record(time);
 }
 
-/// What is read off when somebody asks, not recorded when it happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gauge {
-    /// By stream: the last committed sequence.
-    Position,
-    /// By stream: its end.
-    StreamLastSequence,
-    /// By stream: messages behind.
-    StreamLagMessages,
-    /// By stream: seconds behind.
-    StreamLagSeconds,
-    /// By stream: what it holds.
-    StreamBytes,
-    /// By stream: what it may hold.
-    StreamBytesMax,
-    /// By stream: up to where the server knows of our acks.
-    ConsumerAckFloor,
-    /// By budget.
-    InFlightBytes,
-    /// Unix time.
-    LastCommit,
-    /// In the book.
-    OutputsPending,
-    /// In the book.
-    OutputsGone,
-    /// Unix time; 0: none is pending.
-    OldestPendingOutput,
-    /// How long the store keeps an output.
-    OutputStoreAge,
-    /// In the book.
-    DeadLetters,
-    /// In the book.
-    Issues,
-    /// In the book.
-    Gaps,
-    /// 1 or 0.
-    Ready,
-    /// The write-ahead log.
-    WalBytes,
-    /// Unix time; 0: nobody is in the way.
-    CheckpointBlockedSince,
-    /// The database file.
-    DatabaseBytes,
-    /// On the database's disk.
-    DiskFree,
-    /// 1, with what was built in as labels.
-    BuildInfo,
-    /// Unix time.
-    Start,
+/// Variant, name and help of each gauge, in one table.
+macro_rules! gauges {
+    ($($gauge:ident, $name:literal, $help:literal;)*) => {
+        /// What is read off when somebody asks, not recorded when it happens.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Gauge {
+            $(#[doc = $help] $gauge,)*
+        }
+
+        impl Gauge {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$gauge),*];
+
+            /// Its name and help.
+            #[must_use]
+            pub fn told(self) -> (&'static str, &'static str) {
+                match self {
+                    $(Self::$gauge => ($name, $help),)*
+                }
+            }
+        }
+    };
+}
+
+gauges! {
+    Position, "results_projector_position",
+        "Last stream sequence whose effect is committed";
+    StreamLastSequence, "results_projector_stream_last_sequence",
+        "Last sequence of the stream, as of the reader's last look";
+    StreamLagMessages, "results_projector_stream_lag_messages",
+        "Messages between the position and the stream's end";
+    StreamLagSeconds, "results_projector_stream_lag_seconds",
+        "Age of the message at the position while there are newer ones; 0 when caught up, NaN when not known";
+    StreamBytes, "results_projector_stream_bytes",
+        "Bytes that the stream holds";
+    StreamBytesMax, "results_projector_stream_bytes_max",
+        "Bytes that the stream may hold before its oldest messages go; +Inf without a limit";
+    ConsumerAckFloor, "results_projector_consumer_ack_floor",
+        "Stream sequence up to which the server knows of our acks; nothing depends on it";
+    InFlightBytes, "results_projector_in_flight_bytes",
+        "Bytes taken of each budget for what is between the server and its commit";
+    LastCommit, "results_projector_last_commit_timestamp_seconds",
+        "When a group was last committed; 0: not yet";
+    OutputsPending, "results_projector_outputs_pending",
+        "Outputs behind pointers that are asked for again";
+    OutputsGone, "results_projector_outputs_gone",
+        "Outputs behind pointers that are certainly not there any more";
+    OldestPendingOutput, "results_projector_oldest_pending_output_timestamp_seconds",
+        "Publish time of the oldest result with a pending output; 0: none is pending";
+    OutputStoreAge, "results_projector_output_store_max_age_seconds",
+        "How long the object store keeps an output; 0: not known, or for ever";
+    DeadLetters, "results_projector_dead_letters",
+        "Messages kept because they could not be projected";
+    Issues, "results_projector_issues",
+        "Parts of good messages that could not be projected, and refused specs";
+    Gaps, "results_projector_gaps",
+        "Gaps in the book";
+    Ready, "results_projector_ready",
+        "1 while connected, reading, writing and not far behind; /readyz says why not";
+    WalBytes, "results_projector_wal_bytes",
+        "Size of the write-ahead log (WAL)";
+    CheckpointBlockedSince, "results_projector_checkpoint_blocked_since_timestamp_seconds",
+        "Since when a reader keeps the write-ahead log (WAL) from being cut back; 0: nobody does";
+    DatabaseBytes, "results_projector_database_bytes",
+        "Size of the database file";
+    DiskFree, "results_projector_disk_free_bytes",
+        "Free space on the database's disk";
+    BuildInfo, "results_projector_build_info",
+        "1; what was built in is in the labels";
+    Start, "results_projector_start_timestamp_seconds",
+        "When this process started";
 }
 
 impl Gauge {
-    /// All of them.
-    pub const ALL: [Self; 23] = [
-        Self::Position,
-        Self::StreamLastSequence,
-        Self::StreamLagMessages,
-        Self::StreamLagSeconds,
-        Self::StreamBytes,
-        Self::StreamBytesMax,
-        Self::ConsumerAckFloor,
-        Self::InFlightBytes,
-        Self::LastCommit,
-        Self::OutputsPending,
-        Self::OutputsGone,
-        Self::OldestPendingOutput,
-        Self::OutputStoreAge,
-        Self::DeadLetters,
-        Self::Issues,
-        Self::Gaps,
-        Self::Ready,
-        Self::WalBytes,
-        Self::CheckpointBlockedSince,
-        Self::DatabaseBytes,
-        Self::DiskFree,
-        Self::BuildInfo,
-        Self::Start,
-    ];
-
-    /// Its name, unit and help.
-    #[must_use]
-    pub fn told(self) -> (&'static str, Unit, &'static str) {
-        match self {
-            Self::Position => (
-                "results_projector_position",
-                Unit::Count,
-                "Last stream sequence whose effect is committed",
-            ),
-            Self::StreamLastSequence => (
-                "results_projector_stream_last_sequence",
-                Unit::Count,
-                "Last sequence of the stream, as of the reader's last look",
-            ),
-            Self::StreamLagMessages => (
-                "results_projector_stream_lag_messages",
-                Unit::Count,
-                "Messages between the position and the stream's end",
-            ),
-            Self::StreamLagSeconds => (
-                "results_projector_stream_lag_seconds",
-                Unit::Seconds,
-                "Age of the message at the position while there are newer ones; 0 when caught up, NaN when not known",
-            ),
-            Self::StreamBytes => (
-                "results_projector_stream_bytes",
-                Unit::Bytes,
-                "Bytes that the stream holds",
-            ),
-            Self::StreamBytesMax => (
-                "results_projector_stream_bytes_max",
-                Unit::Bytes,
-                "Bytes that the stream may hold before its oldest messages go; +Inf without a limit",
-            ),
-            Self::ConsumerAckFloor => (
-                "results_projector_consumer_ack_floor",
-                Unit::Count,
-                "Stream sequence up to which the server knows of our acks; nothing depends on it",
-            ),
-            Self::InFlightBytes => (
-                "results_projector_in_flight_bytes",
-                Unit::Bytes,
-                "Bytes taken of each budget for what is between the server and its commit",
-            ),
-            Self::LastCommit => (
-                "results_projector_last_commit_timestamp_seconds",
-                Unit::Seconds,
-                "When a group was last committed; 0: not yet",
-            ),
-            Self::OutputsPending => (
-                "results_projector_outputs_pending",
-                Unit::Count,
-                "Outputs behind pointers that are asked for again",
-            ),
-            Self::OutputsGone => (
-                "results_projector_outputs_gone",
-                Unit::Count,
-                "Outputs behind pointers that are certainly not there any more",
-            ),
-            Self::OldestPendingOutput => (
-                "results_projector_oldest_pending_output_timestamp_seconds",
-                Unit::Seconds,
-                "Publish time of the oldest result with a pending output; 0: none is pending",
-            ),
-            Self::OutputStoreAge => (
-                "results_projector_output_store_max_age_seconds",
-                Unit::Seconds,
-                "How long the object store keeps an output; 0: not known, or for ever",
-            ),
-            Self::DeadLetters => (
-                "results_projector_dead_letters",
-                Unit::Count,
-                "Messages kept because they could not be projected",
-            ),
-            Self::Issues => (
-                "results_projector_issues",
-                Unit::Count,
-                "Parts of good messages that could not be projected, and refused specs",
-            ),
-            Self::Gaps => ("results_projector_gaps", Unit::Count, "Gaps in the book"),
-            Self::Ready => (
-                "results_projector_ready",
-                Unit::Count,
-                "1 while connected, reading, writing and not far behind; /readyz says why not",
-            ),
-            Self::WalBytes => (
-                "results_projector_wal_bytes",
-                Unit::Bytes,
-                "Size of the write-ahead log (WAL)",
-            ),
-            Self::CheckpointBlockedSince => (
-                "results_projector_checkpoint_blocked_since_timestamp_seconds",
-                Unit::Seconds,
-                "Since when a reader keeps the write-ahead log (WAL) from being cut back; 0: nobody does",
-            ),
-            Self::DatabaseBytes => (
-                "results_projector_database_bytes",
-                Unit::Bytes,
-                "Size of the database file",
-            ),
-            Self::DiskFree => (
-                "results_projector_disk_free_bytes",
-                Unit::Bytes,
-                "Free space on the database's disk",
-            ),
-            Self::BuildInfo => (
-                "results_projector_build_info",
-                Unit::Count,
-                "1; what was built in is in the labels",
-            ),
-            Self::Start => (
-                "results_projector_start_timestamp_seconds",
-                Unit::Seconds,
-                "When this process started",
-            ),
-        }
-    }
-
     /// Sets one without labels.
     pub fn set(self, value: f64) {
         gauge!(self.told().0).set(value);
@@ -438,25 +312,19 @@ pub fn register(tables: &[&'static str]) {
         "Groups tried again since another process held the file"
     );
     describe_counter!(CLIENT_EVENTS, "Connection events, by kind");
-    describe_histogram!(
-        COMMIT_SECONDS,
-        Unit::Seconds,
-        "Time of a commit, without the work before it"
-    );
+    describe_histogram!(COMMIT_SECONDS, "Time of a commit, without the work before it");
     describe_histogram!(
         CHECKPOINT_SECONDS,
-        Unit::Seconds,
         "Time of copying the write-ahead log (WAL) into the database"
     );
     describe_histogram!(
         PUBLISH_TO_COMMIT_SECONDS,
-        Unit::Seconds,
         "From the server's storing of a group's oldest message to its commit"
     );
     describe_histogram!(GROUP_ROWS, "Items in one transaction");
     for gauge in Gauge::ALL {
-        let (name, unit, help) = gauge.told();
-        describe_gauge!(name, unit, help);
+        let (name, help) = gauge.told();
+        describe_gauge!(name, help);
     }
     for stream in StreamName::ALL {
         for outcome in Outcome::ALL {

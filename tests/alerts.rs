@@ -8,8 +8,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use results_projector::meters::{BUCKETS, PREFIX};
+use results_projector::meters::BUCKETS;
 use serde_json::Value;
+
+/// What the name of every metric begins with.
+const PREFIX: &str = "results_projector_";
 
 const RULES: &str = "deploy/prometheus/results-projector.rules.yml";
 const UNIT_TESTS: &str = "deploy/prometheus/results-projector.rules.test.yml";

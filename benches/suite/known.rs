@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use results_projector::projection::check::{CheckState, evaluate};
-use results_projector::projection::explode::{Cell, ExplodeSpec, drop_repeated, elements};
+use results_projector::projection::explode::{Cell, ExplodeSpec};
 use results_projector::projection::feed::{FeedOutcome, Item, items};
 use results_projector::projection::history::{Event, element_events, scalar_events};
 use results_projector::projection::manifests::{Hints, Manifests, SpecState};
-use results_projector::projection::scan::Scan;
+use results_projector::projection::scan::{Found, Scan};
 use results_projector::wire::fence::{Hint, block};
 use results_projector::wire::inventory::{self, Snapshot};
 use results_projector::wire::manifest::{Check, expires_at};
@@ -266,7 +266,8 @@ impl Known {
             .insert(pair.clone(), payload.as_object().cloned().unwrap());
         for spec in &inventory.specs {
             let SpecState::Valid(spec) = spec else { continue };
-            let (elements, _) = drop_repeated(spec, elements(spec, &payload));
+            let found = Found::of(spec, &payload).elements(spec, &payload, |_| Ok::<_, ()>(()));
+            let (elements, _) = found.unwrap();
             let old = self.rows.entry((pair.clone(), spec.table.clone())).or_default();
             events.extend(element_events(spec, old, &elements));
             let all: Vec<Vec<Cell>> = elements.into_iter().map(|element| element.cells).collect();

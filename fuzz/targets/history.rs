@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use results_projector::projection::explode::{
-    Cell, ColumnKind, Element, ExplodeSpec, convert, drop_repeated, edit, elements, needs_affinity,
+    Cell, ColumnKind, Element, ExplodeSpec, array, cells, convert, edit, needs_affinity, repeated,
 };
 use results_projector::projection::history::{ChangeKind, Event, element_events, scalar_events};
 use results_projector::projection::manifests::{Manifests, SpecState};
@@ -50,7 +50,7 @@ pub(crate) fn run(data: &[u8]) {
         let SpecState::Valid(spec) = spec else { continue };
         let mut rows: Vec<Vec<Cell>> = Vec::new();
         for (_, scan) in &scans {
-            if elements(spec, scan).len() * spec.columns.len() > CELLS_MAX {
+            if array(spec, scan).len() * spec.columns.len() > CELLS_MAX {
                 continue;
             }
             rows = replaced(spec, &rows, scan);
@@ -176,7 +176,8 @@ fn stored(kind: ColumnKind, cell: &Cell) -> Cell {
 
 /// The elements as they will be stored.
 fn at_rest<'a>(spec: &ExplodeSpec, scan: &'a Value) -> Vec<Element<'a>> {
-    let mut found = elements(spec, scan);
+    let values = array(spec, scan).iter().zip(cells(spec, scan));
+    let mut found: Vec<Element<'a>> = values.map(|(value, cells)| Element { cells, value }).collect();
     for element in &mut found {
         for (column, cell) in spec.columns.iter().zip(&mut element.cells) {
             let sent = element.value.get(&column.name);
@@ -216,8 +217,11 @@ fn shown(spec: &ExplodeSpec, columns: &[usize], cells: &[Cell]) -> String {
 /// The table after a scan, with all that must be true of the way there.
 fn replaced(spec: &ExplodeSpec, old: &[Vec<Cell>], scan: &Value) -> Vec<Vec<Cell>> {
     let all = at_rest(spec, scan);
-    let (kept, dropped) = drop_repeated(spec, all.clone());
-    assert_eq!(kept.len() + dropped, all.len());
+    let marked = all.iter().cloned().zip(repeated(spec, &all));
+    let kept: Vec<Element<'_>> = marked
+        .filter(|(_, repeated)| !repeated)
+        .map(|(element, _)| element)
+        .collect();
     let rows: Vec<Vec<Cell>> = kept.iter().map(|element| element.cells.clone()).collect();
     let mut identities = BTreeSet::new();
     for row in &rows {

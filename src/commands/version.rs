@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use crate::observe::COMMIT;
 use crate::store::versions;
 
 /// The version's long form: the commit, SQLite's version, the schemas' versions. A database with higher ones is refused.
@@ -13,7 +14,7 @@ pub fn long() -> &'static str {
         format!(
             "{}\ncommit {}\nSQLite {}\nschema: read model {}, books {}",
             env!("CARGO_PKG_VERSION"),
-            env!("RESULTS_PROJECTOR_COMMIT"),
+            COMMIT,
             versions.sqlite,
             versions.read_model,
             versions.books

@@ -45,7 +45,7 @@ impl fmt::Display for Origin {
 pub struct Shown {
     /// `section.key`
     pub key: &'static str,
-    /// As written; `None`: not set. Secrets masked.
+    /// As written; `None`: not set.
     pub value: Option<String>,
     /// Where it came from.
     pub origin: String,
@@ -235,37 +235,13 @@ impl Layers {
                 let found = self.values.get(key);
                 Shown {
                     key,
-                    value: found.map(|(text, _)| {
-                        if ["nats.url", "nats.monitor_url"].contains(key) {
-                            masked(text)
-                        } else {
-                            text.clone()
-                        }
-                    }),
+                    value: found.map(|(text, _)| text.clone()),
                     origin: found.map_or("not set".to_owned(), |(_, origin)| origin.to_string()),
                     doc,
                 }
             })
             .collect()
     }
-}
-
-/// Passwords and tokens inside URLs.
-fn masked(urls: &str) -> String {
-    urls.split(',')
-        .map(|url| match url.rsplit_once('@') {
-            None => url.to_owned(),
-            Some((before, host)) => {
-                let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
-                if scheme.is_empty() {
-                    format!("***@{host}")
-                } else {
-                    format!("{scheme}://***@{host}")
-                }
-            }
-        })
-        .collect::<Vec<_>>()
-        .join(",")
 }
 
 fn flag_value<'a>(flags: &'a GlobalArgs, flag: &str) -> Option<&'a str> {

@@ -3,6 +3,7 @@
 
 mod example;
 mod layers;
+mod rules;
 mod settings;
 mod units;
 
@@ -71,6 +72,16 @@ pub struct Nats {
     pub cert: Option<PathBuf>,
     /// Its key.
     pub key: Option<PathBuf>,
+}
+
+impl Nats {
+    /// The servers of `nats.url`.
+    pub(crate) fn servers(&self) -> impl Iterator<Item = &str> {
+        self.url
+            .split(',')
+            .map(str::trim)
+            .filter(|server| !server.is_empty())
+    }
 }
 
 /// `[source]`
@@ -264,149 +275,15 @@ impl Config {
             },
             shown: layers.shown(),
         };
-        config.check(layers)?;
+        rules::check(&config, layers)?;
         Ok(config)
     }
 
-    /// Every setting with its value and origin; secrets masked.
+    /// Every setting with its value and origin.
     #[must_use]
     pub fn shown(&self) -> &[Shown] {
         &self.shown
     }
-
-    /// What no value says alone.
-    fn check(&self, layers: &Layers) -> Result<(), ConfigError> {
-        let refuse = |key: &str, why: String| Err(ConfigError(format!("{}: {why}", layers.place(key))));
-        if self.outputs.max_bytes
-            > self
-                .outputs
-                .in_flight_bytes
-                .min(self.outputs.repair_in_flight_bytes)
-        {
-            return refuse(
-                "outputs.max_bytes",
-                "an output of this size would not fit into outputs.in_flight_bytes and \
-                 outputs.repair_in_flight_bytes; raise those, or lower this"
-                    .to_owned(),
-            );
-        }
-        for (key, bytes, least) in [
-            ("store.bulk_memory", self.store.bulk_memory_bytes, 16 << 20),
-            ("source.in_flight_bytes", self.source.in_flight_bytes, 4 << 20),
-            (
-                "source.in_flight_bytes",
-                u64::from(u32::MAX) - self.source.in_flight_bytes.min(u64::from(u32::MAX)),
-                1,
-            ),
-            ("outputs.in_flight_bytes", self.outputs.in_flight_bytes, 1 << 20),
-            ("group.max_bytes", self.group.max_bytes, 1),
-            ("group.max_rows", self.group.max_rows as u64, 1),
-            ("source.batch_messages", self.source.batch_messages as u64, 1),
-            ("outputs.concurrency", self.outputs.concurrency as u64, 1),
-        ] {
-            if bytes < least {
-                return refuse(
-                    key,
-                    format!("out of range; at least {least}, and below 4 GiB, is needed"),
-                );
-            }
-        }
-        let prefix = &self.source.consumer_prefix;
-        if !is_plain(prefix) {
-            return refuse(
-                "source.consumer_prefix",
-                format!(
-                    "{} cannot begin a consumer's name; use ASCII letters, digits, '_' and '-'",
-                    layers::quoted(prefix)
-                ),
-            );
-        }
-        let inbox = &self.nats.inbox_prefix;
-        if !inbox.split('.').all(is_plain) {
-            return refuse(
-                "nats.inbox_prefix",
-                format!(
-                    "{} cannot begin a subject; use ASCII letters, digits, '_' and '-', with dots between",
-                    layers::quoted(inbox)
-                ),
-            );
-        }
-        if let Some(url) = &self.nats.monitor_url {
-            let host = url.strip_prefix("http://").unwrap_or_default();
-            let why = match url.split_once("://") {
-                Some(("https", _)) => {
-                    "that port is asked without TLS; give its http:// address, on this machine or in a network that is trusted"
-                }
-                Some(("http", _)) if host.contains('@') => {
-                    "a name or password does not belong here; that port asks for none"
-                }
-                Some(("http", _)) if !host.is_empty() && !host.contains([' ', ',', '?', '#']) => "",
-                _ => "expected one address, such as http://127.0.0.1:8222",
-            };
-            if !why.is_empty() {
-                let shown = url.rsplit_once('@').map_or(url.as_str(), |(_, host)| host);
-                return refuse("nats.monitor_url", format!("{}: {why}", layers::quoted(shown)));
-            }
-        }
-        if self.source.heartbeat * 2 > self.source.expires {
-            return refuse(
-                "source.heartbeat",
-                "must be at most half of source.expires".to_owned(),
-            );
-        }
-        for (key, length) in [
-            ("source.heartbeat", self.source.heartbeat),
-            ("source.check_interval", self.source.check_interval),
-            ("source.ack_wait", self.source.ack_wait),
-        ] {
-            if length < Duration::from_millis(100) {
-                return refuse(key, "must be at least 100 ms".to_owned());
-            }
-        }
-        let nats = &self.nats;
-        let ways = [
-            ("nats.creds", nats.creds.is_some()),
-            ("nats.nkey", nats.nkey.is_some()),
-            ("nats.token_file", nats.token_file.is_some()),
-            ("nats.user", nats.user.is_some()),
-        ];
-        let given: Vec<&str> = ways
-            .iter()
-            .filter(|(_, given)| *given)
-            .map(|(key, _)| *key)
-            .collect();
-        if let [first, second, ..] = given.as_slice() {
-            return refuse(
-                second,
-                format!("{first} is set as well; a connection has one way to log in: keep one of them"),
-            );
-        }
-        for (key, other, wrong) in [
-            (
-                "nats.user",
-                "nats.password_file",
-                nats.user.is_some() && nats.password_file.is_none(),
-            ),
-            (
-                "nats.password_file",
-                "nats.user",
-                nats.password_file.is_some() && nats.user.is_none(),
-            ),
-            ("nats.cert", "nats.key", nats.cert.is_some() && nats.key.is_none()),
-            ("nats.key", "nats.cert", nats.key.is_some() && nats.cert.is_none()),
-        ] {
-            if wrong {
-                return refuse(key, format!("{other} is missing beside it"));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Whether a text can be a token of a subject, or begin a consumer's name.
-fn is_plain(text: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    !text.is_empty() && text.chars().all(plain)
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         env: Some("NATS_URL"),
         flag: Some("nats-url"),
         default: Some("nats://127.0.0.1:4222"),
-        doc: "servers, separated by commas",
+        doc: "servers, separated by commas, without a name or password",
     },
     nats(
         "nats.creds",

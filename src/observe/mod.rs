@@ -79,7 +79,8 @@ impl Observer {
 }
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-const COMMIT: &str = env!("RESULTS_PROJECTOR_COMMIT");
+/// What this is built from.
+pub(crate) const COMMIT: &str = env!("RESULTS_PROJECTOR_COMMIT");
 
 /// What was built in, for people.
 fn build() -> String {

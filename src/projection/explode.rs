@@ -285,12 +285,6 @@ pub fn cells(spec: &ExplodeSpec, payload: &Value) -> Vec<Vec<Cell>> {
     array(spec, payload).iter().map(cells).collect()
 }
 
-/// The elements of the payload's array with their cells.
-#[must_use]
-pub fn elements<'a>(spec: &ExplodeSpec, payload: &'a Value) -> Vec<Element<'a>> {
-    with_cells(spec, payload, cells(spec, payload))
-}
-
 /// The elements of the payload's array with these cells.
 pub(super) fn with_cells<'a>(
     spec: &ExplodeSpec,
@@ -315,13 +309,6 @@ pub fn repeated(spec: &ExplodeSpec, rows: &[impl AsRef<[Cell]>]) -> Vec<bool> {
             !identity.contains(&&Cell::Null) && !seen.insert(identity)
         })
         .collect()
-}
-
-/// Keeps the elements that rows are made of (see [`repeated`]), and says how many it drops.
-#[must_use]
-pub fn drop_repeated<'a>(spec: &ExplodeSpec, elements: Vec<Element<'a>>) -> (Vec<Element<'a>>, usize) {
-    let repeated = repeated(spec, &elements);
-    drop_marked(elements, repeated)
 }
 
 /// Keeps the elements that are not marked, and says how many it drops.
@@ -394,6 +381,7 @@ pub fn edit(spec: &ExplodeSpec, old: &[impl AsRef<[Cell]>], new: &[Element<'_>])
 
 #[cfg(test)]
 mod tests {
+    use super::super::scan::Found;
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
@@ -417,9 +405,15 @@ mod tests {
         }
     }
 
+    fn kept<'a>(spec: &ExplodeSpec, payload: &'a Value) -> (Vec<Element<'a>>, usize) {
+        Found::of(spec, payload)
+            .elements(spec, payload, |_| Ok::<_, ()>(()))
+            .unwrap()
+    }
+
     fn left(payload: &Value) -> (Vec<Vec<Cell>>, usize) {
         let spec = spec();
-        let (kept, dropped) = drop_repeated(&spec, elements(&spec, payload));
+        let (kept, dropped) = kept(&spec, payload);
         (kept.into_iter().map(|element| element.cells).collect(), dropped)
     }
 
@@ -438,9 +432,7 @@ mod tests {
                 json!({ "apps": apps })
             };
             let (old, new) = (payload(&old), payload(&new));
-            let old: Vec<Vec<Cell>> =
-                drop_repeated(&spec, elements(&spec, &old)).0.into_iter().map(|element| element.cells).collect();
-            let new = drop_repeated(&spec, elements(&spec, &new)).0;
+            let (old, new) = (left(&old).0, kept(&spec, &new).0);
             let edit = edit(&spec, &old, &new);
             let mut rows = old.clone();
             for (row, element) in &edit.updated {
@@ -464,11 +456,7 @@ mod tests {
             json!({"apps": [{"name": "a", "score": 1}, {"name": "b", "score": 1}, {"name": "c", "score": 1}]}),
             json!({"apps": [{"name": "a", "score": 1}, {"name": "b", "score": 1, "ver": "2"}, {"name": "c", "score": 1}]}),
         );
-        let old: Vec<Vec<Cell>> = elements(&spec, &old)
-            .into_iter()
-            .map(|element| element.cells)
-            .collect();
-        let edit = edit(&spec, &old, &elements(&spec, &new));
+        let edit = edit(&spec, &left(&old).0, &kept(&spec, &new).0);
         assert_eq!(
             edit,
             Edit {
@@ -511,7 +499,7 @@ mod tests {
             json!("apps"),
             json!({"x": {"apps": [1]}}),
         ] {
-            assert!(elements(&spec(), &payload).is_empty(), "{payload}");
+            assert!(left(&payload).0.is_empty(), "{payload}");
         }
     }
 

@@ -1,5 +1,5 @@
 //! The rules: a message and what is known give changes. Pure: no I/O, no clock, no random value (I4).
-//! May touch: `wire`, `serde_json`, `sha2`. May not: NATS, SQLite, tokio.
+//! May touch: `wire`, `serde_json`, `sha2`, `bytes`, `bytestring`. May not: NATS, SQLite, tokio.
 
 pub mod check;
 pub mod execution;

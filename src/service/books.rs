@@ -14,9 +14,9 @@ use super::repair::Repairer;
 use super::resolve::{decode, follow_now, headers_json};
 use super::work::{LetterOrder, LetterOutcome, LetterWork, Message, Unit, Work};
 use crate::config;
-use crate::source::asking::Js;
-use crate::source::census::{Held, message_at};
+use crate::source::asking::{Js, Raw};
 use crate::source::connect;
+use crate::source::leader::Leader;
 use crate::store::dead_letters::{self, Place, Shown};
 use crate::store::{Lines, StoreError, output_book, read_only};
 use crate::wire::hex::hex;
@@ -255,8 +255,9 @@ impl Books {
 }
 
 /// Beyond `dead_letters.max_bytes` only the stream holds a payload; its hash says whether it still does.
-async fn from_stream(js: &Js, place: Place, sha256: &str) -> Result<Held, String> {
-    let held = message_at(js, place.stream, place.seq)
+async fn from_stream(js: &Js, place: Place, sha256: &str) -> Result<Raw, String> {
+    let held = Leader::new(js, place.stream)
+        .message_at(place.seq)
         .await
         .map_err(|error| format!("its payload is not in the book, and the stream does not answer: {error}"))?
         .ok_or("its payload is not in the book, and the stream does not hold the message any more")?;

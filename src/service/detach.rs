@@ -4,10 +4,11 @@
 use std::path::Path;
 
 use super::load::For;
-use super::pipeline::{self, ServiceError, owner, store_options};
+use super::pipeline::{ServiceError, owner, store_options};
 use super::socket::socket_path;
 use crate::config::Config;
 use crate::source::connect;
+use crate::source::opening::{delete_consumer, durable_name};
 use crate::store::{
     Lock, Store, StoreError, is_bare_backend, read_only, real_path, remove_if_there, scratch,
 };
@@ -63,11 +64,9 @@ async fn consumers(config: &Config, database_only: bool) -> Result<Vec<String>, 
     }
     let connection = connect::once(&config.nats).await?;
     for stream in StreamName::ALL {
-        let desk = pipeline::own_desk(config, &connection, stream)
-            .await
-            .map_err(ServiceError::Unavailable)?;
-        if desk.delete_durable().await? {
-            deleted.push(desk.durable());
+        let durable = durable_name(&config.source.consumer_prefix, stream);
+        if delete_consumer(&connection.js(), stream, &durable).await? {
+            deleted.push(durable);
         }
     }
     Ok(deleted)

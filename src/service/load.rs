@@ -16,7 +16,7 @@ use crate::source::asking::AskError;
 use crate::source::census::{Census, Shared, Unsaid, census, census_of_outputs, shared};
 use crate::source::connect::{self, Connection};
 use crate::source::flow::{Bounds, Refused, Standing as ReaderStanding};
-use crate::source::opening::Desk;
+use crate::source::leader::Leader;
 use crate::store::carry::{Completed, Foreknowledge};
 use crate::store::scratch;
 use crate::store::{Lock, Standing, Store, StoreError, StoreOptions, Use, read_only, real_path, standings};
@@ -240,12 +240,12 @@ impl<'a> Loader<'a> {
             bounds.extend(streams.map(|stream| (*stream, Bounds { from: None, until })));
         }
         for (stream, standing) in standings {
-            let desk = self.desk(*stream).await?;
+            let leader = self.leader(*stream);
             let reader = ReaderStanding {
                 position: standing.position,
                 marks: standing.marks().copied().collect(),
             };
-            let shared = shared(&desk, &reader).await.map_err(|unsaid| match unsaid {
+            let shared = shared(&leader, &reader).await.map_err(|unsaid| match unsaid {
                 Unsaid::Ask(error) => error.into(),
                 Unsaid::Refused(refusal) => ServiceError::Refused(Refused {
                     stream: *stream,
@@ -275,10 +275,8 @@ impl<'a> Loader<'a> {
         streams.map(|(stream, census)| (*stream, census.first)).collect()
     }
 
-    pub(super) async fn desk(&self, stream: StreamName) -> Result<Desk, ServiceError> {
-        pipeline::desk(self.config, &self.connection, stream, self.purpose.as_str())
-            .await
-            .map_err(ServiceError::Unavailable)
+    pub(super) fn leader(&self, stream: StreamName) -> Leader {
+        Leader::new(&self.connection.js(), stream)
     }
 
     /// Runs what blocks; a stop does not wait for it.

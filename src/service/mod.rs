@@ -24,13 +24,8 @@ pub mod verify;
 pub mod work;
 pub mod writer;
 
+use crate::source::raised;
 use crate::wire::time::Timestamp;
-
-/// Waits until a flag is raised, or its owner is gone.
-async fn raised(flag: &mut tokio::sync::watch::Receiver<bool>) {
-    // An error is an owner that is gone: the end as well.
-    let _raised = flag.wait_for(|raised| *raised).await.is_ok();
-}
 
 /// The wall clock.
 pub(crate) fn now() -> Timestamp {

@@ -3,8 +3,6 @@
 mod caught_up;
 mod parts;
 
-pub(super) use self::parts::{desk, own_desk};
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -33,8 +31,9 @@ use crate::config::Config;
 use crate::projection::manifests::Manifests;
 use crate::source::asking::AskError;
 use crate::source::connect::{self, ConnectError, Connection, ConnectionState};
+use crate::source::create::create_output_store;
 use crate::source::flow::{Bounds, Budget, Feedback, ReaderSettings, Refused, Wiring};
-use crate::source::opening::{Desk, Identity, create_output_store};
+use crate::source::opening::{Desk, Identity};
 use crate::source::reader::Reader;
 use crate::store::{Owner, Store, StoreError, StoreOptions, Synchronous, Use};
 use crate::wire::kv::StreamName;

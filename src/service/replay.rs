@@ -122,8 +122,8 @@ async fn load(
     let (mut bounds, _) = loader.bounds(standings).await?;
     let mut from = options.from_seq;
     if let (Some(since), Some(census)) = (options.since, loader.forecast.streams.get(&StreamName::Results)) {
-        let desk = loader.desk(StreamName::Results).await?;
-        from = from.max(Some(first_since(&desk, census, since).await?));
+        let leader = loader.leader(StreamName::Results);
+        from = from.max(Some(first_since(&leader, census, since).await?));
     }
     bounds
         .entry(StreamName::Results)

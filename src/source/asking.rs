@@ -395,12 +395,17 @@ impl Stored {
 
 /// A message as its stream holds it.
 #[derive(Debug)]
-pub(super) struct Raw {
-    pub(super) subject: String,
-    pub(super) seq: u64,
-    pub(super) published: Timestamp,
-    pub(super) headers: HeaderMap,
-    pub(super) payload: Bytes,
+pub struct Raw {
+    /// As published.
+    pub subject: String,
+    /// Its number in the stream.
+    pub seq: u64,
+    /// When the server stored it.
+    pub published: Timestamp,
+    /// As published; empty without any.
+    pub headers: HeaderMap,
+    /// As published.
+    pub payload: Bytes,
 }
 
 /// Headers as published; what is none is kept whole under a name of its own.

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Subject};
-use bytes::Bytes;
+use async_nats::jetstream::stream::Info;
 
-use super::asking::{AskError, Js, Which};
+use super::asking::{AskError, Js};
 use super::flow::Standing;
-use super::opening::Desk;
+use super::leader::Leader;
 use super::reconcile::{Found, Plan, Refusal, reconcile};
 use crate::wire::kv::{OBJECT_RESULT_OUTPUT, StreamName};
 use crate::wire::object::stream_name;
@@ -49,58 +48,25 @@ pub async fn census_of_outputs(js: &Js) -> Result<Option<Census>, AskError> {
     count(js, &stream_name(OBJECT_RESULT_OUTPUT)).await
 }
 
-/// The server says -1 for no limit.
-pub(super) fn bytes_max(info: &async_nats::jetstream::stream::Info) -> Option<u64> {
-    u64::try_from(info.config.max_bytes)
-        .ok()
-        .filter(|bytes| *bytes > 0)
-}
-
 async fn count(js: &Js, name: &str) -> Result<Option<Census>, AskError> {
-    let info = js.stream_info(name).await?;
-    Ok(info.map(|info| Census {
-        first: StreamSeq(info.state.first_sequence.max(1)),
-        last: StreamSeq(info.state.last_sequence),
-        messages: info.state.messages,
-        bytes: info.state.bytes,
-        bytes_max: bytes_max(&info),
-        max_age: Some(info.config.max_age).filter(|age| !age.is_zero()),
-        oldest: (info.state.messages > 0).then(|| Timestamp::from(info.state.first_timestamp)),
-    }))
+    Ok(js.stream_info(name).await?.as_ref().map(Census::of))
 }
 
-/// A message as the stream holds it.
-#[derive(Clone, Debug)]
-pub struct Held {
-    /// As published.
-    pub subject: Subject,
-    /// When the server stored it.
-    pub published: Timestamp,
-    /// As published; empty without any.
-    pub headers: HeaderMap,
-    /// As published.
-    pub payload: Bytes,
-}
-
-/// One message, asked of the stream's leader; `None` when the stream does not hold it (any more).
-///
-/// # Errors
-/// When the leader does not answer.
-pub async fn message_at(js: &Js, stream: StreamName, seq: StreamSeq) -> Result<Option<Held>, AskError> {
-    let which = Which {
-        seq: Some(seq.0),
-        ..Which::default()
-    };
-    let found = js
-        .message(stream.as_str(), &which)
-        .await
-        .map_err(|error| AskError::new(format!("ask for message {seq} of {stream}"), error))?;
-    Ok(found.map(|message| Held {
-        subject: message.subject.into(),
-        published: message.published,
-        headers: message.headers,
-        payload: message.payload,
-    }))
+impl Census {
+    pub(super) fn of(info: &Info) -> Self {
+        let (config, state) = (&info.config, &info.state);
+        Self {
+            // A stream that never had a message says 0.
+            first: StreamSeq(state.first_sequence.max(1)),
+            last: StreamSeq(state.last_sequence),
+            messages: state.messages,
+            bytes: state.bytes,
+            // -1 for no limit.
+            bytes_max: u64::try_from(config.max_bytes).ok().filter(|bytes| *bytes > 0),
+            max_age: Some(config.max_age).filter(|age| !age.is_zero()),
+            oldest: (state.messages > 0).then(|| Timestamp::from(state.first_timestamp)),
+        }
+    }
 }
 
 /// How far a stream's messages are those that a database has read.
@@ -129,13 +95,13 @@ pub enum Unsaid {
 ///
 /// # Errors
 /// When the leader does not answer, or the stream is none that may be read.
-pub async fn shared(desk: &Desk, standing: &Standing) -> Result<Shared, Unsaid> {
+pub async fn shared(leader: &Leader, standing: &Standing) -> Result<Shared, Unsaid> {
     let mut suspected = None;
     loop {
         let found = Found {
-            stream: desk.stream_state().await?,
+            stream: leader.state().await?,
             durable: None,
-            known: Some(desk.known(standing.position, &standing.marks).await?),
+            known: Some(leader.known(standing.position, &standing.marks).await?),
             opened: None,
             watched: Duration::ZERO,
             watch_limit: Duration::ZERO,
@@ -169,13 +135,13 @@ pub async fn shared(desk: &Desk, standing: &Standing) -> Result<Shared, Unsaid> 
 ///
 /// # Errors
 /// When the leader does not answer.
-pub async fn first_since(desk: &Desk, census: &Census, since: Timestamp) -> Result<StreamSeq, AskError> {
+pub async fn first_since(leader: &Leader, census: &Census, since: Timestamp) -> Result<StreamSeq, AskError> {
     // Publish times rise with sequences: halving finds the place.
     let (mut low, mut high) = (census.first.0, census.last.0 + 1);
     while low < high {
         let middle = low + (high - low) / 2;
-        match desk.next_at_or_after(StreamSeq(middle)).await? {
-            Some((seq, published)) if published < since => low = seq.0 + 1,
+        match leader.at_or_after(StreamSeq(middle)).await? {
+            Some(found) if found.published < since => low = found.seq + 1,
             _ => high = middle,
         }
     }

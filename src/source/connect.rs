@@ -161,18 +161,11 @@ pub fn check(nats: &config::Nats) -> Result<(), ConnectError> {
 }
 
 fn servers(nats: &config::Nats) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {
-    let servers = nats
-        .url
-        .split(',')
-        .map(str::trim)
-        .filter(|server| !server.is_empty());
-    let parsed = servers
+    let parsed = nats
+        .servers()
         .map(|server| server.parse())
-        .collect::<Result<Vec<_>, _>>();
-    parsed.map_err(|error| {
-        let url = config_url(&nats.url);
-        ConnectError::Configuration(format!("nats.url {url:?}: {error}"))
-    })
+        .collect::<Result<_, _>>();
+    parsed.map_err(|error| ConnectError::Configuration(format!("nats.url {:?}: {error}", nats.url)))
 }
 
 /// Tries until the server is there: for the service. Its ups and downs are told to `state`.
@@ -210,7 +203,7 @@ async fn attempt(
     state: &watch::Sender<ConnectionState>,
     tells: Tells,
 ) -> Result<Client, ConnectError> {
-    let url = config_url(&nats.url);
+    let url = nats.url.clone();
     let servers = servers(nats)?;
     let (state, losses) = (state.clone(), AtomicU64::new(0));
     let options = options(nats)?
@@ -296,11 +289,7 @@ fn options(nats: &config::Nats) -> Result<ConnectOptions, ConnectError> {
     let mut options = ConnectOptions::new();
     if let Some(path) = &nats.creds {
         options = options
-            .credentials(&format!(
-                "{}
-",
-                secret("nats.creds", path)?
-            ))
+            .credentials(&format!("{}\n", secret("nats.creds", path)?))
             .map_err(|error| {
                 ConnectError::Configuration(format!(
                     "nats.creds {}: no credentials file: {error}",
@@ -347,12 +336,4 @@ fn secret(key: &str, path: &Path) -> Result<String, ConnectError> {
         )));
     }
     Ok(text.to_owned())
-}
-
-/// The servers without what stands before an `@`.
-fn config_url(url: &str) -> String {
-    url.split(',')
-        .map(|server| server.rsplit_once('@').map_or(server, |(_, host)| host).trim())
-        .collect::<Vec<_>>()
-        .join(",")
 }

@@ -74,8 +74,8 @@ pub struct Delivery {
     pub published: Timestamp,
     /// As published.
     pub subject: Subject,
-    /// Where an ack of it goes.
-    pub reply: Subject,
+    /// Where an ack of it goes; `None` where nobody waits for one.
+    pub reply: Option<Subject>,
     /// As published.
     pub headers: Option<HeaderMap>,
     /// As published.
@@ -200,6 +200,11 @@ pub struct Bounds {
 }
 
 impl Bounds {
+    /// Whether a sequence comes after all that is read.
+    pub(super) fn is_beyond(self, seq: StreamSeq) -> bool {
+        self.until.is_some_and(|until| seq > until)
+    }
+
     /// The last sequence that is handed on of those up to `last`.
     pub(super) fn end(self, last: StreamSeq) -> StreamSeq {
         self.until.map_or(last, |until| last.min(until))

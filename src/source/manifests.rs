@@ -16,6 +16,8 @@ use tracing::{debug, info, warn};
 use super::asking::{AskError, Js};
 use super::connect::Connection;
 use super::opening::jitter;
+use super::raised;
+use crate::wire::backend::bucket_stream;
 use crate::wire::kv::BUCKET_JOBS;
 use crate::wire::manifest::Posted;
 
@@ -56,8 +58,8 @@ impl Watcher {
         let mut said = String::new();
         loop {
             let end = tokio::select! {
-                () = down(&mut shutdown) => End::Shutdown,
-                end = self.watch() => end,
+                () = raised(&mut shutdown) => End::Shutdown,
+                end = self.watch(&mut said) => end,
             };
             match end {
                 End::Shutdown => return,
@@ -69,7 +71,7 @@ impl Watcher {
                     }
                     self.publish(Documents::new());
                     tokio::select! {
-                        () = down(&mut shutdown) => return,
+                        () = raised(&mut shutdown) => return,
                         () = tokio::time::sleep(self.check_interval.min(Duration::from_secs(5))) => {}
                     }
                 }
@@ -94,17 +96,19 @@ impl Watcher {
     }
 
     /// One watch, from its first snapshot to its end.
-    async fn watch(&mut self) -> End {
-        match self.follow().await {
+    async fn watch(&mut self, said: &mut String) -> End {
+        match self.follow(said).await {
             Ok(end) | Err(end) => end,
         }
     }
 
-    async fn follow(&mut self) -> Result<End, End> {
+    async fn follow(&mut self, said: &mut String) -> Result<End, End> {
         let epoch = self.connected().await;
         let js = self.connection.js();
         let mut bucket = read(&js).await?.ok_or(End::Missing)?;
         self.publish(bucket.documents.clone());
+        // What ends this watch is news, even if it is what kept it from beginning.
+        said.clear();
         let mut checks = interval_at(Instant::now() + self.check_interval, self.check_interval);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut behind = false;
@@ -127,7 +131,7 @@ impl Watcher {
                     self.publish(bucket.documents.clone());
                 }
                 _ = checks.tick() => {
-                    let info = js.stream_info(&stream_name()).await?.ok_or(End::Missing)?;
+                    let info = js.stream_info(&bucket_stream(BUCKET_JOBS)).await?.ok_or(End::Missing)?;
                     // A change under way is no silence: twice in a row is.
                     let differs = !bucket.is(&info);
                     if differs && behind {
@@ -159,11 +163,6 @@ impl Watcher {
             changed
         });
     }
-}
-
-async fn down(shutdown: &mut watch::Receiver<bool>) {
-    // An error is an owner that is gone: the end as well.
-    let _down = shutdown.wait_for(|down| *down).await.is_ok();
 }
 
 /// The bucket as a watch knows it.
@@ -202,15 +201,10 @@ impl Bucket {
     }
 }
 
-/// The stream behind the bucket.
-fn stream_name() -> String {
-    format!("KV_{BUCKET_JOBS}")
-}
-
 /// The bucket and what comes after. `None`: there is no such bucket.
 async fn read(js: &Js) -> Result<Option<Bucket>, AskError> {
     let asking = || format!("read the bucket {BUCKET_JOBS}");
-    let stream = stream_name();
+    let stream = bucket_stream(BUCKET_JOBS);
     let Some(info) = js.stream_info(&stream).await? else {
         return Ok(None);
     };

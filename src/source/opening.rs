@@ -1,26 +1,20 @@
-//! Looking at the server and opening our durable anew (DESIGN §3). Every question goes to the stream's leader:
-//! a direct get may be answered by a follower that lags.
+//! Looking at our durable, and opening it anew (DESIGN §3).
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
-use async_nats::jetstream::stream::{ConsumerErrorKind, RetentionPolicy, StorageType, Stream};
-use async_nats::jetstream::{self, ErrorCode};
+use async_nats::jetstream::stream::{ConsumerErrorKind, Stream};
 
-use super::asking::{AskError, Js, Raw, Which};
-use super::census::bytes_max;
+use super::asking::{AskError, Js};
 use super::connect::Connection;
-use super::reconcile::{Answer, DurableFound, Known, Opening, StreamFound};
-use crate::wire::backend::{StoreSpec, StreamSpec};
+use super::leader::{ATTEMPTS, Leader};
+use super::reconcile::{DurableFound, Opening};
 use crate::wire::kv::{self, StreamName};
-use crate::wire::object;
-use crate::wire::sequence::{Mark, StreamSeq, SubjectHash};
+use crate::wire::sequence::StreamSeq;
 use crate::wire::time::Timestamp;
-
-/// Silence is the normal answer during an election: every call is asked once more before it counts as failed.
-const ATTEMPTS: usize = 2;
 
 const META_NONCE: &str = "results_projector.nonce";
 const META_OWNER: &str = "results_projector.owner";
@@ -55,11 +49,11 @@ pub struct PullOptions {
     pub temporary: bool,
 }
 
-/// One stream at the server, and our durable on it.
+/// Our durable on one stream.
 #[derive(Clone, Debug)]
 pub struct Desk {
-    js: Js,
-    stream: StreamName,
+    /// The stream's.
+    pub(super) leader: Leader,
     identity: Identity,
     options: PullOptions,
     /// A handle that asks nothing by itself.
@@ -101,14 +95,14 @@ impl Desk {
         identity: Identity,
         options: PullOptions,
     ) -> Result<Self, AskError> {
-        let js = connection.js();
-        let handle = js
+        let leader = Leader::new(&connection.js(), stream);
+        let handle = leader
+            .js
             .get_stream_no_info(stream.as_str())
             .await
             .map_err(|error| AskError::new(format!("name the stream {stream}"), error))?;
         Ok(Self {
-            js,
-            stream,
+            leader,
             identity,
             options,
             handle,
@@ -118,117 +112,13 @@ impl Desk {
     /// The durable's name.
     #[must_use]
     pub fn durable(&self) -> String {
-        durable_name(&self.options.consumer_prefix, self.stream)
+        durable_name(&self.options.consumer_prefix, self.leader.stream)
     }
 
     /// See [`PullOptions::max_ack_pending`].
     #[must_use]
     pub fn max_ack_pending(&self) -> i64 {
         self.options.max_ack_pending
-    }
-
-    /// The stream's state; `None` when there is no such stream.
-    ///
-    /// # Errors
-    /// When the leader does not answer.
-    pub async fn stream_state(&self) -> Result<Option<StreamFound>, AskError> {
-        let mut attempts = 1;
-        let info = loop {
-            match self.js.stream_info(self.stream.as_str()).await {
-                Err(_) if attempts < ATTEMPTS => attempts += 1,
-                answer => break answer?,
-            }
-            jitter(50, 150).await;
-        };
-        Ok(info.map(|info| StreamFound {
-            // A stream that never had a message says 0.
-            first: StreamSeq(info.state.first_sequence.max(1)),
-            last: StreamSeq(info.state.last_sequence),
-            other_retention: match info.config.retention {
-                RetentionPolicy::Limits => None,
-                RetentionPolicy::Interest => Some("interest".to_owned()),
-                RetentionPolicy::WorkQueue => Some("workqueue".to_owned()),
-            },
-            bytes: info.state.bytes,
-            bytes_max: bytes_max(&info),
-        }))
-    }
-
-    /// Asks for the kept marks, newest first, until one is the message that we know.
-    ///
-    /// # Errors
-    /// When the leader does not answer.
-    pub async fn known(&self, position: StreamSeq, marks: &[Mark]) -> Result<Known, AskError> {
-        let mut asked = Vec::new();
-        for mark in marks {
-            let answer = match self.message_at(mark.seq).await? {
-                None => Answer::Absent,
-                Some(found) if found == *mark => Answer::Same,
-                Some(_) => Answer::Other,
-            };
-            asked.push((*mark, answer));
-            if answer == Answer::Same {
-                break;
-            }
-        }
-        Ok(Known { position, asked })
-    }
-
-    async fn message_at(&self, seq: StreamSeq) -> Result<Option<Mark>, AskError> {
-        let which = Which {
-            seq: Some(seq.0),
-            ..Which::default()
-        };
-        let found = self
-            .message(which, || format!("ask for message {seq} of {}", self.stream))
-            .await?;
-        Ok(found.map(|message| Mark {
-            seq,
-            published: message.published,
-            subject: SubjectHash::of(&message.subject),
-        }))
-    }
-
-    async fn message(&self, which: Which<'_>, what: impl Fn() -> String) -> Result<Option<Raw>, AskError> {
-        let mut last = String::new();
-        for _ in 0..ATTEMPTS {
-            match self.js.message(self.stream.as_str(), &which).await {
-                Ok(found) => return Ok(found),
-                Err(error) => last = error,
-            }
-            jitter(50, 150).await;
-        }
-        Err(AskError::new(what(), last))
-    }
-
-    /// Whether any message stands at or after a sequence.
-    ///
-    /// # Errors
-    /// When the leader does not answer.
-    pub async fn any_at_or_after(&self, seq: StreamSeq) -> Result<bool, AskError> {
-        Ok(self.next_at_or_after(seq).await?.is_some())
-    }
-
-    /// The first message at or after a sequence, and its publish time.
-    ///
-    /// # Errors
-    /// When the leader does not answer.
-    pub async fn next_at_or_after(&self, seq: StreamSeq) -> Result<Option<(StreamSeq, Timestamp)>, AskError> {
-        let found = self.raw_at_or_after(seq).await?;
-        Ok(found.map(|message| (StreamSeq(message.seq), message.published)))
-    }
-
-    /// The first message at or after a sequence, whole.
-    pub(super) async fn raw_at_or_after(&self, seq: StreamSeq) -> Result<Option<Raw>, AskError> {
-        let which = Which {
-            seq: Some(seq.0),
-            next_by_subj: Some(">"),
-            last_by_subj: None,
-        };
-        self.message(which, || {
-            format!("ask for the message after {seq} of {}", self.stream)
-        })
-        .await
     }
 
     /// Our durable, as its leader describes it.
@@ -239,7 +129,7 @@ impl Desk {
         let (mut last, mut leaderless) = (String::new(), false);
         for _ in 0..ATTEMPTS {
             let answer = self.handle.consumer_info(self.durable());
-            let answer = self.js.ask(&self.question("CONSUMER.INFO"), answer).await;
+            let answer = self.leader.js.ask(&self.question("CONSUMER.INFO"), answer).await;
             match answer
                 .map_err(|denied| AskError::new(format!("ask for the consumer {}", self.durable()), denied))?
             {
@@ -291,7 +181,7 @@ impl Desk {
     pub async fn open(&self, opening: &Opening) -> Result<(pull::Stream, Timestamp), AskError> {
         let durable = self.durable();
         // Our acks went out on this connection before this call: its answer proves that the server has seen them.
-        self.delete_durable().await?;
+        delete_consumer(&self.leader.js, self.leader.stream, &durable).await?;
         let config = pull::Config {
             durable_name: Some(durable.clone()),
             description: Some(
@@ -317,6 +207,7 @@ impl Desk {
         };
         let answer = self.handle.create_consumer_strict(config);
         let consumer: consumer::Consumer<pull::Config> = self
+            .leader
             .js
             .answer(
                 &self.question("CONSUMER.CREATE"),
@@ -327,7 +218,7 @@ impl Desk {
         let batch_bytes = self
             .options
             .batch_bytes
-            .max(self.js.client().max_payload() + MESSAGE_OVERHEAD_BYTES);
+            .max(self.leader.js.client().max_payload() + MESSAGE_OVERHEAD_BYTES);
         let created = Timestamp::from(consumer.cached_info().created);
         let messages = consumer
             .stream()
@@ -343,7 +234,7 @@ impl Desk {
 
     /// What is asked of our durable, as the API names it.
     fn question(&self, verb: &str) -> String {
-        format!("{verb}.{}.{}", self.stream, self.durable())
+        format!("{verb}.{}.{}", self.leader.stream, self.durable())
     }
 
     /// Pulls, which nobody answers when they are not allowed.
@@ -358,52 +249,31 @@ impl Desk {
             let _deleted = self.handle.delete_consumer(&self.durable()).await;
         }
     }
+}
 
-    /// Deletes the durable, whoever made it. Returns whether there was one.
-    ///
-    /// # Errors
-    /// When the server does not do it.
-    pub async fn delete_durable(&self) -> Result<bool, AskError> {
-        let durable = self.durable();
-        let deleting = format!("delete the consumer {durable}");
-        let answer = self.handle.delete_consumer(&durable);
-        let answer = self.js.ask(&self.question("CONSUMER.DELETE"), answer).await;
-        match answer.map_err(|denied| AskError::new(deleting.clone(), denied))? {
-            Ok(_) => Ok(true),
-            Err(error) => match error.kind() {
-                ConsumerErrorKind::JetStream(answer)
-                    if [ErrorCode::CONSUMER_NOT_FOUND, ErrorCode::STREAM_NOT_FOUND]
-                        .contains(&answer.error_code()) =>
-                {
-                    Ok(false)
-                }
-                _ => Err(AskError::new(deleting, error)),
-            },
-        }
-    }
-
-    /// Creates the stream as the backend would (contract §2.3), when the operator asked for it.
-    ///
-    /// # Errors
-    /// The server's.
-    pub async fn create_stream(&self) -> Result<(), AskError> {
-        let spec = StreamSpec::of(self.stream);
-        let config = jetstream::stream::Config {
-            name: spec.name.to_owned(),
-            subjects: vec![spec.subjects.to_owned()],
-            max_age: Duration::from_secs(spec.max_age_seconds),
-            max_bytes: i64::try_from(spec.max_bytes).unwrap_or(i64::MAX),
-            storage: StorageType::File,
-            ..jetstream::stream::Config::default()
-        };
-        self.js
-            .answer(
-                &format!("STREAM.CREATE.{}", self.stream),
-                || format!("create the stream {}", self.stream),
-                self.js.create_stream(config),
-            )
-            .await
-            .map(|_| ())
+/// Deletes a consumer, whoever made it. Returns whether there was one.
+///
+/// # Errors
+/// When the server does not do it.
+pub async fn delete_consumer(js: &Js, stream: StreamName, name: &str) -> Result<bool, AskError> {
+    let failed = |why: String| AskError::new(format!("delete the consumer {name}"), why);
+    let handle = js
+        .get_stream_no_info(stream.as_str())
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    let question = format!("CONSUMER.DELETE.{stream}.{name}");
+    let answer = js.ask(&question, handle.delete_consumer(name)).await;
+    match answer.map_err(|denied| failed(denied.to_string()))? {
+        Ok(_) => Ok(true),
+        Err(error) => match error.kind() {
+            ConsumerErrorKind::JetStream(answer)
+                if [ErrorCode::CONSUMER_NOT_FOUND, ErrorCode::STREAM_NOT_FOUND]
+                    .contains(&answer.error_code()) =>
+            {
+                Ok(false)
+            }
+            _ => Err(failed(error.to_string())),
+        },
     }
 }
 
@@ -417,31 +287,6 @@ pub fn durable_name(consumer_prefix: &str, stream: StreamName) -> String {
 const MESSAGE_OVERHEAD_BYTES: usize = 64 << 10;
 /// A temporary consumer that nobody pulls from is deleted by the server after so long.
 const TEMPORARY_LIFE: Duration = Duration::from_secs(300);
-
-/// Creates the object store of outputs as the backend would (contract §2.4), unless it is there.
-///
-/// # Errors
-/// The server's.
-pub async fn create_output_store(connection: &Connection) -> Result<(), AskError> {
-    let js = connection.js();
-    let stream = object::stream_name(kv::OBJECT_RESULT_OUTPUT);
-    if js.stream_info(&stream).await?.is_some() {
-        return Ok(());
-    }
-    let config = jetstream::object_store::Config {
-        bucket: kv::OBJECT_RESULT_OUTPUT.to_owned(),
-        max_age: Duration::from_secs(StoreSpec::OUTPUTS.max_age_seconds.unwrap_or(0)),
-        max_bytes: i64::try_from(StoreSpec::OUTPUTS.max_bytes).unwrap_or(i64::MAX),
-        ..jetstream::object_store::Config::default()
-    };
-    js.answer(
-        &format!("STREAM.CREATE.{stream}"),
-        || format!("create the object store {}", kv::OBJECT_RESULT_OUTPUT),
-        js.create_object_store(config),
-    )
-    .await
-    .map(|_| ())
-}
 
 /// Whether the backend's own projector is at work on a stream (contract §2.6): its durable, there and not paused.
 ///

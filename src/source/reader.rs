@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 use self::happening::{Happening, taken};
 use self::place::Place;
 use super::asking::AskError;
+use super::create::create_stream;
 use super::flow::{Ack, Delivery, Item, Read, ReaderSettings, Refused, Wiring};
 use super::opening::{Desk, jitter};
 use super::order::{Order, Verdict};
@@ -92,6 +93,12 @@ enum End {
     OpenAnew(String),
     Refused(Refusal),
     Shutdown,
+}
+
+impl From<AskError> for End {
+    fn from(error: AskError) -> Self {
+        Self::OpenAnew(error.to_string())
+    }
 }
 
 impl Reader {
@@ -178,19 +185,18 @@ impl Reader {
 
     /// Comes to rest, looks, decides, opens.
     async fn open(&mut self) -> Result<Session, End> {
-        let unknown = |error: AskError| End::OpenAnew(error.to_string());
         let epoch = self.connected().await;
         self.generation += 1;
         self.wiring.generation.send_replace(self.generation);
         let (reply, standing) = oneshot::channel();
-        self.send(Read::Rest(reply)).map_err(|_| End::Shutdown)?;
+        self.send(Read::Rest(reply))?;
         let standing = standing.await.map_err(|_| End::Shutdown)?;
 
         let mut suspected = None;
         let mut watched = Duration::ZERO;
         let mut waiting_said = false;
         let (stream, opening) = loop {
-            let mut stream = self.desk.stream_state().await.map_err(unknown)?;
+            let mut stream = self.desk.leader.state().await?;
             if let (Some(stream), None, Some(from)) = (&mut stream, &standing, self.settings.bounds.from) {
                 stream.first = stream.first.max(from.min(stream.last.next()));
             }
@@ -199,12 +205,9 @@ impl Reader {
                 Some(_) => self.durable().await?,
             };
             let known = match (&stream, &standing) {
-                (Some(_), Some(standing)) => Some(
-                    self.desk
-                        .known(standing.position, &standing.marks)
-                        .await
-                        .map_err(unknown)?,
-                ),
+                (Some(_), Some(standing)) => {
+                    Some(self.desk.leader.known(standing.position, &standing.marks).await?)
+                }
                 _ => None,
             };
             let found = Found {
@@ -224,7 +227,7 @@ impl Reader {
             match reconcile(&found) {
                 Plan::WaitForStream => {
                     if self.settings.create_missing {
-                        self.desk.create_stream().await.map_err(unknown)?;
+                        create_stream(&self.desk.leader.js, self.stream).await?;
                         info!(stream = %self.stream, "created the missing stream");
                         continue;
                     }
@@ -263,7 +266,7 @@ impl Reader {
         self.record(&stream, &opening, standing.is_some())?;
         let opening = self.detour(opening).await?;
         let denied = self.denied_pulls();
-        let (messages, created) = self.desk.open(&opening).await.map_err(unknown)?;
+        let (messages, created) = self.desk.open(&opening).await?;
         self.opened = Some(created);
         self.still_denied(denied).await?;
         self.wiring.state.send_modify(|state| {
@@ -419,23 +422,20 @@ impl Reader {
             published,
             more_follows,
         } = place;
-        if self.settings.bounds.end(seq) < seq {
+        if self.settings.bounds.is_beyond(seq) {
             return Ok(());
         }
-        let Some(reply) = message.reply else {
-            return Err(End::OpenAnew("a delivery without a reply subject".to_owned()));
-        };
         let delivery = Delivery {
             seq,
             published,
             subject: message.subject,
-            reply,
+            reply: message.reply,
             headers: message.headers,
             payload: message.payload,
             more_follows,
             permit,
         };
-        self.send(Read::Message(delivery)).map_err(|_| End::Shutdown)
+        self.send(Read::Message(delivery))
     }
 
     fn gap(&self, first: StreamSeq, last: StreamSeq, reason: &'static str) -> Result<(), End> {
@@ -445,7 +445,6 @@ impl Reader {
         }
         warn!(stream = %self.stream, first = first.0, last = last.0, reason, "messages are missing in the stream");
         self.send(Read::Gap { first, last, reason })
-            .map_err(|_| End::Shutdown)
     }
 
     /// I2: what can be acked came from a commit, and only an ack of this opening goes out.
@@ -468,7 +467,6 @@ impl Reader {
     /// Only while connected: what the client keeps for a later connection would be a late ack.
     async fn ack(&self, reply: Subject) {
         if self.wiring.connection.borrow().connected
-            && !reply.is_empty()
             && let Err(error) = self.client.publish(reply, Bytes::new()).await
         {
             debug!(stream = %self.stream, %error, "an ack was not sent; nothing depends on it");
@@ -504,12 +502,12 @@ impl Reader {
         }
     }
 
-    fn send(&self, read: Read) -> Result<(), ()> {
+    fn send(&self, read: Read) -> Result<(), End> {
         let item = Item {
             stream: self.stream,
             generation: self.generation,
             read,
         };
-        self.wiring.items.send(item).map_err(|_| ())
+        self.wiring.items.send(item).map_err(|_| End::Shutdown)
     }
 }

@@ -5,6 +5,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::text::Borrowed;
+
 /// Reads some top-level fields of an object, the last of repeated keys, and only checks the rest. `None` for a text that
 /// is no object.
 #[must_use]
@@ -34,7 +36,7 @@ impl<'de> Visitor<'de> for Fields<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut found = Map::new();
-        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+        while let Some(Borrowed(key)) = map.next_key()? {
             if self.0.iter().any(|name| *name == key) {
                 found.insert(key.into_owned(), map.next_value()?);
             } else {

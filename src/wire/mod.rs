@@ -1,5 +1,9 @@
 //! Bytes and types: what agents put on the wire and what it means. Pure, never panics on outside data.
-//! May touch: `serde_json`, `chrono`, `bytes`. May not: NATS, SQLite, the clock, the file system.
+//! May touch: `serde`, `serde_json`, `chrono`, `bytes`, `bytestring`, `uuid`, `sha2`, `base64`. May not: NATS,
+//! SQLite, the clock, the file system.
+//!
+//! What only tests ask for pins the contract: the builders of subjects (§2.2), the names of objects (§3.5) and their parts, a
+//! hardware snapshot by itself (§4.1), a result that borrows its texts.
 
 pub mod backend;
 mod duration;

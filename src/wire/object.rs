@@ -41,10 +41,7 @@ pub fn belongs_to(pointer: &str, request_id: &str) -> bool {
 pub fn candidates(request_id: &str, pc_id: &str, field: Field, content: &[u8]) -> Vec<String> {
     let plain = format!("{request_id}/{pc_id}/{field}");
     let digest = Sha256::digest(content);
-    let hash = digest
-        .iter()
-        .take(8)
-        .fold(0_u64, |sum, byte| (sum << 8) | u64::from(*byte));
+    let hash = digest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
     let mut names = vec![plain.clone()];
     names.extend((1..=ALTERNATES_MAX).map(|number| format!("{plain}.r{number}")));
     names.push(format!("{plain}.h{hash:016x}"));

@@ -59,12 +59,7 @@ impl SubjectHash {
     #[must_use]
     pub fn of(subject: &str) -> Self {
         let digest = Sha256::digest(subject.as_bytes());
-        Self(
-            digest
-                .iter()
-                .take(8)
-                .fold(0, |sum, byte| (sum << 8) | u64::from(*byte)),
-        )
+        Self(digest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)))
     }
 
     /// Reads what [`fmt::Display`] writes; `None` for anything else.

@@ -234,7 +234,7 @@ impl Stage {
             seq: StreamSeq(sent.seq),
             published: sent.published,
             subject: sent.subject.as_str().into(),
-            reply: "nowhere".into(),
+            reply: Some("nowhere".into()),
             headers: None,
             payload: sent.payload.clone(),
             more_follows: false,

@@ -425,8 +425,10 @@ fn configuration_errors_name_the_place_and_exit_2() {
         "nats://me:secret@127.0.0.1:9",
         &["config", "show"],
     );
+    assert_eq!(output.status.code(), Some(2));
     assert!(
-        output.status.success() && !text(&output).contains("secret"),
+        text(&output).contains("a name or password does not belong here")
+            && !text(&output).contains("secret"),
         "{}",
         text(&output)
     );

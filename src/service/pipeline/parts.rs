@@ -15,8 +15,7 @@ use crate::projection::manifests::Manifests;
 use crate::source::connect::Connection;
 use crate::source::flow::Budget;
 use crate::source::manifests::{Documents, Watcher};
-use crate::source::opening::{Desk, Identity, PullOptions};
-use crate::wire::kv::StreamName;
+use crate::source::opening::PullOptions;
 
 /// The bucket of manifests, watched; returns once its first snapshot is whole.
 async fn documents(
@@ -100,44 +99,4 @@ pub(super) fn pull_options(config: &Config, budget: &Budget, temporary: Option<&
         batch_bytes: usize::try_from(source.batch_bytes).unwrap_or(usize::MAX),
         max_ack_pending: i64::try_from(in_flight.saturating_mul(2)).unwrap_or(i64::MAX),
     }
-}
-
-/// The desk of the service's own durable, for a command.
-pub(in super::super) async fn own_desk(
-    config: &Config,
-    connection: &Connection,
-    stream: StreamName,
-) -> Result<Desk, String> {
-    desk_of(config, connection, stream, None).await
-}
-
-/// A desk that only asks.
-pub(in super::super) async fn desk(
-    config: &Config,
-    connection: &Connection,
-    stream: StreamName,
-    purpose: &str,
-) -> Result<Desk, String> {
-    desk_of(config, connection, stream, Some(purpose)).await
-}
-
-async fn desk_of(
-    config: &Config,
-    connection: &Connection,
-    stream: StreamName,
-    temporary: Option<&str>,
-) -> Result<Desk, String> {
-    let identity = Identity {
-        nonce: String::new(),
-        owner: String::new(),
-    };
-    let budget = Budget::new(config.source.in_flight_bytes);
-    Desk::new(
-        connection,
-        stream,
-        identity,
-        pull_options(config, &budget, temporary),
-    )
-    .await
-    .map_err(|error| error.to_string())
 }

@@ -13,10 +13,10 @@ use super::Verified;
 use crate::config::Config;
 use crate::projection::result::ResultMessage;
 use crate::source::asking::Js;
-use crate::source::census::message_at;
 use crate::source::connect;
 use crate::source::fetch::Fetcher;
 use crate::source::flow::Budget;
+use crate::source::leader::Leader;
 use crate::store::compare::sampled::{self, Checked, Line};
 use crate::store::retention::Horizons;
 use crate::store::{read_only, standings};
@@ -94,7 +94,9 @@ async fn message(
     budget: &Budget,
     line: Line,
 ) -> Result<(Line, Option<ResultMessage>), ServiceError> {
-    let found = message_at(js, StreamName::Results, StreamSeq(line.seq)).await?;
+    let found = Leader::new(js, StreamName::Results)
+        .message_at(StreamSeq(line.seq))
+        .await?;
     let Some(found) = found.filter(|found| found.published == line.published) else {
         return Ok((line, None));
     };

@@ -248,7 +248,7 @@ impl Writer {
             self.patience.impatient_groups = IMPATIENT_GROUPS;
         }
         for (stream, course) in courses {
-            let reply = delivery_at(group, course.at).map(|delivery| delivery.reply.clone());
+            let reply = delivery_at(group, course.at).and_then(|delivery| delivery.reply.clone());
             done.origins.insert(stream, (course.generation, reply));
             done.standings
                 .insert(stream, course.write(stream, group, &mut tx)?);

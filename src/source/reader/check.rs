@@ -1,6 +1,5 @@
 //! A running reader looks at itself now and then: a stalled consumer looks healthy from outside.
 
-use super::super::asking::AskError;
 use super::super::opening::Durable;
 use super::super::reconcile::Refusal;
 use super::{End, Reader, Session};
@@ -9,8 +8,7 @@ impl Reader {
     /// Whether everything up to the bound is handed on: what comes after it is asked for no more, and what the server says
     /// of it is no reason to open anew while other streams are still read.
     pub(super) fn is_over(&self, session: &Session) -> bool {
-        let until = self.settings.bounds.until;
-        session.held.is_none() && until.is_some_and(|until| session.order.last() >= until)
+        session.held.is_none() && self.settings.bounds.is_beyond(session.order.last().next())
     }
 
     /// Silence has many causes, and only some of them are a quiet stream (DESIGN §3).
@@ -37,8 +35,7 @@ impl Reader {
             ));
         }
         // Read before asking for messages: what is published in between must not look deleted.
-        let unknown = |error: AskError| End::OpenAnew(error.to_string());
-        let Some(stream) = self.desk.stream_state().await.map_err(unknown)? else {
+        let Some(stream) = self.desk.leader.state().await? else {
             return Err(End::OpenAnew("the stream is gone".to_owned()));
         };
         self.wiring.state.send_modify(|state| {
@@ -69,7 +66,7 @@ impl Reader {
         }
         if all_acked && stream.last > last_accepted {
             let next = last_accepted.next();
-            if self.desk.any_at_or_after(next).await.map_err(unknown)? {
+            if self.desk.leader.at_or_after(next).await?.is_some() {
                 return Err(End::OpenAnew(format!(
                     "message {next} or a later one is there and does not come"
                 )));

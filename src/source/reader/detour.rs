@@ -4,12 +4,11 @@
 //! reading for good. So when openings deliver nothing of what is there, the next messages are asked for one by one, in a form
 //! that holds whatever they are.
 
-use async_nats::{Message, Subject};
+use async_nats::Message;
 use tracing::warn;
 
-use super::super::asking::AskError;
 use super::super::reconcile::Opening;
-use super::{Delivery, End, Read, Reader};
+use super::{End, Place, Reader};
 use crate::wire::sequence::StreamSeq;
 
 /// Openings that may deliver nothing before their messages are asked for: a connection that comes and goes is no reason yet.
@@ -25,11 +24,10 @@ impl Reader {
         };
         let mut next = opening.start;
         for number in 0..1_u32 << doublings.min(DOUBLINGS_MAX) {
-            if self.settings.bounds.until.is_some_and(|until| next > until) {
+            if self.settings.bounds.is_beyond(next) {
                 break;
             }
-            let found = self.desk.raw_at_or_after(next).await;
-            let Some(found) = found.map_err(|error: AskError| End::OpenAnew(error.to_string()))? else {
+            let Some(found) = self.desk.leader.at_or_after(next).await? else {
                 break;
             };
             let seq = StreamSeq(found.seq);
@@ -41,44 +39,27 @@ impl Reader {
                      that the client can read"
                 );
             }
-            if seq > next {
-                self.gap(
-                    next,
-                    seq.before(),
-                    "deleted or expired in the middle of the stream",
-                )?;
-            }
-            next = seq.next();
-            if self.settings.bounds.end(seq) < seq {
-                break;
-            }
+            let gap = (seq > next).then(|| (next, seq.before()));
+            let place = Place {
+                seq,
+                published: found.published,
+                more_follows: true,
+            };
             let message = Message {
                 length: found.subject.len() + found.payload.len(),
                 subject: found.subject.into(),
+                // Nobody waits for an ack of it.
                 reply: None,
                 payload: found.payload,
                 headers: (!found.headers.is_empty()).then_some(found.headers),
                 status: None,
                 description: None,
             };
-            let charge = self.wiring.budget.charge(&message);
-            let permits = self.wiring.budget.permits.clone();
-            let permit = permits
-                .acquire_many_owned(charge)
-                .await
-                .map_err(|_| End::Shutdown)?;
-            let delivery = Delivery {
-                seq,
-                published: found.published,
-                subject: message.subject,
-                // Nobody waits for an ack of it.
-                reply: Subject::from_static(""),
-                headers: message.headers,
-                payload: message.payload,
-                more_follows: true,
-                permit,
-            };
-            self.send(Read::Message(delivery)).map_err(|()| End::Shutdown)?;
+            let budget = &self.wiring.budget;
+            let charge = budget.charge(&message);
+            let permit = budget.permits.clone().acquire_many_owned(charge).await;
+            self.hand_on(message, place, gap, permit.map_err(|_| End::Shutdown)?)?;
+            next = seq.next();
         }
         Ok(Opening {
             start: next,

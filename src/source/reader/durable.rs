@@ -16,8 +16,7 @@ impl Reader {
     /// for longer than elections take: it is made anew, as at every opening. One that may be another's is waited for.
     pub(super) async fn durable(&mut self) -> Result<Option<DurableInfo>, End> {
         let before = self.leaderless.take();
-        let answer = self.desk.durable_info().await;
-        match answer.map_err(|error| End::OpenAnew(error.to_string()))? {
+        match self.desk.durable_info().await? {
             Durable::Leaderless(why) => {
                 let since = *self.leaderless.insert(before.unwrap_or_else(Instant::now));
                 if self.opened.is_none() || since.elapsed() < ELECTION_LIMIT {

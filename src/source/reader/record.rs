@@ -30,8 +30,7 @@ impl Reader {
             self.send(Read::Incarnation {
                 incarnation,
                 last: stream.last,
-            })
-            .map_err(|_| End::Shutdown)?;
+            })?;
         }
         if let Some((first, last)) = opening.gap {
             self.gap(first, last, GAP_BEFORE_FIRST)?;

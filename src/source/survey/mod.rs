@@ -43,7 +43,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(400);
 const OPERATION: &str = "KV-Operation";
 
 /// Buckets whose keys are looked at.
-pub const READ: [&str; 15] = [
+pub(crate) const READ: [&str; 15] = [
     kv::BUCKET_JOBS,
     kv::BUCKET_JOBS_YAML,
     kv::BUCKET_SCHEDULES,

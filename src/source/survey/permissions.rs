@@ -16,7 +16,7 @@ use super::super::asking::{Denied, api_prefix, pattern};
 use super::super::connect;
 use super::super::opening::durable_name;
 use crate::config;
-use crate::wire::backend::{BUCKETS, STORES, STREAMS, bucket_stream};
+use crate::wire::backend::bucket_stream;
 use crate::wire::kv::{BACKEND_DURABLES, BUCKET_JOBS, OBJECT_RESULT_OUTPUT, StreamName};
 use crate::wire::object;
 
@@ -40,8 +40,6 @@ pub enum Section {
     Load,
     /// The backend's own file.
     Adopted,
-    /// A look at everything, by `doctor`.
-    Doctor,
 }
 
 impl Section {
@@ -53,7 +51,6 @@ impl Section {
             Self::Watch => "watch",
             Self::Load => "load",
             Self::Adopted => "adopted",
-            Self::Doctor => "doctor",
         }
     }
 }
@@ -164,34 +161,6 @@ pub fn needed(nats: &config::Nats, source: &config::Source) -> Vec<Need> {
     all
 }
 
-/// What a look at everything needs besides; the survey itself finds out which of it is allowed.
-#[must_use]
-pub fn needed_to_look(nats: &config::Nats) -> Vec<String> {
-    let api = api_prefix(nats.js_domain.as_deref());
-    let others = STREAMS
-        .iter()
-        .filter(|spec| spec.ours().is_none())
-        .map(|spec| spec.name.to_owned());
-    let buckets = BUCKETS
-        .iter()
-        .filter(|spec| spec.name != BUCKET_JOBS)
-        .map(|spec| bucket_stream(spec.name));
-    let stores = STORES
-        .iter()
-        .filter(|spec| spec.name != OBJECT_RESULT_OUTPUT)
-        .map(|spec| object::stream_name(spec.name));
-    others
-        .chain(buckets)
-        .chain(stores)
-        .map(|stream| format!("{api}.STREAM.INFO.{stream}"))
-        .chain(
-            super::READ
-                .iter()
-                .map(|bucket| format!("{api}.STREAM.MSG.GET.{}", bucket_stream(bucket))),
-        )
-        .collect()
-}
-
 /// Tries each, on a connection of its own: true where it is allowed.
 ///
 /// # Errors
@@ -255,6 +224,7 @@ mod tests {
 
     use super::*;
     use crate::cli::GlobalArgs;
+    use crate::wire::backend::{BUCKETS, STORES, STREAMS};
 
     /// The lines of the shipped list, with the section each stands in.
     fn shipped() -> BTreeSet<(String, String)> {
@@ -278,6 +248,33 @@ mod tests {
         lines
     }
 
+    /// What a look at everything needs besides.
+    fn needed_to_look(nats: &config::Nats) -> Vec<String> {
+        let api = api_prefix(nats.js_domain.as_deref());
+        let others = STREAMS
+            .iter()
+            .filter(|spec| spec.ours().is_none())
+            .map(|spec| spec.name.to_owned());
+        let buckets = BUCKETS
+            .iter()
+            .filter(|spec| spec.name != BUCKET_JOBS)
+            .map(|spec| bucket_stream(spec.name));
+        let stores = STORES
+            .iter()
+            .filter(|spec| spec.name != OBJECT_RESULT_OUTPUT)
+            .map(|spec| object::stream_name(spec.name));
+        others
+            .chain(buckets)
+            .chain(stores)
+            .map(|stream| format!("{api}.STREAM.INFO.{stream}"))
+            .chain(
+                super::super::READ
+                    .iter()
+                    .map(|bucket| format!("{api}.STREAM.MSG.GET.{}", bucket_stream(bucket))),
+            )
+            .collect()
+    }
+
     #[test]
     fn what_is_tried_is_the_shipped_list() {
         let config = config::Config::load(&GlobalArgs::default(), &|_| None).unwrap();
@@ -288,11 +285,7 @@ mod tests {
             .collect();
         assert_eq!(all.len(), needs.len());
         let looks = needed_to_look(&config.nats);
-        all.extend(
-            looks
-                .into_iter()
-                .map(|subject| (Section::Doctor.as_str().to_owned(), subject)),
-        );
+        all.extend(looks.into_iter().map(|subject| ("doctor".to_owned(), subject)));
         let mut shipped = shipped();
         shipped.retain(|(section, _)| section != "create-missing");
         let missing: Vec<_> = all.difference(&shipped).collect();

@@ -108,7 +108,7 @@ fn name_jobs(conn: &Connection, manifests: &Manifests) -> Result<(), StoreError>
             }
             for feed in &hints.feeds {
                 conn.prepare_cached("INSERT OR IGNORE INTO temp.carry_feeds VALUES (?1, ?2)")?
-                    .execute(params![feed.id.trim(), job_id])?;
+                    .execute(params![feed.id, job_id])?;
             }
         }
         Ok(())

@@ -66,7 +66,7 @@ fn explode_parts(hint: &InventoryHint) -> Vec<String> {
 }
 
 fn feed_parts(feeds: &[Feed]) -> Vec<String> {
-    apart(feeds.iter().map(|feed| format!("feed {}", clip(feed.id.trim()))))
+    apart(feeds.iter().map(|feed| format!("feed {}", clip(&feed.id))))
 }
 
 /// Names come from outside: a refused table's may be of any length.
@@ -327,7 +327,7 @@ impl Parts<'_> {
             finished_at,
             ..
         } = evidence;
-        let feed_id = feed.id.trim();
+        let feed_id = feed.id.as_str();
         let what = |error| StoreError::sqlite(format_args!("write the feed {feed_id:?}"))(error);
         let (found, item_count, without_key) = match items(feed, payload) {
             FeedOutcome::NotObject => {

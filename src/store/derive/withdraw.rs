@@ -63,7 +63,7 @@ impl Deriver<'_> {
                     .execute([pair.pc_id, &check.name, published])?;
             }
             for feed in &hints.feeds {
-                let id = feed.id.trim();
+                let id = feed.id.as_str();
                 let was_newest = self
                     .conn
                     .prepare_cached("DELETE FROM feed_meta WHERE feed_id = ?1 AND recorded_at = ?2")?

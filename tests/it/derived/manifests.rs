@@ -145,6 +145,16 @@ async fn manifests_come_and_go_while_the_service_runs() {
     let stream = js.get_stream("KV_jobs").await.unwrap();
     stream.purge().await.unwrap();
     scans_until(&js, &db, "purged", false).await;
+
+    // The bucket is gone again: that is said again.
+    js.delete_key_value("jobs").await.unwrap();
+    wait_until("it is said once more", PATIENCE, || {
+        projector
+            .stderr()
+            .matches("the bucket jobs does not exist")
+            .count()
+            == 2
+    });
     assert!(projector.terminate().success());
     check_i3(&db);
 }

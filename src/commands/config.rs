@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{CommandError, JSON_VERSION, text};
 use crate::config::{self, Config};
-use crate::service::pipeline::ServiceError;
+use crate::service::error::ServiceError;
 use crate::source::connect;
 
 /// Characters of a value, or of where it came from, that `show` prints without `--json`.

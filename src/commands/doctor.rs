@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{CommandError, JSON_VERSION, text};
 use crate::config::Config;
 use crate::service::doctor::{self, Finding, Severity};
-use crate::service::pipeline::ServiceError;
+use crate::service::error::ServiceError;
 
 /// Characters of a sentence about what was found.
 const WHAT_CHARS: usize = 2_000;

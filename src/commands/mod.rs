@@ -26,7 +26,7 @@ use thiserror::Error;
 
 use crate::config::ConfigError;
 use crate::observe::document::JSON_VERSION;
-use crate::service::pipeline::ServiceError;
+use crate::service::error::ServiceError;
 use crate::service::socket::SocketError;
 use crate::store::StoreError;
 use crate::store::dump::DumpError;

@@ -14,7 +14,7 @@ use crate::wire::shown;
 /// Rebuilds, and says what it took.
 ///
 /// # Errors
-/// See [`crate::service::pipeline::ServiceError`]; then the database is as it was.
+/// See [`crate::service::error::ServiceError`]; then the database is as it was.
 pub async fn rebuild(config: &Config, args: &RebuildArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     if args.swap {
         let kept = put_in_place(config, args.keep_old)?;

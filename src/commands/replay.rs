@@ -16,7 +16,7 @@ use crate::wire::time::Timestamp;
 /// Replays, and says what was mended.
 ///
 /// # Errors
-/// See [`crate::service::pipeline::ServiceError`]; then nothing is changed.
+/// See [`crate::service::error::ServiceError`]; then nothing is changed.
 pub async fn replay(config: &Config, args: &ReplayArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     let since = args
         .since

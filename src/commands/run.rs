@@ -14,7 +14,8 @@ use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::observe::Observer;
 use crate::service::board::{Board, Watched};
-use crate::service::pipeline::{self, RunOptions, ServiceError};
+use crate::service::error::ServiceError;
+use crate::service::pipeline::{self, RunOptions};
 use crate::store::{read_only, report};
 use crate::wire::sequence::StreamSeq;
 

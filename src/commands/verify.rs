@@ -21,7 +21,7 @@ const KEY_MAX: usize = 800;
 /// Verifies; returns false when something differs.
 ///
 /// # Errors
-/// See [`crate::service::pipeline::ServiceError`].
+/// See [`crate::service::error::ServiceError`].
 pub async fn verify(config: &Config, args: &VerifyArgs, out: &mut dyn Write) -> Result<bool, CommandError> {
     let stop = run::stop_signal()?;
     let progress = Progress::new(args.json);

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use super::books::{Answer, Books, Request};
 use super::derive::Rederiver;
-use super::equip::{books, fetcher, manifests_now, repairer, writer_limits};
-use super::pipeline::{ServiceError, owner, store_options};
+use super::equip::{books, fetcher, manifests_now, owner, rederiver, repairer, store_options, writer_limits};
+use super::error::ServiceError;
 use super::socket::WORK_LIMIT;
 use super::work::Work;
 use super::writer::{Bells, Writer, WriterState, WriterStopped};
@@ -46,11 +46,7 @@ impl Alone {
         let fetcher = fetcher(config, &connection).await.map_err(ServiceError::Broken)?;
         let repairer = repairer(config, &fetcher, &works, &bells);
         let books = books(&connection, &store, &repairer);
-        let rederiver = Rederiver {
-            database: store.path().to_owned(),
-            works: works.clone(),
-            due: bells.due.clone(),
-        };
+        let rederiver = rederiver(&store, &works, &bells);
         let (shutdown, down) = watch::channel(false);
         let limits = writer_limits(config, &store, false);
         let state = watch::channel(WriterState::default()).0;
@@ -64,13 +60,8 @@ impl Alone {
             bells,
             down,
         );
-        let (done, ended) = oneshot::channel();
-        std::thread::Builder::new()
-            .name("writer".to_owned())
-            .spawn(move || {
-                // An error is a command that no longer waits.
-                let _told = done.send(writer.run());
-            })
+        let ended = writer
+            .spawn()
             .map_err(|error| ServiceError::Broken(format!("cannot start the writer's thread: {error}")))?;
         Ok(Self {
             books,

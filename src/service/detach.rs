@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
+use super::equip::{owner, store_options};
+use super::error::ServiceError;
 use super::load::For;
-use super::pipeline::{ServiceError, owner, store_options};
 use super::socket::socket_path;
 use crate::config::Config;
 use crate::source::connect;

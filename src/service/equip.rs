@@ -1,10 +1,11 @@
-//! What the configuration means for stages that serve beside readers too.
+//! What the configuration means for each stage, and what is ready to serve of it.
 
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::books::Books;
-use super::pipeline::ServiceError;
+use super::derive::Rederiver;
+use super::error::ServiceError;
 use super::repair::{self, Repairer};
 use super::work::Work;
 use super::writer::{Bells, WriterLimits};
@@ -14,8 +15,9 @@ use crate::source::connect::Connection;
 use crate::source::fetch::{FetchLimits, Fetcher};
 use crate::source::flow::Budget;
 use crate::source::manifests::snapshot;
-use crate::store::Store;
+use crate::source::opening::PullOptions;
 use crate::store::retention::Aging;
+use crate::store::{Owner, Store, StoreOptions, Synchronous, Use};
 
 /// Fetches what is owed, with limits of its own.
 pub(super) fn repairer(
@@ -30,6 +32,15 @@ pub(super) fn repairer(
         budget: Budget::new(config.outputs.repair_in_flight_bytes),
         owed: bells.owed.clone(),
         give_up_after: config.outputs.give_up_after,
+    }
+}
+
+/// Derives due pairs anew beside the writer.
+pub(super) fn rederiver(store: &Store, works: &mpsc::Sender<Work>, bells: &Bells) -> Rederiver {
+    Rederiver {
+        database: store.path().to_owned(),
+        works: works.clone(),
+        due: bells.due.clone(),
     }
 }
 
@@ -88,4 +99,48 @@ pub(super) async fn manifests_now(connection: &Connection) -> Result<Arc<Manifes
     let js = connection.js();
     let documents = snapshot(&js).await?;
     Ok(Arc::new(Manifests::of_bucket(documents.unwrap_or_default())))
+}
+
+/// This process, for the lock file and the durable's metadata.
+pub(super) fn owner() -> Owner {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Owner {
+        pid: std::process::id(),
+        started_at: super::now().stored(),
+        host,
+    }
+}
+
+/// The store's part of the configuration.
+pub(super) fn store_options(config: &Config) -> StoreOptions {
+    StoreOptions {
+        for_use: Use::Live,
+        synchronous: if config.store.synchronous_full {
+            Synchronous::Full
+        } else {
+            Synchronous::Normal
+        },
+        page_cache_bytes: config.store.page_cache_bytes,
+        dead_letter_bytes_max: config.dead_letter_bytes_max,
+    }
+}
+
+/// `temporary`: a part of the consumers' names that says what they are for, when not for the service itself.
+pub(super) fn pull_options(config: &Config, budget: &Budget, temporary: Option<&str>) -> PullOptions {
+    let source = &config.source;
+    // Twice what can be in flight here, or the server falls silent before a group is full.
+    let in_flight = budget.messages_max() + source.batch_messages;
+    PullOptions {
+        consumer_prefix: match temporary {
+            None => source.consumer_prefix.clone(),
+            Some(temporary) => format!("{}_{temporary}", source.consumer_prefix),
+        },
+        temporary: temporary.is_some(),
+        ack_wait: source.ack_wait,
+        heartbeat: source.heartbeat,
+        expires: source.expires,
+        batch_messages: source.batch_messages,
+        batch_bytes: usize::try_from(source.batch_bytes).unwrap_or(usize::MAX),
+        max_ack_pending: i64::try_from(in_flight.saturating_mul(2)).unwrap_or(i64::MAX),
+    }
 }

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
 use super::board::{Pulse, Watched};
-use super::equip::manifests_now;
-use super::pipeline::{self, Load, ServiceError, owner, store_options};
+use super::equip::{manifests_now, owner, store_options};
+use super::error::ServiceError;
+use super::pipeline::{self, Load};
 use crate::config::Config;
 use crate::projection::manifests::Manifests;
 use crate::source::asking::AskError;

@@ -12,6 +12,7 @@ mod derive;
 pub mod detach;
 pub mod doctor;
 mod equip;
+pub mod error;
 pub mod load;
 pub mod outside;
 pub mod pipeline;

@@ -1,15 +1,13 @@
 //! Every stage, channel and limit on one screen: spawned here, wired here, ended here.
 
 mod caught_up;
-mod parts;
+mod manifests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use chrono::Utc;
-use thiserror::Error;
 use tokio::sync::{mpsc as tokio_mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -18,7 +16,8 @@ use uuid::Uuid;
 
 use super::board::{Board, LOADING_MESSAGES, Parts, Phase, Pulse, Watched};
 use super::derive::Rederiver;
-use super::equip::{books, fetcher, repairer, writer_limits};
+use super::equip::{books, fetcher, owner, pull_options, rederiver, repairer, store_options, writer_limits};
+use super::error::ServiceError;
 use super::load::Step;
 use super::outside;
 use super::rebuild;
@@ -29,15 +28,13 @@ use super::work::Work;
 use super::writer::{Bells, Lane, Writer, WriterStopped};
 use crate::config::Config;
 use crate::projection::manifests::Manifests;
-use crate::source::asking::AskError;
 use crate::source::connect::{self, ConnectError, Connection, ConnectionState};
 use crate::source::create::create_output_store;
 use crate::source::flow::{Bounds, Budget, Feedback, ReaderSettings, Refused, Wiring};
 use crate::source::opening::{Desk, Identity};
 use crate::source::reader::Reader;
-use crate::store::{Owner, Store, StoreError, StoreOptions, Synchronous, Use};
+use crate::store::{Owner, Store};
 use crate::wire::kv::StreamName;
-use crate::wire::time::Timestamp;
 
 /// After SIGTERM: the group in hand, its commit and its ack.
 const DRAIN_LIMIT: Duration = Duration::from_secs(4);
@@ -68,52 +65,6 @@ pub struct Load {
     pub pulse: Pulse,
 }
 
-/// Why the service ended badly.
-#[derive(Debug, Error)]
-pub enum ServiceError {
-    /// The database.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The connection.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// Only an operator can decide.
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// The writer cannot go on.
-    #[error(transparent)]
-    Writer(#[from] WriterStopped),
-    /// The server, or time, does not allow it.
-    #[error("{0}")]
-    Unavailable(String),
-    /// What was asked for means nothing here.
-    #[error("{0}")]
-    Usage(String),
-    /// A bug.
-    #[error("{0}")]
-    Broken(String),
-}
-
-impl From<AskError> for ServiceError {
-    fn from(error: AskError) -> Self {
-        Self::Unavailable(error.to_string())
-    }
-}
-
-impl ServiceError {
-    /// DESIGN §8.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Store(error) => error.exit_code(),
-            Self::Connect(error) => error.exit_code(),
-            Self::Refused(_) | Self::Usage(_) => 2,
-            Self::Writer(stopped) => stopped.exit_code,
-            Self::Unavailable(_) | Self::Broken(_) => 3,
-        }
-    }
-}
-
 /// Runs the service until `stop` is true, or until caught up; what it does can be seen on the board.
 ///
 /// # Errors
@@ -126,7 +77,7 @@ pub async fn run(
 ) -> Result<(), ServiceError> {
     let me = owner();
     let mut store = Store::open(&config.store.path, &store_options(config), &me)?;
-    let reconsidered = store.reconsider_too_large(config.outputs.max_bytes, Timestamp::from(Utc::now()))?;
+    let reconsidered = store.reconsider_too_large(config.outputs.max_bytes, super::now())?;
     if reconsidered > 0 {
         info!(
             outputs = reconsidered,
@@ -244,38 +195,13 @@ async fn connect(
     }
 }
 
-/// This process, for the lock file and the durable's metadata.
-pub(super) fn owner() -> Owner {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    Owner {
-        pid: std::process::id(),
-        started_at: Timestamp::from(Utc::now()).stored(),
-        host,
-    }
-}
-
-/// The store's part of the configuration.
-#[must_use]
-pub fn store_options(config: &Config) -> StoreOptions {
-    StoreOptions {
-        for_use: Use::Live,
-        synchronous: if config.store.synchronous_full {
-            Synchronous::Full
-        } else {
-            Synchronous::Normal
-        },
-        page_cache_bytes: config.store.page_cache_bytes,
-        dead_letter_bytes_max: config.dead_letter_bytes_max,
-    }
-}
-
 struct Pipeline {
     connection: Connection,
     repairer: Repairer,
     rederiver: Rederiver,
     works: mpsc::Sender<Work>,
     shutdown: watch::Sender<bool>,
-    writer_done: tokio::sync::oneshot::Receiver<Result<(), WriterStopped>>,
+    writer_done: oneshot::Receiver<Result<(), WriterStopped>>,
     readers: JoinSet<Result<(), Refused>>,
     others: JoinSet<()>,
 }
@@ -298,7 +224,7 @@ impl Pipeline {
         let manifests = match &load {
             None => {
                 let until = options.until_caught_up;
-                parts::manifests(config, until, &connection, &works, &down, &mut others).await?
+                manifests::watched(config, until, &connection, &works, &down, &mut others).await?
             }
             Some(load) => watch::channel(load.manifests.clone()).1,
         };
@@ -332,7 +258,7 @@ impl Pipeline {
                 &connection,
                 stream,
                 identity.clone(),
-                parts::pull_options(config, &budget, temporary.as_deref()),
+                pull_options(config, &budget, temporary.as_deref()),
             )
             .await
             .map_err(|error| broken(error.to_string()))?;
@@ -372,11 +298,7 @@ impl Pipeline {
         if !options.until_caught_up {
             others.spawn(repairer.clone().run(down.clone()));
         }
-        let rederiver = Rederiver {
-            database: store.path().to_owned(),
-            works: works.clone(),
-            due: bells.due.clone(),
-        };
+        let rederiver = rederiver(&store, &works, &bells);
         others.spawn(rederiver.clone().run(down.clone()));
         if load.is_none()
             && let Some(socket) = Socket::listen(store.path())
@@ -400,13 +322,8 @@ impl Pipeline {
         let state = board.writer.clone();
         let writer = Writer::new(store, works_rx, lanes, limits, state, manifests, bells, down)
             .beating(board.pulse.clone());
-        let (done, writer_done) = tokio::sync::oneshot::channel();
-        std::thread::Builder::new()
-            .name("writer".to_owned())
-            .spawn(move || {
-                // An error is a supervisor that no longer waits.
-                let _told = done.send(writer.run());
-            })
+        let writer_done = writer
+            .spawn()
             .map_err(|error| broken(format!("cannot start the writer's thread: {error}")))?;
         Ok(Self {
             connection,

@@ -8,8 +8,9 @@ use chrono::Utc;
 use tokio::sync::watch;
 
 use super::board::Pulse;
+use super::equip::owner;
+use super::error::ServiceError;
 use super::load::{For, Forecast, Loader, Standings, Step, Tell, census_of_streams};
-use super::pipeline::{ServiceError, owner};
 use crate::config::Config;
 use crate::source::connect::Connection;
 use crate::source::flow::Bounds;

@@ -4,8 +4,9 @@
 use chrono::Utc;
 use tokio::sync::watch;
 
+use super::equip::{owner, store_options};
+use super::error::ServiceError;
 use super::load::{For, Loader, Standings, Step, Tell};
-use super::pipeline::{ServiceError, owner, store_options};
 use super::verify::scope;
 use crate::config::Config;
 use crate::source::census::first_since;

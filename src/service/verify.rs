@@ -7,8 +7,8 @@ use std::path::Path;
 
 use tokio::sync::watch;
 
+use super::error::ServiceError;
 use super::load::{For, Loader, Standings, Step, Tell};
-use super::pipeline::ServiceError;
 use crate::config::Config;
 use crate::store::carry::{Completed, Purpose};
 use crate::store::compare::{Comparison, Scope};

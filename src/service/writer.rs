@@ -7,6 +7,7 @@ mod ahead;
 mod anew;
 mod answers;
 mod attempt;
+mod course;
 mod intake;
 mod letters;
 mod measure;
@@ -19,7 +20,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
@@ -29,12 +29,12 @@ use self::intake::{Intake, is_current, take_apart};
 use self::letters::WATCHED_MESSAGES;
 use self::sharing::{Settling, Sharing};
 use super::board::Pulse;
+use super::now;
 use super::work::{Message, Unit, Work};
 use crate::projection::manifests::Manifests;
 use crate::source::flow::{Ack, Feedback, Item, Read};
 use crate::store::{Left, Standing, Store, fail};
 use crate::wire::kv::StreamName;
-use crate::wire::time::Timestamp;
 
 pub use state::{WriterLimits, WriterState, WriterStopped};
 
@@ -67,7 +67,7 @@ impl Lane {
     }
 }
 
-/// See the module's words.
+/// The one thread that writes the database (I8).
 #[derive(Debug)]
 pub struct Writer {
     store: Store,
@@ -160,6 +160,21 @@ impl Writer {
         }
         self.pulse = pulse;
         self
+    }
+
+    /// Runs on a thread of its own; how it ended comes through the channel.
+    ///
+    /// # Errors
+    /// No thread could be had.
+    pub fn spawn(self) -> std::io::Result<oneshot::Receiver<Result<(), WriterStopped>>> {
+        let (done, ended) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("writer".to_owned())
+            .spawn(move || {
+                // An error is a supervisor that no longer waits.
+                let _told = done.send(self.run());
+            })?;
+        Ok(ended)
     }
 
     /// Writes until shutdown, then closes the database.
@@ -459,11 +474,6 @@ impl Writer {
         self.patience.commit_time = done.commit_time;
         self.bound_log(backlog);
     }
-}
-
-/// The wall clock, for `_wall` columns only.
-fn now() -> Timestamp {
-    Timestamp::from(Utc::now())
 }
 
 /// Why an attempt at a group failed, and what that asks for.

@@ -5,8 +5,8 @@ use futures_util::stream;
 use tokio::sync::watch;
 
 use super::super::equip::fetcher;
+use super::super::error::ServiceError;
 use super::super::load::{Step, Tell, stopped};
-use super::super::pipeline::ServiceError;
 use super::super::resolve::{decode, follow_now};
 use super::super::work::Message;
 use super::Verified;

@@ -80,7 +80,7 @@ impl Shared {
     }
 }
 
-/// See the module's words.
+/// Reads the scans of the results that come next, on a thread of its own.
 #[derive(Debug)]
 pub(super) struct Ahead {
     shared: Arc<Shared>,

@@ -7,19 +7,18 @@ use async_nats::Subject;
 
 use super::super::resolve::headers_json;
 use super::super::work::{Envelope, LetterOutcome, Message, RepairWork, Unit};
+use super::course::{Course, begin_incarnation, course, delivery_at, out_of_order};
 use super::intake::is_current;
 use super::upkeep::copying_time;
 use super::{Failed, Writer, letters, now};
 use crate::meters;
 use crate::projection::scan::Scan;
-use crate::source::flow::{Delivery, Item, Read};
-use crate::source::reconcile::Incarnation;
+use crate::source::flow::{Item, Read};
 use crate::store::dead_letters::DeadLetter;
 use crate::store::derive::DuePair;
-use crate::store::{Advance, Class, Committed, Counts, Gap, Group, Left, Standing, StoreError, fail};
+use crate::store::{Class, Committed, Gap, Group, Left, Standing, StoreError, fail};
 use crate::wire::kv::StreamName;
 use crate::wire::output::Attempt;
-use crate::wire::sequence::StreamSeq;
 
 /// Longest wait of a group for what is known to come.
 const PATIENCE_MAX: Duration = Duration::from_millis(250);
@@ -64,84 +63,9 @@ pub(super) struct Done {
     pub(super) commit_time: Duration,
 }
 
-/// Where a stream will stand once the group is committed.
-#[derive(Debug)]
-pub(super) struct Course {
-    /// As stored now.
-    from: Standing,
-    to: StreamSeq,
-    /// The delivery at `to`, by its place in the group; `None` where no message stands.
-    at: Option<usize>,
-    /// The opening of the newest item.
-    generation: u64,
-    counts: Counts,
-}
-
-impl Course {
-    fn new(from: Standing) -> Self {
-        Self {
-            to: from.position,
-            at: None,
-            generation: 0,
-            counts: from.counts,
-            from,
-        }
-    }
-
-    fn moved(&mut self, to: StreamSeq, at: Option<usize>, generation: u64) {
-        self.to = to;
-        self.at = at;
-        self.generation = generation;
-    }
-
-    /// Whether sequence `seq` is the next one. Anything else would be a silent skip (I3).
-    fn expects(&self, seq: StreamSeq) -> bool {
-        seq == self.to.next()
-    }
-
-    /// A dead letter of this incarnation counts as projected, or as ignored: written already, and known here from now on.
-    pub(super) fn revived(&mut self, incarnation: u64, ignored: bool) {
-        if self.from.incarnation != incarnation {
-            return;
-        }
-        for counts in [&mut self.from.counts, &mut self.counts] {
-            counts.dead = counts.dead.saturating_sub(1);
-            let to = if ignored {
-                &mut counts.ignored
-            } else {
-                &mut counts.projected
-            };
-            *to += 1;
-        }
-    }
-
-    fn write(self, stream: StreamName, group: &[Unit], tx: &mut Group<'_>) -> Result<Standing, StoreError> {
-        let Self {
-            from, to, at, counts, ..
-        } = self;
-        if to == from.position {
-            return Ok(from);
-        }
-        let mark = delivery_at(group, at).map(Delivery::mark);
-        let position = from.position;
-        let mut standing = from;
-        standing.advance(to, mark, counts);
-        tx.advance(&Advance {
-            stream,
-            from: position,
-            to: standing.clone(),
-        })?;
-        Ok(standing)
-    }
-}
-
 /// Whether the stream has more behind the last message of a group.
 fn more_follows(group: &[Unit]) -> bool {
     delivery_at(group, group.len().checked_sub(1)).is_some_and(|delivery| delivery.more_follows)
-}
-
-fn delivery_at(group: &[Unit], at: Option<usize>) -> Option<&Delivery> {
-    Some(&group.get(at?)?.message()?.delivery)
 }
 
 impl Writer {
@@ -265,7 +189,7 @@ impl Writer {
 }
 
 /// Why an item could not be applied.
-enum Trouble {
+pub(super) enum Trouble {
     Store(StoreError),
     /// As `Store`, and SQLite has ended the transaction.
     Lost(StoreError),
@@ -421,46 +345,6 @@ fn apply_repair(tx: &mut Group<'_>, work: &RepairWork, isolated: bool) -> Result
         tx.repair(&repair)?;
     }
     Ok(())
-}
-
-fn begin_incarnation(
-    tx: &mut Group<'_>,
-    stream: StreamName,
-    incarnation: Incarnation,
-    generation: u64,
-    group: &[Unit],
-    courses: &mut BTreeMap<StreamName, Course>,
-) -> Result<(), Trouble> {
-    let standing = match courses.remove(&stream) {
-        None => Standing::new(1, incarnation.first),
-        Some(course) => course
-            .write(stream, group, tx)?
-            .succeed(incarnation.common, incarnation.first),
-    };
-    tx.begin_incarnation(stream, &standing)?;
-    courses.insert(
-        stream,
-        Course {
-            generation,
-            ..Course::new(standing)
-        },
-    );
-    Ok(())
-}
-
-fn course(courses: &mut BTreeMap<StreamName, Course>, stream: StreamName) -> Result<&mut Course, Trouble> {
-    courses.get_mut(&stream).ok_or_else(|| {
-        Trouble::OutOfOrder(format!(
-            "a message of {stream} came before the stream had a beginning"
-        ))
-    })
-}
-
-fn out_of_order(stream: StreamName, seq: StreamSeq, course: &Course) -> Trouble {
-    Trouble::OutOfOrder(format!(
-        "{stream} {seq} came where {} was expected",
-        course.to.next()
-    ))
 }
 
 #[cfg(test)]

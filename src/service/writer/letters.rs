@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::work::{LetterOrder, LetterOutcome, LetterWork, Message, Unit};
 use super::Writer;
-use super::attempt::Course;
+use super::course::Course;
 use crate::store::{Group, StoreError};
 use crate::wire::kv::StreamName;
 

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-
 use super::super::work::Unit;
-use super::Writer;
 use super::attempt::Done;
+use super::{Writer, now};
 use crate::meters::{self, Outcome};
 use crate::store::Counts;
 
@@ -49,6 +47,5 @@ fn oldest(group: &[Unit]) -> Option<Duration> {
     let published = group
         .iter()
         .filter_map(|unit| Some(unit.message()?.delivery.published));
-    let age = Utc::now() - DateTime::<Utc>::from(published.min()?);
-    Some(age.to_std().unwrap_or_default())
+    Some(now().since(published.min()?).unwrap_or_default())
 }

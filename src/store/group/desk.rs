@@ -8,7 +8,7 @@ use super::super::derive::{Orphans, Shapes};
 use super::super::written::Written;
 use crate::wire::sequence::StreamSeq;
 
-/// See the module's words.
+/// Kept by the store from one transaction to the next.
 #[derive(Debug)]
 pub(in super::super) struct Desk {
     pub(in super::super) triggers: TriggerWatch,

@@ -1,4 +1,4 @@
-//! The parts of a pipeline that follow from the configuration.
+//! The manifests in force, from the bucket that is watched.
 
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -7,15 +7,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::super::error::ServiceError;
 use super::super::work::Work;
-use super::ServiceError;
 use super::caught_up::silence_limit;
 use crate::config::Config;
 use crate::projection::manifests::Manifests;
 use crate::source::connect::Connection;
-use crate::source::flow::Budget;
 use crate::source::manifests::{Documents, Watcher};
-use crate::source::opening::PullOptions;
 
 /// The bucket of manifests, watched; returns once its first snapshot is whole.
 async fn documents(
@@ -52,7 +50,7 @@ fn compile(documents: Option<&Arc<Documents>>) -> Arc<Manifests> {
 }
 
 /// The manifests in force, watched; returns once the first snapshot of the bucket is whole.
-pub(super) async fn manifests(
+pub(super) async fn watched(
     config: &Config,
     until_caught_up: bool,
     connection: &Connection,
@@ -79,24 +77,4 @@ pub(super) async fn manifests(
         }
     });
     Ok(in_force)
-}
-
-/// `temporary`: a part of the consumers' names that says what they are for, when not for the service itself.
-pub(super) fn pull_options(config: &Config, budget: &Budget, temporary: Option<&str>) -> PullOptions {
-    let source = &config.source;
-    // Twice what can be in flight here, or the server falls silent before a group is full.
-    let in_flight = budget.messages_max() + source.batch_messages;
-    PullOptions {
-        consumer_prefix: match temporary {
-            None => source.consumer_prefix.clone(),
-            Some(temporary) => format!("{}_{temporary}", source.consumer_prefix),
-        },
-        temporary: temporary.is_some(),
-        ack_wait: source.ack_wait,
-        heartbeat: source.heartbeat,
-        expires: source.expires,
-        batch_messages: source.batch_messages,
-        batch_bytes: usize::try_from(source.batch_bytes).unwrap_or(usize::MAX),
-        max_ack_pending: i64::try_from(in_flight.saturating_mul(2)).unwrap_or(i64::MAX),
-    }
 }

@@ -90,18 +90,25 @@ fn dispatch(
     command: Command,
 ) -> Result<ExitCode, CommandError> {
     let out = &mut Lines(stdout().lock());
-    match command {
-        Command::Run(args) => runtime.block_on(commands::run::run(config, &args, out))?,
-        Command::Rebuild(args) => runtime.block_on(commands::rebuild::rebuild(config, &args, out))?,
-        Command::Replay(args) => runtime.block_on(commands::replay::replay(config, &args, out))?,
-        Command::Verify(args) => {
-            if !runtime.block_on(commands::verify::verify(config, &args, out))? {
-                return Ok(ExitCode::from(1));
-            }
-        }
-        Command::Status { json } => runtime.block_on(commands::status::status(config, json, out))?,
+    let answer = |good: bool| u8::from(!good);
+    let code = match command {
+        Command::Run(args) => runtime
+            .block_on(commands::run::run(config, &args, out))
+            .map(|()| 0),
+        Command::Rebuild(args) => runtime
+            .block_on(commands::rebuild::rebuild(config, &args, out))
+            .map(|()| 0),
+        Command::Replay(args) => runtime
+            .block_on(commands::replay::replay(config, &args, out))
+            .map(|()| 0),
+        Command::Verify(args) => runtime
+            .block_on(commands::verify::verify(config, &args, out))
+            .map(answer),
+        Command::Status { json } => runtime
+            .block_on(commands::status::status(config, json, out))
+            .map(|()| 0),
         Command::DeadLetters(DeadLetters::List { json, stream, limit }) => {
-            commands::dead_letters::list(config, json, stream.as_deref(), limit, out)?;
+            commands::dead_letters::list(config, json, stream.as_deref(), limit, out).map(|()| 0)
         }
         Command::DeadLetters(DeadLetters::Show {
             stream,
@@ -109,53 +116,41 @@ fn dispatch(
             incarnation,
             json,
         }) => {
-            if !runtime.block_on(commands::dead_letters::show(
-                config,
-                &stream,
-                seq,
-                incarnation,
-                json,
-                out,
-            ))? {
-                return Ok(ExitCode::from(1));
-            }
+            let showing = commands::dead_letters::show(config, &stream, seq, incarnation, json, out);
+            runtime.block_on(showing).map(answer)
         }
+        Command::DeadLetters(DeadLetters::Retry(which)) => runtime
+            .block_on(commands::dead_letters::retry(config, &which, out))
+            .map(answer),
+        Command::DeadLetters(DeadLetters::Discard { which, yes }) => runtime
+            .block_on(commands::dead_letters::discard(config, &which, yes, out))
+            .map(answer),
         Command::Outputs(Outputs::List { json, state, limit }) => {
-            commands::outputs::list(config, json, state, limit, out)?;
+            commands::outputs::list(config, json, state, limit, out).map(|()| 0)
         }
-        Command::DeadLetters(DeadLetters::Retry(which)) => {
-            if !runtime.block_on(commands::dead_letters::retry(config, &which, out))? {
-                return Ok(ExitCode::from(1));
-            }
+        Command::Outputs(Outputs::Retry(which)) => runtime
+            .block_on(commands::outputs::retry(config, &which, out))
+            .map(answer),
+        Command::Backup { file, force, json } => {
+            commands::backup::backup(config, &file, force, json, out).map(|()| 0)
         }
-        Command::DeadLetters(DeadLetters::Discard { which, yes }) => {
-            if !runtime.block_on(commands::dead_letters::discard(config, &which, yes, out))? {
-                return Ok(ExitCode::from(1));
-            }
+        Command::Detach(args) => runtime
+            .block_on(commands::detach::detach(config, &args, out))
+            .map(answer),
+        Command::Dump { table, out: file } => {
+            commands::dump::dump(config, &table, file.as_deref(), out).map(|()| 0)
         }
-        Command::Outputs(Outputs::Retry(which)) => {
-            if !runtime.block_on(commands::outputs::retry(config, &which, out))? {
-                return Ok(ExitCode::from(1));
-            }
-        }
-        Command::Backup { file, force, json } => commands::backup::backup(config, &file, force, json, out)?,
-        Command::Detach(args) => {
-            if !runtime.block_on(commands::detach::detach(config, &args, out))? {
-                return Ok(ExitCode::from(1));
-            }
-        }
-        Command::Dump { table, out: file } => commands::dump::dump(config, &table, file.as_deref(), out)?,
         Command::Doctor { json } => {
             let all = flags.verbose > 0;
-            return Ok(ExitCode::from(
-                runtime.block_on(commands::doctor::doctor(config, json, all, out))?,
-            ));
+            runtime.block_on(commands::doctor::doctor(config, json, all, out))
         }
-        Command::Config(ConfigCommand::Check) => commands::config::check(config, out)?,
-        Command::Config(ConfigCommand::Show { json }) => commands::config::show(config, json, out)?,
-        Command::Config(ConfigCommand::Example) => commands::config::example(out)?,
-        Command::Completions { shell } => commands::completions::completions(shell, out)?,
-        Command::Man { out: folder } => commands::man::man(folder.as_deref(), out)?,
-    }
-    Ok(ExitCode::SUCCESS)
+        Command::Config(ConfigCommand::Check) => commands::config::check(config, out).map(|()| 0),
+        Command::Config(ConfigCommand::Show { json }) => {
+            commands::config::show(config, json, out).map(|()| 0)
+        }
+        Command::Config(ConfigCommand::Example) => commands::config::example(out).map(|()| 0),
+        Command::Completions { shell } => commands::completions::completions(shell, out).map(|()| 0),
+        Command::Man { out: folder } => commands::man::man(folder.as_deref(), out).map(|()| 0),
+    };
+    code.map(ExitCode::from)
 }

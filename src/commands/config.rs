@@ -18,21 +18,12 @@ const VALUE_MAX: usize = 400;
 /// A file's; the output's.
 pub fn check(config: &Config, out: &mut dyn Write) -> Result<(), CommandError> {
     connect::check(&config.nats).map_err(ServiceError::from)?;
-    let changed = config
-        .shown()
-        .iter()
-        .filter(|shown| shown.origin != "default" && shown.origin != "not set")
-        .count();
+    let changed = config.shown().iter().filter(|shown| shown.is_set).count();
     writeln!(
         out,
         "the configuration is good: {changed} settings differ from the defaults; database {}, servers {}",
         config.store.path.display(),
-        config
-            .shown()
-            .iter()
-            .find(|shown| shown.key == "nats.url")
-            .and_then(|shown| shown.value.as_deref())
-            .unwrap_or("")
+        config.nats.url
     )?;
     Ok(())
 }

@@ -5,11 +5,11 @@ use std::io::Write;
 
 use serde_json::json;
 
-use super::asking::Hands;
+use super::hands::ask_all;
 use super::{CommandError, JSON_VERSION, text, told};
 use crate::cli::LetterArgs;
 use crate::config::Config;
-use crate::service::books::{LetterKey, LetterLine, REQUEST_MAX, Request, fetch_letter};
+use crate::service::books::{Answer, LetterKey, LetterLine, Request, fetch_letter};
 use crate::service::{alone, socket};
 use crate::store::dead_letters::{self, Place};
 use crate::store::read_only;
@@ -206,11 +206,7 @@ fn chosen(config: &Config, which: &LetterArgs) -> Result<Vec<Place>, CommandErro
 /// The database's, the service's, the server's, the output's; a name that is no stream.
 pub async fn retry(config: &Config, which: &LetterArgs, out: &mut dyn Write) -> Result<bool, CommandError> {
     let places = chosen(config, which)?;
-    let lines = if places.is_empty() {
-        Vec::new()
-    } else {
-        ask(config, &places, Request::RetryLetters).await?
-    };
+    let lines = ask(config, &places, Request::RetryLetters).await?;
     let good = lines.iter().all(|line| line.outcome == "projected");
     told(print(&lines, which.json, out), good)
 }
@@ -255,30 +251,12 @@ async fn ask(
     places: &[Place],
     request: impl Fn(Vec<LetterKey>) -> Request,
 ) -> Result<Vec<LetterLine>, CommandError> {
-    let hands = Hands::take(config).await?;
-    let mut lines = Vec::new();
-    let mut outcome = Ok(());
-    for some in places.chunks(REQUEST_MAX) {
-        let keys = some.iter().copied().map(LetterKey::from).collect();
-        match hands.letters(request(keys)).await {
-            Ok(told) => lines.extend(told),
-            Err(error) => {
-                outcome = Err(error);
-                break;
-            }
-        }
-    }
-    let finished = hands.finish().await;
-    outcome.and(finished).map_err(|error| match lines.len() {
-        0 => error,
-        done => match error {
-            CommandError::Undone(why) => {
-                CommandError::Undone(format!("{done} of {} were done, then: {why}", places.len()))
-            }
-            other => other,
-        },
-    })?;
-    Ok(lines)
+    let keys = |some: &[Place]| request(some.iter().copied().map(LetterKey::from).collect());
+    ask_all(config, places, keys, |answer| match answer {
+        Answer::Letters(lines) => Ok(lines),
+        other => Err(other),
+    })
+    .await
 }
 
 fn print(lines: &[LetterLine], as_json: bool, out: &mut dyn Write) -> Result<(), CommandError> {

@@ -1,11 +1,11 @@
 //! `doctor`: what is wrong with the world outside, the worst first.
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 
 use chrono::Utc;
 use serde::Serialize;
 
-use super::{CommandError, JSON_VERSION, text};
+use super::{CommandError, JSON_VERSION, text, told};
 use crate::config::Config;
 use crate::service::doctor::{self, Finding, Severity};
 use crate::service::error::ServiceError;
@@ -61,10 +61,7 @@ pub async fn doctor(
     } else {
         print(&document, all, out)
     };
-    match telling {
-        Err(CommandError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(code),
-        other => other.map(|()| code),
-    }
+    told(telling, code)
 }
 
 fn print(document: &Document<'_>, all: bool, out: &mut dyn Write) -> Result<(), CommandError> {

@@ -1,7 +1,6 @@
 //! One file a command: gathers, decides the exit code, prints to the writer it is handed.
 //! May touch everything; nothing touches it.
 
-mod asking;
 pub mod backup;
 pub mod completions;
 pub mod config;
@@ -9,6 +8,7 @@ pub mod dead_letters;
 pub mod detach;
 pub mod doctor;
 pub mod dump;
+mod hands;
 pub mod man;
 pub mod outputs;
 mod progress;
@@ -23,6 +23,8 @@ pub mod version;
 pub use self::text::Lines;
 
 use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::config::ConfigError;
 use crate::observe::document::JSON_VERSION;
@@ -86,11 +88,33 @@ impl From<DumpError> for CommandError {
 }
 
 /// An answer once it is told: a reader who leaves early changes nothing about it, nor about its exit code.
-fn told(telling: Result<(), CommandError>, good: bool) -> Result<bool, CommandError> {
+fn told<T>(telling: Result<(), CommandError>, answer: T) -> Result<T, CommandError> {
     match telling {
-        Err(CommandError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(good),
-        other => other.map(|()| good),
+        Err(CommandError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(answer),
+        other => other.map(|()| answer),
     }
+}
+
+/// True once the process is asked to end; asked twice, it ends at once.
+fn stop_signal() -> Result<watch::Receiver<bool>, ServiceError> {
+    let (stop, stopped) = watch::channel(false);
+    let broken = |error: std::io::Error| ServiceError::Broken(format!("cannot listen for signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.send_replace(true);
+        // A second signal is a person who will not wait.
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        std::process::exit(130);
+    });
+    Ok(stopped)
 }
 
 #[cfg(test)]

@@ -4,11 +4,11 @@ use std::io::Write;
 
 use serde_json::json;
 
-use super::asking::Hands;
+use super::hands::ask_all;
 use super::{CommandError, JSON_VERSION, text, told};
 use crate::cli::{OutputArgs, StateArg};
 use crate::config::Config;
-use crate::service::books::{OutputKey, OutputLine, REQUEST_MAX, Request};
+use crate::service::books::{Answer, OutputKey, OutputLine, Request};
 use crate::store::{output_book, read_only};
 use crate::wire::output::State;
 use crate::wire::result::Field;
@@ -101,26 +101,18 @@ pub async fn retry(config: &Config, which: &OutputArgs, out: &mut dyn Write) -> 
         field,
         state,
     )?;
-    let mut lines = Vec::new();
-    if !keys.is_empty() {
-        let hands = Hands::take(config).await?;
-        let mut outcome = Ok(());
-        for some in keys.chunks(REQUEST_MAX) {
-            let keys = some.iter().map(|(result_id, field)| OutputKey {
-                result_id: result_id.clone(),
-                field: field.as_str().to_owned(),
-            });
-            match hands.outputs(Request::RetryOutputs(keys.collect())).await {
-                Ok(told) => lines.extend(told),
-                Err(error) => {
-                    outcome = Err(error);
-                    break;
-                }
-            }
-        }
-        let finished = hands.finish().await;
-        outcome.and(finished)?;
-    }
+    let request = |some: &[(String, Field)]| {
+        let keys = some.iter().map(|(result_id, field)| OutputKey {
+            result_id: result_id.clone(),
+            field: field.as_str().to_owned(),
+        });
+        Request::RetryOutputs(keys.collect())
+    };
+    let lines = ask_all(config, &keys, request, |answer| match answer {
+        Answer::Outputs(lines) => Ok(lines),
+        other => Err(other),
+    })
+    .await?;
     let good = lines.iter().all(|line| line.state == State::Fetched.as_str());
     told(print(&lines, config, which.json, out), good)
 }

@@ -1,4 +1,4 @@
-//! How far a load is: a bar per stream and a line per phase on a terminal, a log line every few seconds elsewhere.
+//! How far a load, or the service on its way to the streams' ends, is: a bar per stream and a line per phase on a terminal, a log line every few seconds elsewhere.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, stderr};
@@ -22,7 +22,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 
 /// Characters of a line on a terminal that may hold text from outside.
-pub(super) const LINE_MAX: usize = 300;
+const LINE_MAX: usize = 300;
 
 /// What is shown. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -65,11 +65,7 @@ impl Progress {
                 *lock(&self.forecast) = forecast;
             }
             Step::Loading(watched) => {
-                let (bars, terminal, quiet) = (self.bars.clone(), self.terminal, self.quiet);
-                let forecast = lock(&self.forecast).clone();
-                *lock(&self.watcher) = Some(tokio::spawn(async move {
-                    follow(watched, &forecast, &bars, terminal, quiet).await;
-                }));
+                *lock(&self.watcher) = Some(self.follow(watched));
             }
             Step::Phase(name) => {
                 if !self.terminal {
@@ -84,6 +80,13 @@ impl Progress {
                 *lock(&self.phase) = Some(bar);
             }
         }
+    }
+
+    /// Shows how far the streams are, until the writer has ended.
+    pub(super) fn follow(&self, watched: Watched) -> JoinHandle<()> {
+        let (bars, terminal, quiet) = (self.bars.clone(), self.terminal, self.quiet);
+        let forecast = lock(&self.forecast).clone();
+        tokio::spawn(async move { follow(watched, &forecast, &bars, terminal, quiet).await })
     }
 
     /// Nothing is shown any more.
@@ -163,7 +166,7 @@ async fn follow(watched: Watched, forecast: &Forecast, bars: &MultiProgress, ter
             let at = position.saturating_sub(before).min(end);
             (reached, ends) = (reached + at, ends + end);
             waiting = waiting.or_else(|| reader.not_reading.clone().filter(|_| reader.reopens > 0));
-            if terminal && end > 0 {
+            if terminal && (end > 0 || reader.not_reading.is_some()) {
                 let bar = shown.entry(*stream).or_insert_with(|| stream_bar(bars, *stream));
                 bar.set_length(end);
                 bar.set_position(at);
@@ -185,7 +188,7 @@ async fn follow(watched: Watched, forecast: &Forecast, bars: &MultiProgress, ter
 }
 
 /// A style that knows `{rate}`: whole messages a second. `None`: the template is wrong, and a plain bar is shown.
-pub(super) fn counting(template: &str) -> Option<ProgressStyle> {
+fn counting(template: &str) -> Option<ProgressStyle> {
     let style = ProgressStyle::with_template(template).ok()?;
     Some(
         style.with_key("rate", |state: &ProgressState, to: &mut dyn std::fmt::Write| {

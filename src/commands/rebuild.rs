@@ -5,7 +5,7 @@ use std::io::Write;
 use serde_json::json;
 
 use super::progress::Progress;
-use super::{CommandError, JSON_VERSION, run, text};
+use super::{CommandError, JSON_VERSION, stop_signal, text};
 use crate::cli::RebuildArgs;
 use crate::config::Config;
 use crate::service::rebuild::{RebuildOptions, Rebuilt, put_in_place, rebuild as make_anew};
@@ -28,7 +28,7 @@ pub async fn rebuild(config: &Config, args: &RebuildArgs, out: &mut dyn Write) -
         }
         return Ok(());
     }
-    let stop = run::stop_signal()?;
+    let stop = stop_signal()?;
     let progress = Progress::new(args.json);
     let options = RebuildOptions {
         no_carry_over: args.no_carry_over,

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::progress::Progress;
 use super::verify::{counts, differences};
-use super::{CommandError, JSON_VERSION, run, text};
+use super::{CommandError, JSON_VERSION, stop_signal, text};
 use crate::cli::ReplayArgs;
 use crate::config::Config;
 use crate::service::replay::{ReplayOptions, Replayed, replay as mend};
@@ -34,7 +34,7 @@ pub async fn replay(config: &Config, args: &ReplayArgs, out: &mut dyn Write) -> 
         since,
         job: args.job.clone(),
     };
-    let stop = run::stop_signal()?;
+    let stop = stop_signal()?;
     let progress = Progress::new(args.json);
     let replayed = mend(config, &options, stop, &|step| progress.tell(step)).await;
     progress.end();

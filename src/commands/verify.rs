@@ -6,7 +6,7 @@ use chrono::Utc;
 use serde_json::json;
 
 use super::progress::Progress;
-use super::{CommandError, JSON_VERSION, run, text, told};
+use super::{CommandError, JSON_VERSION, stop_signal, text, told};
 use crate::cli::VerifyArgs;
 use crate::config::Config;
 use crate::service::verify::{Verified, sample, verify as prove};
@@ -23,7 +23,7 @@ const KEY_MAX: usize = 800;
 /// # Errors
 /// See [`crate::service::error::ServiceError`].
 pub async fn verify(config: &Config, args: &VerifyArgs, out: &mut dyn Write) -> Result<bool, CommandError> {
-    let stop = run::stop_signal()?;
+    let stop = stop_signal()?;
     let progress = Progress::new(args.json);
     let now = Timestamp::from(Utc::now());
     let tell = |step| progress.tell(step);

@@ -49,6 +49,9 @@ pub struct Shown {
     pub value: Option<String>,
     /// Where it came from.
     pub origin: String,
+    /// Whether it was set, to the default or another value.
+    #[serde(skip)]
+    pub is_set: bool,
     /// What it is for.
     pub doc: &'static str,
 }
@@ -94,10 +97,7 @@ impl Layers {
                         .insert(setting.key, (value, Origin::Environment(name)));
                 }
             }
-            if let (Some(flag), Some(value)) = (
-                setting.flag,
-                setting.flag.and_then(|flag| flag_value(flags, flag)),
-            ) {
+            if let (Some(flag), Some(value)) = (setting.flag, (setting.given)(flags)) {
                 layers
                     .values
                     .insert(setting.key, (value.to_owned(), Origin::Flag(flag)));
@@ -203,12 +203,14 @@ impl Layers {
             .ok_or_else(|| self.wrong(key, "expected a whole number of at most 4294967295"))
     }
 
-    pub(super) fn one_of(&self, key: &str, words: &[&str]) -> Result<&str, ConfigError> {
+    /// What one of some words stands for.
+    pub(super) fn choice<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Result<T, ConfigError> {
         let text = self.text(key);
-        match words.contains(&text) {
-            true => Ok(text),
-            false => Err(self.wrong(key, &format!("expected one of {}", words.join(", ")))),
-        }
+        let found = words.iter().find(|(word, _)| *word == text);
+        found.map(|(_, meant)| *meant).ok_or_else(|| {
+            let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            self.wrong(key, &format!("expected one of {}", words.join(", ")))
+        })
     }
 
     /// Where a setting was set, for messages.
@@ -237,28 +239,11 @@ impl Layers {
                     key,
                     value: found.map(|(text, _)| text.clone()),
                     origin: found.map_or("not set".to_owned(), |(_, origin)| origin.to_string()),
+                    is_set: found.is_some_and(|(_, origin)| *origin != Origin::Default),
                     doc,
                 }
             })
             .collect()
-    }
-}
-
-fn flag_value<'a>(flags: &'a GlobalArgs, flag: &str) -> Option<&'a str> {
-    match flag {
-        "db" => flags.db.as_deref(),
-        "nats-url" => flags.nats_url.as_deref(),
-        "nats-creds" => flags.nats_creds.as_deref(),
-        "nats-nkey" => flags.nats_nkey.as_deref(),
-        "nats-token-file" => flags.nats_token_file.as_deref(),
-        "nats-user" => flags.nats_user.as_deref(),
-        "nats-password-file" => flags.nats_password_file.as_deref(),
-        "nats-js-domain" => flags.nats_js_domain.as_deref(),
-        "nats-ca" => flags.nats_ca.as_deref(),
-        "nats-cert" => flags.nats_cert.as_deref(),
-        "nats-key" => flags.nats_key.as_deref(),
-        "log-format" => flags.log_format.as_deref(),
-        _ => None,
     }
 }
 
@@ -270,7 +255,7 @@ fn unknown(path: &Path, line: usize, key: &str) -> ConfigError {
     let nearest = SETTINGS
         .iter()
         .map(|setting| setting.key)
-        .min_by_key(|known| distance(key, known))
+        .min_by_key(|known| strsim::levenshtein(key, known))
         .unwrap_or_default();
     ConfigError(format!(
         "{}:{line}: unknown setting {}; the nearest is {nearest} (`config show` lists all)",
@@ -282,27 +267,4 @@ fn unknown(path: &Path, line: usize, key: &str) -> ConfigError {
 /// What was written, in a message of one line: quoted, escaped, cut.
 pub(super) fn quoted(text: &str) -> String {
     format!("{:?}", text.chars().take(80).collect::<String>())
-}
-
-/// Edits between two words.
-fn distance(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.chars().count()).collect();
-    for (i, a) in one.chars().enumerate() {
-        let mut diagonal = i;
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-        for (j, b) in other.chars().enumerate() {
-            let (left, above) = (
-                row.get(j).copied().unwrap_or(0),
-                row.get(j + 1).copied().unwrap_or(0),
-            );
-            let best = (diagonal + usize::from(a != b)).min(left + 1).min(above + 1);
-            diagonal = above;
-            if let Some(cell) = row.get_mut(j + 1) {
-                *cell = best;
-            }
-        }
-    }
-    row.last().copied().unwrap_or(0)
 }

@@ -158,10 +158,36 @@ pub struct Observe {
 /// `[log]`
 #[derive(Clone, Debug)]
 pub struct Log {
-    /// `text`, `json` or `journald`.
-    pub format: String,
-    /// `error`, `warn`, `info`, `debug` or `trace`.
-    pub level: String,
+    /// Its form.
+    pub format: LogFormat,
+    /// How much is told.
+    pub level: LogLevel,
+}
+
+/// How lines of the log are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
+    /// Fields of systemd's journal.
+    Journald,
+}
+
+/// How much the log tells; each level tells what the ones before it do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// What an operator must mend.
+    Error = 1,
+    /// What may need one.
+    Warn,
+    /// What happens.
+    Info,
+    /// Why.
+    Debug,
+    /// Everything.
+    Trace,
 }
 
 /// Everything, as meant.
@@ -210,7 +236,7 @@ impl Config {
         let config = Self {
             store: Store {
                 path: PathBuf::from(layers.text("store.path")),
-                synchronous_full: layers.one_of("store.synchronous", &["full", "normal"])? == "full",
+                synchronous_full: layers.choice("store.synchronous", &[("full", true), ("normal", false)])?,
                 page_cache_bytes: layers.bytes("store.page_cache")?,
                 wal_bytes_max: layers.bytes("store.wal_limit")?,
                 disk_reserve_bytes: layers.bytes("store.disk_reserve")?,
@@ -266,12 +292,24 @@ impl Config {
             },
             dead_letter_bytes_max: layers.bytes("dead_letters.max_bytes")?,
             log: Log {
-                format: layers
-                    .one_of("log.format", &["text", "json", "journald"])?
-                    .to_owned(),
-                level: layers
-                    .one_of("log.level", &["error", "warn", "info", "debug", "trace"])?
-                    .to_owned(),
+                format: layers.choice(
+                    "log.format",
+                    &[
+                        ("text", LogFormat::Text),
+                        ("json", LogFormat::Json),
+                        ("journald", LogFormat::Journald),
+                    ],
+                )?,
+                level: layers.choice(
+                    "log.level",
+                    &[
+                        ("error", LogLevel::Error),
+                        ("warn", LogLevel::Warn),
+                        ("info", LogLevel::Info),
+                        ("debug", LogLevel::Debug),
+                        ("trace", LogLevel::Trace),
+                    ],
+                )?,
             },
             shown: layers.shown(),
         };

@@ -1,5 +1,7 @@
 //! The table of settings: one line each, from which parsing, `config show` and the documents follow.
 
+use crate::cli::GlobalArgs;
+
 /// One setting.
 #[derive(Debug)]
 pub(super) struct Setting {
@@ -8,16 +10,21 @@ pub(super) struct Setting {
     pub(super) env: Option<&'static str>,
     /// The flag without its dashes.
     pub(super) flag: Option<&'static str>,
+    /// What was given by the flag.
+    pub(super) given: Given,
     /// `None`: not set.
     pub(super) default: Option<&'static str>,
     pub(super) doc: &'static str,
 }
+
+type Given = fn(&GlobalArgs) -> Option<&str>;
 
 const fn plain(key: &'static str, default: &'static str, doc: &'static str) -> Setting {
     Setting {
         key,
         env: None,
         flag: None,
+        given: |_| None,
         default: Some(default),
         doc,
     }
@@ -27,12 +34,14 @@ const fn nats(
     key: &'static str,
     env: Option<&'static str>,
     flag: &'static str,
+    given: Given,
     doc: &'static str,
 ) -> Setting {
     Setting {
         key,
         env,
         flag: Some(flag),
+        given,
         default: None,
         doc,
     }
@@ -43,6 +52,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         key: "store.path",
         env: Some("RESULTS_PROJECTOR_DB"),
         flag: Some("db"),
+        given: |flags| flags.db.as_deref(),
         default: Some("/var/lib/results-projector/results.db"),
         doc: "the database",
     },
@@ -81,6 +91,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         key: "nats.url",
         env: Some("NATS_URL"),
         flag: Some("nats-url"),
+        given: |flags| flags.nats_url.as_deref(),
         default: Some("nats://127.0.0.1:4222"),
         doc: "servers, separated by commas, without a name or password",
     },
@@ -88,23 +99,44 @@ pub(super) const SETTINGS: &[Setting] = &[
         "nats.creds",
         Some("NATS_CREDS"),
         "nats-creds",
+        |flags| flags.nats_creds.as_deref(),
         "credentials file: user JWT and seed",
     ),
     nats(
         "nats.nkey",
         Some("NATS_NKEY"),
         "nats-nkey",
+        |flags| flags.nats_nkey.as_deref(),
         "file with an nkey seed",
     ),
-    nats("nats.token_file", None, "nats-token-file", "file with a token"),
-    nats("nats.user", None, "nats-user", "user name"),
+    nats(
+        "nats.token_file",
+        None,
+        "nats-token-file",
+        |flags| flags.nats_token_file.as_deref(),
+        "file with a token",
+    ),
+    nats(
+        "nats.user",
+        None,
+        "nats-user",
+        |flags| flags.nats_user.as_deref(),
+        "user name",
+    ),
     nats(
         "nats.password_file",
         None,
         "nats-password-file",
+        |flags| flags.nats_password_file.as_deref(),
         "file with the user's password",
     ),
-    nats("nats.js_domain", None, "nats-js-domain", "JetStream domain"),
+    nats(
+        "nats.js_domain",
+        None,
+        "nats-js-domain",
+        |flags| flags.nats_js_domain.as_deref(),
+        "JetStream domain",
+    ),
     plain(
         "nats.inbox_prefix",
         "_INBOX_results_projector",
@@ -114,6 +146,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         key: "nats.monitor_url",
         env: None,
         flag: None,
+        given: |_| None,
         default: None,
         doc: "http://HOST:PORT of the server's monitoring: after a full disk only that says that it refuses publishes",
     },
@@ -121,13 +154,21 @@ pub(super) const SETTINGS: &[Setting] = &[
         "nats.ca",
         Some("NATS_CA"),
         "nats-ca",
+        |flags| flags.nats_ca.as_deref(),
         "certificates that the server's is checked against",
     ),
-    nats("nats.cert", Some("NATS_CERT"), "nats-cert", "client certificate"),
+    nats(
+        "nats.cert",
+        Some("NATS_CERT"),
+        "nats-cert",
+        |flags| flags.nats_cert.as_deref(),
+        "client certificate",
+    ),
     nats(
         "nats.key",
         Some("NATS_KEY"),
         "nats-key",
+        |flags| flags.nats_key.as_deref(),
         "key of the client certificate",
     ),
     plain(
@@ -235,6 +276,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         key: "log.format",
         env: None,
         flag: Some("log-format"),
+        given: |flags| flags.log_format.as_deref(),
         default: Some("text"),
         doc: "text, json or journald, on stderr",
     },

@@ -4,13 +4,14 @@ use std::fmt::{self, Debug};
 use std::io::{self, IsTerminal, Stderr, Write, stderr};
 
 use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::fmt::layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
 
 use super::journal::Journal;
-use crate::config::Log;
+use crate::config::{Log, LogFormat};
 use crate::wire::inert::{inert, inert_json};
 
 /// Characters of one value in a line of text. A journal splits very long lines, and what follows would begin one.
@@ -18,43 +19,47 @@ pub(super) const VALUE_MAX: usize = 2_000;
 
 /// Starts logging. `verbose` and `quiet` move the configured level; with `progress`, how far a command is is told anyway.
 pub fn start(log: &Log, verbose: u8, quiet: u8, progress: bool) {
-    let levels = ["off", "error", "warn", "info", "debug", "trace"];
-    let configured = levels.iter().position(|level| *level == log.level).unwrap_or(3);
-    let level = (configured + usize::from(verbose))
-        .saturating_sub(usize::from(quiet))
-        .clamp(1, 5);
-    let level = levels.get(level).copied().unwrap_or("info");
-    // The client logs what we log ourselves, with its own words.
-    let progress = if progress {
-        ",results_projector::commands::progress=info"
-    } else {
-        ""
+    let level = match (log.level as u8 + verbose).saturating_sub(quiet) {
+        0 | 1 => LevelFilter::ERROR,
+        2 => LevelFilter::WARN,
+        3 => LevelFilter::INFO,
+        4 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
     };
-    let filter = || EnvFilter::new(format!("{level},async_nats=off,rustls=warn{progress}"));
-    if log.format == "journald"
+    // The client logs what we log ourselves, with its own words.
+    let mut filter = Targets::new()
+        .with_default(level)
+        .with_target("async_nats", LevelFilter::OFF)
+        .with_target("rustls", LevelFilter::WARN);
+    if progress {
+        filter = filter.with_target("results_projector::commands::progress", LevelFilter::INFO);
+    }
+    let registry = tracing_subscriber::registry().with(filter);
+    if log.format == LogFormat::Journald
         && let Some(journal) = Journal::behind_stderr()
     {
-        tracing_subscriber::registry()
-            .with(journal.with_filter(filter()))
-            .init();
+        registry.with(journal).init();
         return;
     }
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter())
-        .with_writer(stderr)
-        .with_target(false);
+    let lines = layer().with_writer(stderr).with_target(false);
     let values = debug_fn(|line: &mut Writer<'_>, field, value: &dyn Debug| told(line, field.name(), value));
-    match log.format.as_str() {
-        "json" => builder.json().with_writer(|| Json(stderr())).init(),
+    match log.format {
+        LogFormat::Json => registry.with(lines.json().with_writer(|| Json(stderr()))).init(),
         // It is no journal that listens for fields; one that only takes lines stamps the time itself.
-        "journald" => builder
-            .with_ansi(false)
-            .without_time()
-            .fmt_fields(values.delimited(" "))
+        LogFormat::Journald => registry
+            .with(
+                lines
+                    .with_ansi(false)
+                    .without_time()
+                    .fmt_fields(values.delimited(" ")),
+            )
             .init(),
-        _ => builder
-            .with_ansi(stderr().is_terminal())
-            .fmt_fields(values.delimited(" "))
+        LogFormat::Text => registry
+            .with(
+                lines
+                    .with_ansi(stderr().is_terminal())
+                    .fmt_fields(values.delimited(" ")),
+            )
             .init(),
     }
 }

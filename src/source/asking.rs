@@ -352,11 +352,38 @@ impl Js {
 pub(super) struct Which<'a> {
     /// This one; with `next_by_subj` the first from here on.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) seq: Option<u64>,
+    seq: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) next_by_subj: Option<&'a str>,
+    next_by_subj: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) last_by_subj: Option<&'a str>,
+    last_by_subj: Option<&'a str>,
+}
+
+impl<'a> Which<'a> {
+    /// The one at a sequence.
+    pub(super) fn at(seq: u64) -> Self {
+        Self {
+            seq: Some(seq),
+            ..Self::default()
+        }
+    }
+
+    /// The first of a subject from a sequence on.
+    pub(super) fn from(seq: u64, subject: &'a str) -> Self {
+        Self {
+            seq: Some(seq),
+            next_by_subj: Some(subject),
+            last_by_subj: None,
+        }
+    }
+
+    /// The last of a subject.
+    pub(super) fn last(subject: &'a str) -> Self {
+        Self {
+            last_by_subj: Some(subject),
+            ..Self::default()
+        }
+    }
 }
 
 #[derive(Deserialize)]

@@ -82,22 +82,15 @@ impl Leader {
     /// # Errors
     /// When the leader does not answer.
     pub async fn message_at(&self, seq: StreamSeq) -> Result<Option<Raw>, AskError> {
-        let which = Which {
-            seq: Some(seq.0),
-            ..Which::default()
-        };
-        self.message(which, || format!("ask for message {seq} of {}", self.stream))
-            .await
+        self.message(Which::at(seq.0), || {
+            format!("ask for message {seq} of {}", self.stream)
+        })
+        .await
     }
 
     /// The first message at or after a sequence.
     pub(super) async fn at_or_after(&self, seq: StreamSeq) -> Result<Option<Raw>, AskError> {
-        let which = Which {
-            seq: Some(seq.0),
-            next_by_subj: Some(">"),
-            last_by_subj: None,
-        };
-        self.message(which, || {
+        self.message(Which::from(seq.0, ">"), || {
             format!("ask for the message after {seq} of {}", self.stream)
         })
         .await

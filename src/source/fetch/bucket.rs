@@ -101,13 +101,7 @@ impl Bucket {
         };
         let payload = match direct {
             Some(message) => message.payload,
-            None => {
-                let which = Which {
-                    last_by_subj: Some(&subject),
-                    ..Which::default()
-                };
-                self.leader(which).await?.payload
-            }
+            None => self.leader(Which::last(&subject)).await?.payload,
         };
         let meta: Meta = serde_json::from_slice(&payload)
             .map_err(|error| AskFailed::Unreachable(format!("its metadata cannot be read: {error}")))?;
@@ -155,12 +149,7 @@ impl Bucket {
                 return Ok((message.sequence, message.payload));
             }
         }
-        let which = Which {
-            seq: Some(after.saturating_add(1)),
-            next_by_subj: Some(subject),
-            last_by_subj: None,
-        };
-        let message = self.leader(which).await?;
+        let message = self.leader(Which::from(after.saturating_add(1), subject)).await?;
         Ok((message.seq, message.payload))
     }
 

@@ -299,11 +299,7 @@ impl Surveyor {
                 let stream = &stream;
                 async move {
                     let subject = key_subject(bucket, name);
-                    let which = Which {
-                        last_by_subj: Some(&subject),
-                        ..Which::default()
-                    };
-                    (name, self.js.message(stream, &which).await)
+                    (name, self.js.message(stream, &Which::last(&subject)).await)
                 }
             })
             .buffer_unordered(AT_ONCE);

@@ -224,7 +224,7 @@ Exit codes: 0 done; 2 FILE is there already, or no usable database; 3 no space, 
         #[arg(long)]
         json: bool,
     },
-    /// Leave the backend's own file, and the broker, as if the service had never been there
+    /// Leave the backend's own file, and the server, as if the service had never been there
     ///
     /// Deletes our consumers, and drops our tables from an adopted file: positions, dead letters, what is still owed. What was
     /// projected stays. A database of our own is left as it is. The service must be stopped. Asks first.

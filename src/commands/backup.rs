@@ -48,6 +48,6 @@ pub fn backup(
             ]
         })
         .collect();
-    text::table(out, &["STREAM", "POSITION", "LIFE"], &rows)?;
+    text::table(out, &["STREAM", "POSITION", "INCARNATION"], &rows)?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::cli::LetterArgs;
 use crate::config::Config;
 use crate::service::books::{Answer, LetterKey, LetterLine, Request, fetch_letter};
 use crate::service::{alone, socket};
-use crate::store::dead_letters::{self, Place};
+use crate::store::dead_letters::{self, LetterId};
 use crate::store::read_only;
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
@@ -68,7 +68,7 @@ pub fn list(
         .collect();
     text::table(
         out,
-        &["STREAM", "SEQ", "LIFE", "PUBLISHED", "SUBJECT", "SIZE", "REASON"],
+        &["STREAM", "SEQ", "INCARNATION", "PUBLISHED", "SUBJECT", "SIZE", "REASON"],
         &rows,
     )?;
     Ok(())
@@ -95,7 +95,7 @@ pub async fn show(
     };
     let mut unavailable = None;
     if shown.payload.is_none() {
-        let place = Place {
+        let place = LetterId {
             stream: of,
             incarnation: shown.listed.incarnation,
             seq: StreamSeq(seq),
@@ -127,7 +127,7 @@ pub async fn show(
     for (name, value) in [
         (
             "stream",
-            format!("{} (life {})", letter.stream, letter.incarnation),
+            format!("{} (incarnation {})", letter.stream, letter.incarnation),
         ),
         ("sequence", letter.stream_seq.to_string()),
         ("published", letter.published_at.clone()),
@@ -168,7 +168,7 @@ pub async fn show(
 
 /// Which letters are meant, in stream order. A named one that is not there gets the incarnation that was named, or 0, which
 /// none has.
-fn chosen(config: &Config, which: &LetterArgs) -> Result<Vec<Place>, CommandError> {
+fn chosen(config: &Config, which: &LetterArgs) -> Result<Vec<LetterId>, CommandError> {
     let usage = |what: &str| {
         Err(CommandError::Usage(format!(
             "{what}; for example: RESULTS 4711, or --all"
@@ -191,7 +191,7 @@ fn chosen(config: &Config, which: &LetterArgs) -> Result<Vec<Place>, CommandErro
         .map(|seq| {
             let seq = StreamSeq(seq);
             let shown = dead_letters::show(&conn, of, seq, which.incarnation)?;
-            Ok(Place {
+            Ok(LetterId {
                 stream: of,
                 incarnation: shown.map_or(which.incarnation.unwrap_or(0), |shown| shown.listed.incarnation),
                 seq,
@@ -235,7 +235,7 @@ pub async fn discard(
         ask(config, &places, Request::DiscardLetters).await?
     } else {
         let there = alone::discard(config, &places)?;
-        let line = |(place, there): (&Place, bool)| LetterLine {
+        let line = |(place, there): (&LetterId, bool)| LetterLine {
             key: (*place).into(),
             outcome: if there { "discarded" } else { "not_there" }.to_owned(),
             reason: None,
@@ -248,10 +248,10 @@ pub async fn discard(
 
 async fn ask(
     config: &Config,
-    places: &[Place],
+    places: &[LetterId],
     request: impl Fn(Vec<LetterKey>) -> Request,
 ) -> Result<Vec<LetterLine>, CommandError> {
-    let keys = |some: &[Place]| request(some.iter().copied().map(LetterKey::from).collect());
+    let keys = |some: &[LetterId]| request(some.iter().copied().map(LetterKey::from).collect());
     ask_all(config, places, keys, |answer| match answer {
         Answer::Letters(lines) => Ok(lines),
         other => Err(other),
@@ -289,7 +289,7 @@ fn print(lines: &[LetterLine], as_json: bool, out: &mut dyn Write) -> Result<(),
         })
         .collect();
     if !rows.is_empty() {
-        text::table(out, &["STREAM", "SEQ", "LIFE", "OUTCOME", "REASON"], &rows)?;
+        text::table(out, &["STREAM", "SEQ", "INCARNATION", "OUTCOME", "REASON"], &rows)?;
     }
     let said: Vec<String> = counts
         .into_iter()

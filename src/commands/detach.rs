@@ -49,12 +49,12 @@ fn asked(path: &Path, out: &mut dyn Write) -> Result<bool, CommandError> {
     match file_kind(path)? {
         FileKind::Adopted => writeln!(
             out,
-            "Our consumers at the broker and our tables in {shown} go, with positions, dead letters and what is still owed. Go on? \
+            "Our consumers at the server and our tables in {shown} go, with positions, dead letters and what is still owed. Go on? \
              [y/N]"
         )?,
         _ => writeln!(
             out,
-            "Our consumers at the broker go; {shown}, a database of our own, stays. Go on? [y/N]"
+            "Our consumers at the server go; {shown}, a database of our own, stays. Go on? [y/N]"
         )?,
     }
     out.flush()?;

@@ -151,7 +151,7 @@ fn print(document: &Document, out: &mut dyn Write) -> Result<(), CommandError> {
             "DEAD",
             "IGNORED",
             "GAP",
-            "LIFE",
+            "INCARNATION",
         ];
         text::table(out, &heads, &rows)?;
     }
@@ -207,7 +207,7 @@ fn print(document: &Document, out: &mut dyn Write) -> Result<(), CommandError> {
     for gap in gaps.iter().rev().take(GAPS_SHOWN) {
         writeln!(
             out,
-            "gap        {} {}..{} (life {}): {}",
+            "gap        {} {}..{} (incarnation {}): {}",
             gap.stream, gap.first_seq, gap.last_seq, gap.incarnation, gap.reason
         )?;
     }

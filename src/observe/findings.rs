@@ -172,7 +172,7 @@ fn streams(streams: &[Stream], found: &mut Found) {
                     full * 100.0,
                     grouped(lag)
                 ),
-                "raise the stream's limit of bytes at the broker until it is caught up (the backend sets it back when it starts)",
+                "raise the stream's limit of bytes at the server until it is caught up (the backend sets it back when it starts)",
             );
         }
     }
@@ -219,7 +219,7 @@ fn backend(document: &Document, found: &mut Found) {
         found.say(
             Warning,
             TWO_WRITERS,
-            "pause its two durables at the broker, as said",
+            "pause its two durables at the server, as said",
         );
     }
     if let Some(why) = &document.backend_unknown {

@@ -63,7 +63,7 @@ impl Letter {
                 // Writing to a text cannot fail.
                 let _written = writeln!(text, "{name:<10} {}", inert(value, usize::MAX));
             }
-            let _written = writeln!(text, "{:<10} {} (life {})\n", "sequence", self.seq, self.incarnation);
+            let _written = writeln!(text, "{:<10} {} (incarnation {})\n", "sequence", self.seq, self.incarnation);
             match &shown.payload {
                 Some(payload) => {
                     for line in String::from_utf8_lossy(payload).split('\n') {

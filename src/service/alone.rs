@@ -18,7 +18,7 @@ use super::writer::{Bells, Writer, WriterState, WriterStopped};
 use crate::config::Config;
 use crate::projection::manifests::Manifests;
 use crate::source::connect::{self, Connection};
-use crate::store::dead_letters::Place;
+use crate::store::dead_letters::LetterId;
 use crate::store::{Store, StoreError};
 
 /// A writer without readers, for what an operator asks while no service runs.
@@ -113,7 +113,7 @@ fn too_long() -> String {
 ///
 /// # Errors
 /// The database's, a lock that is held among them.
-pub fn discard(config: &Config, places: &[Place]) -> Result<Vec<bool>, StoreError> {
+pub fn discard(config: &Config, places: &[LetterId]) -> Result<Vec<bool>, StoreError> {
     let mut store = Store::open(&config.store.path, &store_options(config), &owner())?;
     let manifests = Arc::new(Manifests::default());
     let mut group = store.begin(&manifests, super::now())?;

@@ -17,7 +17,7 @@ use crate::config;
 use crate::source::asking::{Js, Raw};
 use crate::source::connect;
 use crate::source::leader::Leader;
-use crate::store::dead_letters::{self, Place, Shown};
+use crate::store::dead_letters::{self, LetterId, Shown};
 use crate::store::{Lines, StoreError, output_book, read_only};
 use crate::wire::hex::hex;
 use crate::wire::kv::StreamName;
@@ -53,8 +53,8 @@ pub struct LetterKey {
     pub stream_seq: u64,
 }
 
-impl From<Place> for LetterKey {
-    fn from(place: Place) -> Self {
+impl From<LetterId> for LetterKey {
+    fn from(place: LetterId) -> Self {
         Self {
             stream: place.stream.to_string(),
             incarnation: place.incarnation,
@@ -64,8 +64,8 @@ impl From<Place> for LetterKey {
 }
 
 impl LetterKey {
-    fn place(&self) -> Result<Place, String> {
-        Ok(Place {
+    fn place(&self) -> Result<LetterId, String> {
+        Ok(LetterId {
             stream: StreamName::parse(&self.stream).ok_or_else(|| format!("no stream {:?}", self.stream))?,
             incarnation: self.incarnation,
             seq: StreamSeq(self.stream_seq),
@@ -199,7 +199,7 @@ impl Books {
     }
 
     /// What a dead letter is today. Only what it says now decides; the reason of old does not.
-    async fn decode(&self, place: Place, letter: Shown) -> (Message, Timestamp) {
+    async fn decode(&self, place: LetterId, letter: Shown) -> (Message, Timestamp) {
         let published =
             Timestamp::parse_stored(&letter.listed.published_at).unwrap_or(Timestamp::from_unix_nanos(0));
         let payload = match letter.payload {
@@ -255,7 +255,7 @@ impl Books {
 }
 
 /// Beyond `dead_letters.max_bytes` only the stream holds a payload; its hash says whether it still does.
-async fn from_stream(js: &Js, place: Place, sha256: &str) -> Result<Raw, String> {
+async fn from_stream(js: &Js, place: LetterId, sha256: &str) -> Result<Raw, String> {
     let held = Leader::new(js, place.stream)
         .message_at(place.seq)
         .await
@@ -274,7 +274,7 @@ async fn from_stream(js: &Js, place: Place, sha256: &str) -> Result<Raw, String>
 /// Why they cannot be had, in words.
 pub async fn fetch_letter(
     nats: &config::Nats,
-    place: Place,
+    place: LetterId,
     sha256: &str,
 ) -> Result<(Option<String>, Vec<u8>), String> {
     let connection = connect::once(nats)
@@ -289,7 +289,7 @@ pub async fn fetch_letter(
 struct Reader(PathBuf);
 
 impl Reader {
-    fn letters(&self, places: &[Place]) -> Result<Vec<Option<Shown>>, StoreError> {
+    fn letters(&self, places: &[LetterId]) -> Result<Vec<Option<Shown>>, StoreError> {
         let conn = read_only(&self.0)?;
         places
             .iter()
@@ -322,7 +322,7 @@ impl Reader {
     }
 }
 
-fn places(keys: &[LetterKey]) -> Result<Vec<Place>, String> {
+fn places(keys: &[LetterKey]) -> Result<Vec<LetterId>, String> {
     if keys.len() > REQUEST_MAX {
         return Err(too_many(keys.len()));
     }
@@ -337,7 +337,7 @@ fn too_many(asked: usize) -> String {
     format!("{asked} at once; one request takes {REQUEST_MAX} at most")
 }
 
-type Waiting = (Place, Option<oneshot::Receiver<LetterOutcome>>);
+type Waiting = (LetterId, Option<oneshot::Receiver<LetterOutcome>>);
 
 async fn told(waiting: Vec<Waiting>) -> Result<Vec<LetterLine>, String> {
     let mut lines = Vec::with_capacity(waiting.len());

@@ -1,4 +1,4 @@
-//! Leaving the backend's file and the broker as if this service had never been there, but for what it has projected
+//! Leaving the backend's file and the server as if this service had never been there, but for what it has projected
 //! (DESIGN §8).
 
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::wire::kv::StreamName;
 /// What was taken away.
 #[derive(Debug, Default)]
 pub struct Detached {
-    /// Consumers at the broker.
+    /// Consumers at the server.
     pub consumers: Vec<String>,
     /// Tables of the backend's file; `None`: it is our own, and was left as it is.
     pub tables: Option<Vec<String>>,

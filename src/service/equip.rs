@@ -16,7 +16,7 @@ use crate::source::fetch::{FetchLimits, Fetcher};
 use crate::source::flow::Budget;
 use crate::source::manifests::snapshot;
 use crate::source::opening::PullOptions;
-use crate::store::retention::Aging;
+use crate::store::retention::Retained;
 use crate::store::{Owner, Store, StoreOptions, Synchronous, Use};
 
 /// Fetches what is owed, with limits of its own.
@@ -68,16 +68,16 @@ pub(super) fn writer_limits(config: &Config, store: &Store, scratch: bool) -> Wr
 
 /// Nobody else cleans a database of our own. In the backend's file the backend does, by its own measure; a scratch holds what
 /// the streams do.
-fn retention(config: &Config, store: &Store, scratch: bool) -> Vec<(Aging, Duration)> {
+fn retention(config: &Config, store: &Store, scratch: bool) -> Vec<(Retained, Duration)> {
     if store.is_adopted() || scratch {
         return Vec::new();
     }
     let ages = [
-        (Aging::Results, config.retention.execution_results),
-        (Aging::History, config.retention.inventory_history),
+        (Retained::Results, config.retention.execution_results),
+        (Retained::History, config.retention.inventory_history),
     ];
     ages.into_iter()
-        .filter_map(|(aging, age)| Some((aging, age?)))
+        .filter_map(|(retained, age)| Some((retained, age?)))
         .collect()
 }
 

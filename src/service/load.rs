@@ -16,7 +16,7 @@ use crate::projection::manifests::Manifests;
 use crate::source::asking::AskError;
 use crate::source::census::{Census, Shared, Unsaid, census, census_of_outputs, shared};
 use crate::source::connect::{self, Connection};
-use crate::source::flow::{Bounds, Refused, Standing as ReaderStanding};
+use crate::source::flow::{Bounds, ReaderStanding, Refused};
 use crate::source::leader::Leader;
 use crate::store::carry::{Completed, Foreknowledge};
 use crate::store::scratch;

@@ -45,7 +45,7 @@ pub struct Resolver {
 }
 
 /// A place in the queue.
-struct Place {
+struct Slot {
     item: Resolved,
     /// `None`: ready.
     waits: Option<Wait>,
@@ -104,7 +104,7 @@ struct Turn {
 impl Resolver {
     /// Runs until the reader is gone or the writer is.
     pub async fn run(mut self) {
-        let mut queue: VecDeque<Place> = VecDeque::new();
+        let mut queue: VecDeque<Slot> = VecDeque::new();
         // Reservations are taken in stream order: each result passes the turn on once it has its bytes.
         let mut turn: Option<oneshot::Receiver<()>> = None;
         let mut generation = self.generation.clone();
@@ -134,7 +134,7 @@ impl Resolver {
     fn take(
         &self,
         batch: &mut Vec<Item>,
-        queue: &mut VecDeque<Place>,
+        queue: &mut VecDeque<Slot>,
         turn: &mut Option<oneshot::Receiver<()>>,
     ) -> Option<()> {
         for item in batch.drain(..) {
@@ -149,7 +149,7 @@ impl Resolver {
     }
 
     /// The head has what it waited for: it leaves, and all that were ready behind it.
-    fn leave(&self, queue: &mut VecDeque<Place>, outputs: Option<Outputs>) -> Option<()> {
+    fn leave(&self, queue: &mut VecDeque<Slot>, outputs: Option<Outputs>) -> Option<()> {
         let mut head = queue.pop_front()?;
         if let (Some(outputs), Read::Message(message)) = (outputs, &mut head.item.read)
             && let Message::Result(result) = &mut message.content
@@ -167,7 +167,7 @@ impl Resolver {
         Some(())
     }
 
-    fn place(&self, item: Item, turn: &mut Option<oneshot::Receiver<()>>) -> Place {
+    fn place(&self, item: Item, turn: &mut Option<oneshot::Receiver<()>>) -> Slot {
         let stream = item.stream;
         let stale = item.generation < *self.generation.borrow();
         let mut waits = None;
@@ -185,7 +185,7 @@ impl Resolver {
                 object_permit: None,
             })
         });
-        Place { item, waits }
+        Slot { item, waits }
     }
 
     /// Starts fetching both outputs of a result.
@@ -216,7 +216,7 @@ impl Resolver {
 }
 
 /// Waits until the head of the queue has its outputs; for ever while there is no head that waits.
-async fn head(queue: &mut VecDeque<Place>) -> Option<Outputs> {
+async fn head(queue: &mut VecDeque<Slot>) -> Option<Outputs> {
     match queue.front_mut().map(|place| place.waits.as_mut()) {
         Some(Some(wait)) => (&mut wait.outputs).await.ok(),
         Some(None) => None,

@@ -4,9 +4,9 @@ use bytestring::ByteString;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::projection::result::ResultMessage;
-use crate::source::flow::{Delivery, Item, Read, Standing};
+use crate::source::flow::{Delivery, Item, Read, ReaderStanding};
 use crate::store::Lines;
-use crate::store::dead_letters::Place;
+use crate::store::dead_letters::LetterId;
 use crate::store::derive::{DuePair, OwnedPair};
 use crate::store::output_book::{Owed, Repair};
 use crate::wire::inventory::Snapshot;
@@ -26,7 +26,7 @@ pub enum Work {
         /// The stream.
         stream: StreamName,
         /// The answer.
-        reply: oneshot::Sender<Option<Standing>>,
+        reply: oneshot::Sender<Option<ReaderStanding>>,
     },
     /// Pairs that are due, with what they are derived from.
     Derive(Vec<DuePair>),
@@ -86,7 +86,7 @@ pub struct RepairWork {
 #[derive(Debug)]
 pub struct LetterWork {
     /// Which one.
-    pub place: Place,
+    pub place: LetterId,
     /// What is to be done.
     pub order: LetterOrder,
     /// Bytes of its objects.
@@ -100,7 +100,7 @@ pub struct LetterWork {
 impl LetterWork {
     /// An order that nobody has looked at yet.
     #[must_use]
-    pub fn new(place: Place, order: LetterOrder, done: oneshot::Sender<LetterOutcome>) -> Self {
+    pub fn new(place: LetterId, order: LetterOrder, done: oneshot::Sender<LetterOutcome>) -> Self {
         Self {
             place,
             order,

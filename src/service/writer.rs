@@ -2,7 +2,6 @@
 //! hands the positions back. Two kinds of failure, never mixed up: the environment's is waited out, whatever it
 //! takes; a message's own makes that message a dead letter and nothing else.
 
-mod aging;
 mod ahead;
 mod anew;
 mod answers;
@@ -11,6 +10,7 @@ mod course;
 mod intake;
 mod letters;
 mod measure;
+mod retention;
 mod sharing;
 mod state;
 mod upkeep;
@@ -23,10 +23,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
-use self::aging::Ageing;
 use self::ahead::Ahead;
 use self::intake::{Intake, is_current, take_apart};
 use self::letters::WATCHED_MESSAGES;
+use self::retention::RetentionPass;
 use self::sharing::{Settling, Sharing};
 use super::board::Pulse;
 use super::now;
@@ -95,7 +95,7 @@ pub struct Writer {
     not_cut: Option<Instant>,
     last_commit: Instant,
     pulse: Pulse,
-    ageing: Ageing,
+    retention: RetentionPass,
     patience: attempt::Patience,
 }
 
@@ -147,7 +147,7 @@ impl Writer {
             not_cut: None,
             last_commit: Instant::now(),
             pulse: Pulse::default(),
-            ageing: Ageing::default(),
+            retention: RetentionPass::default(),
             patience: attempt::Patience::default(),
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::stream::Info;
 
 use super::asking::{AskError, Js};
-use super::flow::Standing;
+use super::flow::ReaderStanding;
 use super::leader::Leader;
 use super::reconcile::{Found, Plan, Refusal, reconcile};
 use crate::wire::kv::{OBJECT_RESULT_OUTPUT, StreamName};
@@ -95,7 +95,7 @@ pub enum Unsaid {
 ///
 /// # Errors
 /// When the leader does not answer, or the stream is none that may be read.
-pub async fn shared(leader: &Leader, standing: &Standing) -> Result<Shared, Unsaid> {
+pub async fn shared(leader: &Leader, standing: &ReaderStanding) -> Result<Shared, Unsaid> {
     let mut suspected = None;
     loop {
         let found = Found {

@@ -120,7 +120,7 @@ pub enum Read<M = Delivery> {
         reason: &'static str,
     },
     /// The reader rests: once every older item is dealt with, it wants to know where the stream stands.
-    Rest(oneshot::Sender<Option<Standing>>),
+    Rest(oneshot::Sender<Option<ReaderStanding>>),
 }
 
 /// What was read, with its opening.
@@ -152,7 +152,7 @@ impl<M> Item<M> {
 
 /// Where a stream stands in the database, as far as the reader needs it.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct ReaderStanding {
     /// The committed position.
     pub position: StreamSeq,
     /// The message at the position (if one stands there) and kept ones, newest first.

@@ -34,7 +34,7 @@ pub struct DeadLetter {
 
 /// Where a dead letter stands: its key in the book.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct LetterId {
     /// The stream.
     pub stream: StreamName,
     /// The life of the stream's sequences.
@@ -43,9 +43,9 @@ pub struct Place {
     pub seq: StreamSeq,
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for LetterId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {} (life {})", self.stream, self.seq, self.incarnation)
+        write!(f, "{} {} (incarnation {})", self.stream, self.seq, self.incarnation)
     }
 }
 
@@ -163,7 +163,7 @@ pub(super) fn enter(
 }
 
 /// Whether a message is in the book.
-pub(super) fn is_there(conn: &Connection, place: Place) -> Result<bool, StoreError> {
+pub(super) fn is_there(conn: &Connection, place: LetterId) -> Result<bool, StoreError> {
     conn.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM projector_dead_letters WHERE stream = ?1 AND incarnation = ?2 AND stream_seq = ?3)",
     )
@@ -174,7 +174,7 @@ pub(super) fn is_there(conn: &Connection, place: Place) -> Result<bool, StoreErr
 }
 
 /// Takes a message that was projected out of the book; returns the bytes that its payload and headers had there.
-pub(super) fn remove(conn: &Connection, place: Place) -> Result<u64, StoreError> {
+pub(super) fn remove(conn: &Connection, place: LetterId) -> Result<u64, StoreError> {
     conn.prepare_cached(&format!(
         "DELETE FROM projector_dead_letters WHERE stream = ?1 AND incarnation = ?2 AND stream_seq = ?3
          RETURNING {TAKES}"
@@ -191,7 +191,7 @@ pub(super) fn remove(conn: &Connection, place: Place) -> Result<u64, StoreError>
 }
 
 /// Keeps a message that was tried again in vain, a discarded one too, with the reason of now.
-pub(super) fn keep(conn: &Connection, place: Place, reason: &str) -> Result<(), StoreError> {
+pub(super) fn keep(conn: &Connection, place: LetterId, reason: &str) -> Result<(), StoreError> {
     conn.prepare_cached(
         "UPDATE projector_dead_letters SET reason = ?4, state = 'kept'
          WHERE stream = ?1 AND incarnation = ?2 AND stream_seq = ?3",
@@ -209,7 +209,7 @@ pub(super) fn keep(conn: &Connection, place: Place, reason: &str) -> Result<(), 
 }
 
 /// Marks a message as given up by hand: its row stays, so that whoever meets it again leaves it. False when there is none.
-pub(super) fn discard(conn: &Connection, place: Place) -> Result<bool, StoreError> {
+pub(super) fn discard(conn: &Connection, place: LetterId) -> Result<bool, StoreError> {
     conn.prepare_cached(
         "UPDATE projector_dead_letters SET state = 'discarded'
          WHERE stream = ?1 AND incarnation = ?2 AND stream_seq = ?3",
@@ -229,7 +229,7 @@ pub fn kept(
     conn: &Connection,
     stream: Option<StreamName>,
     incarnation: Option<u64>,
-) -> Result<Vec<Place>, StoreError> {
+) -> Result<Vec<LetterId>, StoreError> {
     let read = || -> Result<Vec<(String, u64, u64)>, rusqlite::Error> {
         conn.prepare(
             "SELECT stream, incarnation, stream_seq FROM projector_dead_letters
@@ -245,7 +245,7 @@ pub fn kept(
     Ok(read
         .into_iter()
         .filter_map(|(stream, incarnation, seq)| {
-            Some(Place {
+            Some(LetterId {
                 stream: StreamName::parse(&stream)?,
                 incarnation,
                 seq: StreamSeq(seq),
@@ -376,8 +376,8 @@ mod tests {
         }
     }
 
-    fn place(seq: u64) -> Place {
-        Place {
+    fn place(seq: u64) -> LetterId {
+        LetterId {
             stream: StreamName::Results,
             incarnation: 1,
             seq: StreamSeq(seq),
@@ -450,7 +450,7 @@ mod tests {
             left,
             [
                 place(3),
-                Place {
+                LetterId {
                     incarnation: 2,
                     ..place(1)
                 }

@@ -1,6 +1,6 @@
 //! One transaction: rows, books and positions together, or nothing (I1).
 
-mod desk;
+mod context;
 mod first_pass;
 mod foreknown;
 mod other_streams;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use rusqlite::{CachedStatement, Connection, params};
 
-pub(super) use self::desk::{Desk, LetterRoom};
+pub(super) use self::context::{Context, LetterRoom};
 use self::outputs::presence;
 pub use self::retry::Lines;
 use super::StoreError;
@@ -88,9 +88,9 @@ pub struct Group<'s> {
     insert_message: CachedStatement<'s>,
     /// `None` while other triggers than the known two are there: then the triggers write the ledgers.
     ledger: Option<Ledger>,
-    /// `None` while counters wait for the rows (see [`Desk::deferred`]).
+    /// `None` while counters wait for the rows (see [`Context::deferred`]).
     tally: Option<Tally>,
-    desk: &'s mut Desk,
+    context: &'s mut Context,
     manifests: Arc<Manifests>,
     /// See [`Deriver::any_issues`].
     any_issues: bool,
@@ -123,7 +123,7 @@ pub struct Left {
 impl Drop for Group<'_> {
     fn drop(&mut self) {
         if !self.committed {
-            self.desk.roll_back(self.tx);
+            self.context.roll_back(self.tx);
         }
     }
 }
@@ -132,7 +132,7 @@ impl<'s> Group<'s> {
     /// Begins. `now_wall` goes into `_wall` columns only.
     pub(super) fn begin(
         conn: &'s Connection,
-        desk: &'s mut Desk,
+        context: &'s mut Context,
         manifests: Arc<Manifests>,
         now_wall: Timestamp,
     ) -> Result<Self, StoreError> {
@@ -140,20 +140,20 @@ impl<'s> Group<'s> {
             begin_immediate(conn).map_err(StoreError::sqlite("begin a transaction"))?;
         }
         let mut begun = || -> Result<_, StoreError> {
-            let ours = match desk.scratch_ledgers {
+            let ours = match context.scratch_ledgers {
                 Some(ours) => ours,
-                None => desk.triggers.look(conn)?,
+                None => context.triggers.look(conn)?,
             };
             let ledger = ours.then(Ledger::default);
             let prepare =
                 |statement: Result<_, _>| statement.map_err(StoreError::sqlite("prepare to write results"));
-            desk.orphans.look(conn, &manifests)?;
+            context.orphans.look(conn, &manifests)?;
             Ok((
                 ledger,
                 prepare(rows::prepare_insert(conn))?,
                 prepare(conn.prepare_cached(INSERT_MESSAGE))?,
                 issues::any(conn)?,
-                foreknown::first_entry(conn, desk.foreknown.as_ref())?,
+                foreknown::first_entry(conn, context.foreknown.as_ref())?,
             ))
         };
         match begun() {
@@ -162,8 +162,8 @@ impl<'s> Group<'s> {
                 insert_result,
                 insert_message,
                 ledger,
-                tally: (!desk.deferred).then(Tally::default),
-                desk,
+                tally: (!context.deferred).then(Tally::default),
+                context,
                 manifests,
                 any_issues,
                 letter_bytes_added: 0,
@@ -179,7 +179,7 @@ impl<'s> Group<'s> {
                 advanced: Vec::new(),
             }),
             Err(error) => {
-                desk.roll_back(conn);
+                context.roll_back(conn);
                 Err(error)
             }
         }
@@ -232,7 +232,7 @@ impl<'s> Group<'s> {
         }
         self.enter_outputs(&row.result_id, message, entry, published)?;
         if let Some(job_id) = result.manifest_id.as_deref()
-            && (self.any_issues || self.manifests.job(job_id).is_some() || self.desk.orphans.has(job_id))
+            && (self.any_issues || self.manifests.job(job_id).is_some() || self.context.orphans.has(job_id))
         {
             let evidence = Evidence {
                 incarnation,
@@ -310,10 +310,10 @@ impl<'s> Group<'s> {
         Deriver {
             conn: self.tx,
             manifests: &self.manifests,
-            shapes: &mut self.desk.shapes,
-            orphans: &self.desk.orphans,
+            shapes: &mut self.context.shapes,
+            orphans: &self.context.orphans,
             isolated: self.isolating,
-            adopted: self.desk.adopted,
+            adopted: self.context.adopted,
             any_issues: &mut self.any_issues,
         }
     }
@@ -331,7 +331,7 @@ impl<'s> Group<'s> {
     /// # Errors
     /// SQLite's.
     pub fn dead_letter(&mut self, incarnation: u64, letter: &DeadLetter) -> Result<(), StoreError> {
-        let letters = &self.desk.letters;
+        let letters = &self.context.letters;
         let room = letters
             .bytes_max
             .saturating_sub(letters.bytes + self.letter_bytes_added);
@@ -388,7 +388,7 @@ impl<'s> Group<'s> {
         position::write(self.tx, advance)?;
         if advance.stream == StreamName::Results
             && self
-                .desk
+                .context
                 .first_pass
                 .is_some_and(|last| advance.to.position >= last)
         {
@@ -414,8 +414,8 @@ impl<'s> Group<'s> {
         self.isolating = false;
         let outcome = outcome?;
         if outcome.is_err() {
-            self.desk.shapes.clear();
-            self.first_entry = foreknown::first_entry(self.tx, self.desk.foreknown.as_ref())?;
+            self.context.shapes.clear();
+            self.first_entry = foreknown::first_entry(self.tx, self.context.foreknown.as_ref())?;
         }
         Ok(outcome)
     }
@@ -437,19 +437,19 @@ impl<'s> Group<'s> {
         if let Some(tally) = &mut self.tally {
             self.left.unsettled = tally.write(self.tx, self.now_wall)?;
         }
-        let desk = &mut *self.desk;
-        desk.letters.bytes =
-            (desk.letters.bytes + self.letter_bytes_added).saturating_sub(self.letter_bytes_removed);
-        desk.carried_outputs += self.carried_outputs;
-        if !desk.shares_transaction {
+        let context = &mut *self.context;
+        context.letters.bytes =
+            (context.letters.bytes + self.letter_bytes_added).saturating_sub(self.letter_bytes_removed);
+        context.carried_outputs += self.carried_outputs;
+        if !context.shares_transaction {
             self.tx
                 .prepare_cached("COMMIT")
                 .and_then(|mut commit| commit.execute([]))
                 .map_err(StoreError::sqlite("commit"))?;
-            desk.committed();
+            context.committed();
         }
         self.committed = true;
-        let letters = &mut desk.letters;
+        let letters = &mut context.letters;
         if self.letters_overflow && !std::mem::replace(&mut letters.overflowed, true) {
             tracing::error!(
                 bytes = letters.bytes,
@@ -459,7 +459,7 @@ impl<'s> Group<'s> {
             );
         }
         if self.first_pass_ends {
-            self.desk.first_pass = None;
+            self.context.first_pass = None;
         }
         Ok((std::mem::take(&mut self.advanced), std::mem::take(&mut self.left)))
     }

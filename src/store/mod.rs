@@ -53,7 +53,7 @@ pub use open::{StoreOptions, Synchronous, Use, read_only};
 pub use position::{Advance, Counts, Standing};
 pub use written::WRITTEN_TABLES;
 
-use self::retention::Aging;
+use self::retention::Retained;
 use self::written::Written;
 use crate::projection::manifests::Manifests;
 use crate::wire::kv::StreamName;
@@ -84,10 +84,10 @@ pub fn standings(conn: &Connection) -> Result<std::collections::BTreeMap<StreamN
 }
 
 /// What transactions on a new connection need.
-fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreError> {
+fn context(conn: &Connection, options: &StoreOptions) -> Result<group::Context, StoreError> {
     let live = options.for_use == Use::Live;
     let letter_bytes = dead_letters::kept_bytes(conn)?;
-    Ok(group::Desk {
+    Ok(group::Context {
         triggers: completions::TriggerWatch::default(),
         letters: group::LetterRoom {
             bytes: letter_bytes,
@@ -112,7 +112,7 @@ fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreE
 /// The writer's database: the one connection that writes, and the lock that makes it the only one.
 pub struct Store {
     conn: Connection,
-    desk: group::Desk,
+    context: group::Context,
     identity: FileIdentity,
     /// The log, and which file it is once it is there.
     log: (PathBuf, Option<FileIdentity>),
@@ -140,15 +140,15 @@ impl Store {
         let lock = Lock::take(path, me)?;
         let mut conn = open::writer(path, options)?;
         let database_id = migrate::meta(&conn, "database_id")?.unwrap_or_default();
-        let desk = desk(&conn, options)?;
+        let context = context(&conn, options)?;
         if options.for_use == Use::Live {
-            desk.written.watch(&mut conn)?;
+            context.written.watch(&mut conn)?;
         }
         let identity =
             FileIdentity::of(path).map_err(StoreError::io(format!("look at {}", path.display())))?;
         Ok(Self {
             conn,
-            desk,
+            context,
             identity,
             log: (wal_path(&real_path(path)), None),
             path: path.to_owned(),
@@ -181,7 +181,7 @@ impl Store {
         now_wall: Timestamp,
     ) -> Result<Group<'_>, StoreError> {
         self.check_identity()?;
-        Group::begin(&self.conn, &mut self.desk, manifests.clone(), now_wall)
+        Group::begin(&self.conn, &mut self.context, manifests.clone(), now_wall)
     }
 
     /// Derives every due pair anew, one transaction each: in a scratch, which nobody else works on.
@@ -206,7 +206,7 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn is_new(&self) -> Result<bool, StoreError> {
-        Ok(!self.desk.adopted && position::read_all(&self.conn, "main")?.is_empty())
+        Ok(!self.context.adopted && position::read_all(&self.conn, "main")?.is_empty())
     }
 
     /// Refuses a file whose first pass (contract §7.2) is not over: what it will still meet must not be derived without it.
@@ -220,7 +220,7 @@ impl Store {
     /// Whether the file is the backend's own, with other writers beside us.
     #[must_use]
     pub fn is_adopted(&self) -> bool {
-        self.desk.adopted
+        self.context.adopted
     }
 
     /// The pairs whose results wait for outputs.
@@ -266,11 +266,11 @@ impl Store {
         self.check_identity()?;
         self.conn = open::connection(&self.path, &self.options)?;
         self.log.1 = None;
-        let desk = desk(&self.conn, &self.options)?;
-        let foreknown = self.desk.foreknown.take();
-        self.desk = group::Desk { foreknown, ..desk };
+        let context = context(&self.conn, &self.options)?;
+        let foreknown = self.context.foreknown.take();
+        self.context = group::Context { foreknown, ..context };
         if self.options.for_use == Use::Live {
-            self.desk.written.watch(&mut self.conn)?;
+            self.context.written.watch(&mut self.conn)?;
         }
         if let Some(progress) = &self.progress {
             set_progress(&mut self.conn, progress)?;
@@ -290,18 +290,18 @@ impl Store {
 
     /// Rows written by table of [`WRITTEN_TABLES`] since this was last asked, by transactions that were committed.
     pub fn take_written(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        self.desk.written.take()
+        self.context.written.take()
     }
 
     /// Projects from now on with what the database knows that this one is loaded beside.
     pub fn set_foreknown(&mut self, known: carry::Foreknowledge) {
-        self.desk.foreknown = Some(known);
+        self.context.foreknown = Some(known);
     }
 
     /// See [`Store::set_foreknown`].
     #[must_use]
     pub fn foreknown(&self) -> Option<&carry::Foreknowledge> {
-        self.desk.foreknown.as_ref()
+        self.context.foreknown.as_ref()
     }
 
     /// Deletes at most `limit` rows of a table of our own from before a horizon, for their age, and records it. Returns how
@@ -309,11 +309,16 @@ impl Store {
     ///
     /// # Errors
     /// SQLite's; [`StoreError::Moved`] as for [`Store::begin`].
-    pub fn delete_old(&mut self, aging: Aging, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+    pub fn delete_old(
+        &mut self,
+        retained: Retained,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<usize, StoreError> {
         self.check_identity()?;
         let tx = rusqlite::Transaction::new_unchecked(&self.conn, rusqlite::TransactionBehavior::Immediate)
             .map_err(StoreError::sqlite("begin to delete old rows"))?;
-        let deleted = retention::delete(&tx, aging, before, limit)?;
+        let deleted = retention::delete(&tx, retained, before, limit)?;
         tx.commit()
             .map_err(StoreError::sqlite("commit the deletion of old rows"))?;
         Ok(deleted)
@@ -323,13 +328,13 @@ impl Store {
     ///
     /// # Errors
     /// SQLite's.
-    pub fn horizon(&self, aging: Aging) -> Result<Option<Timestamp>, StoreError> {
-        retention::horizon(&self.conn, aging)
+    pub fn horizon(&self, retained: Retained) -> Result<Option<Timestamp>, StoreError> {
+        retention::horizon(&self.conn, retained)
     }
 
     /// What was counted since [`Store::take_written`] was undone.
     pub fn forget_written(&self) {
-        self.desk.written.forget();
+        self.context.written.forget();
     }
 
     /// After an error that may come from a changed schema: is the file still ours to write?
@@ -337,7 +342,7 @@ impl Store {
     /// # Errors
     /// What is missing.
     pub fn check_schema(&self) -> Result<(), StoreError> {
-        expected::check_schema(&self.conn, self.desk.adopted)
+        expected::check_schema(&self.conn, self.context.adopted)
     }
 
     /// Where a stream stands.
@@ -430,12 +435,12 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn end_shared_transaction(&mut self, for_good: bool) -> Result<(), StoreError> {
-        self.desk.shares_transaction &= !for_good;
+        self.context.shares_transaction &= !for_good;
         if !self.conn.is_autocommit() {
             self.conn
                 .execute_batch("COMMIT")
                 .map_err(StoreError::sqlite("commit what was loaded"))?;
-            self.desk.committed();
+            self.context.committed();
         }
         Ok(())
     }

@@ -50,7 +50,7 @@ fn next_try(state: State, attempts: u64, now: Timestamp) -> Option<Timestamp> {
 }
 
 /// Whose output it is.
-pub(super) struct Place<'a> {
+pub(super) struct OutputOf<'a> {
     pub(super) result_id: &'a str,
     pub(super) field: Field,
     /// Of its message in `projector_results`.
@@ -62,7 +62,7 @@ pub(super) struct Place<'a> {
 /// Enters what became of a new row's pointer, in the row's own transaction.
 pub(super) fn enter(
     conn: &Connection,
-    place: &Place<'_>,
+    place: &OutputOf<'_>,
     output: &Output,
     published: Timestamp,
     now: Timestamp,
@@ -104,7 +104,7 @@ pub(super) fn enter(
 pub(super) struct Repaired {
     /// Of its message in `projector_results`.
     pub(super) entry: i64,
-    /// See [`Place::mended`].
+    /// See [`OutputOf::mended`].
     pub(super) mended: bool,
     pub(super) from: State,
     pub(super) to: State,
@@ -295,7 +295,7 @@ mod tests {
             params![RESULT, output.column(Field::Stdout)],
         )
         .unwrap();
-        let place = Place {
+        let place = OutputOf {
             result_id: RESULT,
             field: Field::Stdout,
             entry: 1,

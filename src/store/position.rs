@@ -286,7 +286,7 @@ pub(super) fn first_that_does_not_add_up(
             let (stream, incarnation): (String, i64) = (row.get(0)?, row.get(1)?);
             let (sum, sequences): (i64, i64) = (row.get(2)?, row.get(3)?);
             Ok(format!(
-                "{stream} in its life {incarnation} accounts for {sum} of {sequences} sequences (I3)"
+                "{stream} in its incarnation {incarnation} accounts for {sum} of {sequences} sequences (I3)"
             ))
         },
     )
@@ -315,7 +315,7 @@ pub(super) fn revive(
     match changed {
         1 => Ok(()),
         _ => Err(StoreError::Value(format!(
-            "projector_position counts no dead letter of {stream} in its life {incarnation}: it was changed by hand"
+            "projector_position counts no dead letter of {stream} in its incarnation {incarnation}: it was changed by hand"
         ))),
     }
 }

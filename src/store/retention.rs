@@ -15,14 +15,14 @@ const CLEANUP_DAYS: i64 = 90;
 /// A table whose old rows may be deleted. Ledgers are exempt (§6.4): losing a row of those runs jobs again; of checks, facts
 /// and feeds there is but what holds now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Aging {
+pub enum Retained {
     /// `execution_results`, by `recorded_at`; with its rows go the book's lines about their outputs.
     Results,
     /// `inventory_history`, by `observed_at`.
     History,
 }
 
-impl Aging {
+impl Retained {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::Results, Self::History];
 
@@ -64,8 +64,8 @@ impl Horizons {
     /// SQLite's.
     pub fn read(conn: &Connection, schema: &str, now: Timestamp) -> Result<Self, StoreError> {
         let mut horizons = Self::of_backend(now);
-        for aging in Aging::ALL {
-            let Some(kept) = migrate::meta_of(conn, schema, &aging.key())? else {
+        for retained in Retained::ALL {
+            let Some(kept) = migrate::meta_of(conn, schema, &retained.key())? else {
                 continue;
             };
             // The later of the two: texts of one form, whose order is that of times.
@@ -76,7 +76,7 @@ impl Horizons {
                 .chain([kept])
                 .max()
                 .unwrap_or_default();
-            horizons.by_table.insert(aging.table(), horizon);
+            horizons.by_table.insert(retained.table(), horizon);
         }
         Ok(horizons)
     }
@@ -108,8 +108,8 @@ impl Horizons {
 }
 
 /// The one that this service has made of a table.
-pub(super) fn horizon(conn: &Connection, aging: Aging) -> Result<Option<Timestamp>, StoreError> {
-    let kept = migrate::meta(conn, &aging.key())?;
+pub(super) fn horizon(conn: &Connection, retained: Retained) -> Result<Option<Timestamp>, StoreError> {
+    let kept = migrate::meta(conn, &retained.key())?;
     Ok(kept.and_then(|text| Timestamp::parse_stored(&text).ok()))
 }
 
@@ -119,9 +119,9 @@ pub(super) fn horizon(conn: &Connection, aging: Aging) -> Result<Option<Timestam
 /// SQLite's.
 pub(super) fn kept(conn: &Connection) -> Result<BTreeMap<&'static str, String>, StoreError> {
     let mut kept = BTreeMap::new();
-    for aging in Aging::ALL {
-        if let Some(horizon) = migrate::meta(conn, &aging.key())? {
-            kept.insert(aging.table(), horizon);
+    for retained in Retained::ALL {
+        if let Some(horizon) = migrate::meta(conn, &retained.key())? {
+            kept.insert(retained.table(), horizon);
         }
     }
     Ok(kept)
@@ -131,33 +131,33 @@ pub(super) fn kept(conn: &Connection) -> Result<BTreeMap<&'static str, String>, 
 /// moves back. Returns how many rows.
 pub(super) fn delete(
     conn: &Connection,
-    aging: Aging,
+    retained: Retained,
     before: Timestamp,
     limit: usize,
 ) -> Result<usize, StoreError> {
-    let (table, column, horizon) = (aging.table(), aging.column(), before.stored());
+    let (table, column, horizon) = (retained.table(), retained.column(), before.stored());
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let work = || -> Result<usize, rusqlite::Error> {
         conn.prepare_cached(
             "INSERT INTO projector_meta (key, value) VALUES (?1, ?2)
              ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)",
         )?
-        .execute(params![aging.key(), horizon])?;
+        .execute(params![retained.key(), horizon])?;
         // An output that is still asked for would have no row to go into; and of a pair that waits for one, or is due, the later
         // results are still to be derived.
-        let but_for = match aging {
-            Aging::Results => {
+        let but_for = match retained {
+            Retained::Results => {
                 // The second condition on `state` lets SQLite take the partial index.
                 "AND result_id NOT IN (SELECT result_id FROM projector_outputs WHERE state = 'pending' AND state <> 'fetched')
                  AND NOT EXISTS (SELECT 1 FROM projector_derivations pair
                      WHERE pair.job_id = execution_results.job_id AND pair.pc_id = execution_results.pc_id
                          AND pair.state <> 'settled')"
             }
-            Aging::History => "",
+            Retained::History => "",
         };
         let chosen =
             format!("SELECT rowid FROM {table} WHERE {column} < ?1 {but_for} ORDER BY {column} LIMIT ?2");
-        if aging == Aging::Results {
+        if retained == Retained::Results {
             conn.prepare_cached(&format!(
                 "DELETE FROM projector_outputs WHERE result_id IN
                      (SELECT result_id FROM execution_results WHERE rowid IN ({chosen}))"

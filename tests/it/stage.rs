@@ -21,10 +21,10 @@ use results_projector::service::writer::{Bells, Lane, Writer, WriterLimits, Writ
 use results_projector::source::flow::{Delivery, Feedback, Item, Read};
 use results_projector::source::reconcile::Incarnation;
 use results_projector::store::carry::Foreknowledge;
-use results_projector::store::dead_letters::{self, Place};
+use results_projector::store::dead_letters::{self, LetterId};
 use results_projector::store::derive::due_pairs;
 use results_projector::store::output_book::Repair;
-use results_projector::store::retention::Aging;
+use results_projector::store::retention::Retained;
 use results_projector::store::{Lines, Owner, Store, StoreOptions, read_only};
 use results_projector::wire::kv::StreamName;
 use results_projector::wire::output::{Attempt, Content};
@@ -58,7 +58,7 @@ pub struct Stage {
     /// What is delivered now cannot be projected by this version.
     pub fails: bool,
     /// How old rows may become, from the next start of the writer on.
-    pub retention: Vec<(Aging, Duration)>,
+    pub retention: Vec<(Retained, Duration)>,
     manifests: watch::Sender<Arc<Manifests>>,
     running: Option<Running>,
     permits: Arc<Semaphore>,
@@ -266,7 +266,7 @@ impl Stage {
     }
 
     /// Tries one dead letter again, as `dead-letters retry` does.
-    pub fn retry_letter(&self, place: Place) -> LetterOutcome {
+    pub fn retry_letter(&self, place: LetterId) -> LetterOutcome {
         let conn = read_only(&self.db).unwrap();
         let shown = dead_letters::show(&conn, place.stream, place.seq, Some(place.incarnation))
             .unwrap()
@@ -293,7 +293,7 @@ impl Stage {
     }
 
     /// The dead letters that are kept.
-    pub fn letters(&self) -> Vec<Place> {
+    pub fn letters(&self) -> Vec<LetterId> {
         self.settle_down();
         dead_letters::kept(&read_only(&self.db).unwrap(), None, None).unwrap()
     }

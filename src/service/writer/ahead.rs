@@ -23,7 +23,7 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What the two threads share.
 #[derive(Debug, Default)]
-struct Board {
+struct Queues {
     /// By their place in the group, rising.
     asked: VecDeque<(usize, Arc<Hints>, ByteString)>,
     /// The place of the one that is being read.
@@ -34,17 +34,17 @@ struct Board {
 
 #[derive(Debug, Default)]
 struct Shared {
-    board: Mutex<Board>,
+    queues: Mutex<Queues>,
     changed: Condvar,
 }
 
 impl Shared {
-    fn board(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, board: MutexGuard<'a, Board>) -> MutexGuard<'a, Board> {
-        let woken = self.changed.wait_timeout(board, LOOK_AGAIN_AFTER);
+    fn wait<'a>(&self, queues: MutexGuard<'a, Queues>) -> MutexGuard<'a, Queues> {
+        let woken = self.changed.wait_timeout(queues, LOOK_AGAIN_AFTER);
         woken.unwrap_or_else(PoisonError::into_inner).0
     }
 
@@ -52,16 +52,16 @@ impl Shared {
         // Freeing one takes nearly as long as reading it: what the writer has done with is freed here.
         let mut done_with = VecDeque::new();
         let mut bytes = 0;
-        let mut board = self.board();
-        while !board.over {
-            let Some((place, hints, stdout)) = board.asked.pop_front() else {
+        let mut queues = self.queues();
+        while !queues.over {
+            let Some((place, hints, stdout)) = queues.asked.pop_front() else {
                 done_with.clear();
                 bytes = 0;
-                board = self.wait(board);
+                queues = self.wait(queues);
                 continue;
             };
-            board.reading = Some(place);
-            drop(board);
+            queues.reading = Some(place);
+            drop(queues);
             let scan = Scan::ahead(&hints, &stdout);
             bytes += stdout.len();
             done_with.push_back((stdout.len(), scan.payload.clone().ok()));
@@ -71,9 +71,9 @@ impl Shared {
             {
                 bytes -= freed;
             }
-            board = self.board();
-            if board.reading.take() == Some(place) {
-                board.read.push_back((place, scan));
+            queues = self.queues();
+            if queues.reading.take() == Some(place) {
+                queues.read.push_back((place, scan));
             }
             self.changed.notify_all();
         }
@@ -117,10 +117,10 @@ impl Ahead {
             return;
         }
         self.asked.clear();
-        let mut board = self.shared.board();
-        board.asked.clear();
-        board.read.clear();
-        board.reading = None;
+        let mut queues = self.shared.queues();
+        queues.asked.clear();
+        queues.read.clear();
+        queues.reading = None;
     }
 
     /// Has scans behind a place read, as many as may be in memory.
@@ -137,8 +137,8 @@ impl Ahead {
             if let Some((hints, stdout)) = scan_of(unit, manifests) {
                 bytes += stdout.len();
                 self.asked.push_back((self.looked, stdout.len()));
-                let mut board = self.shared.board();
-                board.asked.push_back((self.looked, hints, stdout));
+                let mut queues = self.shared.queues();
+                queues.asked.push_back((self.looked, hints, stdout));
                 self.shared.changed.notify_all();
             }
             self.looked += 1;
@@ -151,27 +151,27 @@ impl Ahead {
             return None;
         }
         self.asked.pop_front();
-        let mut board = self.shared.board();
+        let mut queues = self.shared.queues();
         loop {
-            if board.asked.front().is_some_and(|(asked, ..)| *asked == place) {
-                board.asked.pop_front();
+            if queues.asked.front().is_some_and(|(asked, ..)| *asked == place) {
+                queues.asked.pop_front();
                 return None;
             }
-            if board.reading != Some(place) {
-                let (read, scan) = board.read.pop_front()?;
+            if queues.reading != Some(place) {
+                let (read, scan) = queues.read.pop_front()?;
                 return (read == place).then_some(scan);
             }
             if self.reader.as_ref().is_none_or(JoinHandle::is_finished) {
                 return None;
             }
-            board = self.shared.wait(board);
+            queues = self.shared.wait(queues);
         }
     }
 }
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        self.shared.board().over = true;
+        self.shared.queues().over = true;
         self.shared.changed.notify_all();
         if let Some(reader) = self.reader.take() {
             // A panic of it was reported where it happened.
@@ -208,7 +208,7 @@ mod tests {
     fn ask(ahead: &mut Ahead, place: usize, stdout: &str) {
         ahead.asked.push_back((place, stdout.len()));
         let asked = (place, hints(), ByteString::from(stdout));
-        ahead.shared.board().asked.push_back(asked);
+        ahead.shared.queues().asked.push_back(asked);
         ahead.shared.changed.notify_all();
     }
 
@@ -226,7 +226,7 @@ mod tests {
             }
             assert!(ahead.asked.is_empty());
         }
-        assert!(ahead.shared.board().read.is_empty());
+        assert!(ahead.shared.queues().read.is_empty());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::super::work::{OwedQuestion, Unit};
 use super::{Writer, WriterStopped, now};
-use crate::source::flow::Standing as ReaderStanding;
+use crate::source::flow::ReaderStanding;
 use crate::store::output_book::Owed;
 use crate::store::{Class, StoreError};
 use crate::wire::kv::StreamName;

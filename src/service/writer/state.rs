@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::store::retention::Aging;
+use crate::store::retention::Retained;
 use crate::store::{Standing, StoreError};
 use crate::wire::kv::StreamName;
 use crate::wire::sequence::StreamSeq;
@@ -25,7 +25,7 @@ pub struct WriterLimits {
     /// Below so many free bytes on the disk nothing is written.
     pub disk_reserve_bytes: u64,
     /// How old rows of a table may become before they are deleted.
-    pub retention: Vec<(Aging, Duration)>,
+    pub retention: Vec<(Retained, Duration)>,
 }
 
 impl WriterLimits {

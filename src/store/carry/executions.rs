@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::StoreError;
 use super::super::executions::BY_ROWS;
-use super::super::retention::{Aging, Horizons};
+use super::super::retention::{Horizons, Retained};
 use super::hand::list_backend_lines;
 use super::ledgers::Making;
 use super::{Basis, Purpose, Vouched, ledgers, run};
@@ -229,7 +229,7 @@ fn recount(
         Purpose::Rebuild => None,
         Purpose::Replay | Purpose::ReplayPart | Purpose::Verify => {
             let horizons = Horizons::read(conn, "old", now)?;
-            horizons.of(Aging::Results.table()).map(str::to_owned)
+            horizons.of(Retained::Results.table()).map(str::to_owned)
         }
     };
     let counted = run(

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::super::StoreError;
 use super::evidence::{Pair, Stored};
 use super::pairs::{
-    DuePair, Standing, first_entry, forget_waiting, in_message_order, is_at_hand, set_standing, standing,
-    wait, waiting,
+    DuePair, PairState, first_entry, forget_waiting, in_message_order, is_at_hand, set_state, state, wait,
+    waiting,
 };
 use super::{DERIVATION, Deriver, Mode, explode, history, issues};
 use crate::projection::issue::IssueCode;
@@ -16,13 +16,13 @@ impl Deriver<'_> {
     /// Derives a pair anew from its results at hand, in the order of their messages (DESIGN §5).
     pub(in super::super) fn rederive(&mut self, due: &DuePair) -> Result<(), StoreError> {
         let pair = due.pair.borrow();
-        if standing(self.conn, pair)? != Some(Standing::Due) {
+        if state(self.conn, pair)? != Some(PairState::Due) {
             return Ok(());
         }
         let manifests = self.manifests;
         let Some(hints) = manifests.hints(pair.job_id) else {
             forget_waiting(self.conn, pair)?;
-            return set_standing(self.conn, pair, Standing::Settled);
+            return set_state(self.conn, pair, PairState::Settled);
         };
         // What came after the entries were read waits, since the pair is due.
         let mut entries: BTreeSet<i64> = due.entries.iter().copied().collect();
@@ -39,7 +39,7 @@ impl Deriver<'_> {
         forget_waiting(self.conn, pair)?;
         issues::forget(self.conn, pair)?;
         self.clear(pair, hints, &start)?;
-        let mut standing = Standing::Settled;
+        let mut state = PairState::Settled;
         let mut entries = entries.into_iter();
         for entry in entries.by_ref() {
             let Some(stored) = Stored::load(self.conn, entry)? else {
@@ -47,7 +47,7 @@ impl Deriver<'_> {
             };
             let evidence = stored.evidence();
             if evidence.waits(hints) {
-                standing = Standing::Waiting;
+                state = PairState::Waiting;
                 wait(self.conn, pair, entry)?;
                 break;
             }
@@ -65,7 +65,7 @@ impl Deriver<'_> {
                 "UPDATE projector_derivations SET hints_hash = ?3, state = ?4 WHERE job_id = ?1 AND pc_id = ?2",
             )
             .and_then(|mut update| {
-                update.execute([pair.job_id, pair.pc_id, hints.hash.as_str(), standing.as_str()])
+                update.execute([pair.job_id, pair.pc_id, hints.hash.as_str(), state.as_str()])
             })
             .map_err(StoreError::sqlite(format_args!("derive {pair} anew")))?;
         Ok(())

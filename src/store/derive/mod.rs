@@ -19,7 +19,7 @@ use rusqlite::Connection;
 
 use self::evidence::Stored;
 use self::pairs::{
-    Standing, begin, leave, pair_of, set_standing, standing, standing_under, under, under_several, wait,
+    PairState, begin, pair_of, remove_waiting, set_state, state, state_under, under, under_several, wait,
     waiting,
 };
 use self::parts::Parts;
@@ -132,15 +132,15 @@ impl Deriver<'_> {
             return Ok(());
         }
         let waits = evidence.waits(hints);
-        let (standing, same_hints) = match standing_under(self.conn, pair, &hints.hash)? {
+        let (state, same_hints) = match state_under(self.conn, pair, &hints.hash)? {
             Some(found) => found,
             None => {
                 let first = if self.adopted { 0 } else { entry };
                 begin(self.conn, pair, &hints.hash, first)?;
-                (Standing::Settled, true)
+                (PairState::Settled, true)
             }
         };
-        if standing == Standing::Settled && !waits {
+        if state == PairState::Settled && !waits {
             if !same_hints {
                 under(self.conn, pair, &hints.hash)?;
             }
@@ -148,8 +148,8 @@ impl Deriver<'_> {
                 .parts(Mode::WithHistory, reported)
                 .apply(hints, evidence, scan);
         }
-        if standing == Standing::Settled {
-            set_standing(self.conn, pair, Standing::Waiting)?;
+        if state == PairState::Settled {
+            set_state(self.conn, pair, PairState::Waiting)?;
         }
         wait(self.conn, pair, entry)
     }
@@ -159,9 +159,9 @@ impl Deriver<'_> {
         let Some(pair) = pair_of(self.conn, entry)? else {
             return Ok(Released::Nothing);
         };
-        Ok(match standing(self.conn, pair.borrow())? {
-            Some(Standing::Waiting) if self.release(&pair)? => Released::More(pair),
-            Some(Standing::Due) => Released::StillDue,
+        Ok(match state(self.conn, pair.borrow())? {
+            Some(PairState::Waiting) if self.release(&pair)? => Released::More(pair),
+            Some(PairState::Due) => Released::StillDue,
             _ => Released::Nothing,
         })
     }
@@ -170,7 +170,7 @@ impl Deriver<'_> {
     /// at once than one transaction should hold.
     pub(super) fn release(&mut self, pair: &OwnedPair) -> Result<bool, StoreError> {
         let borrowed = pair.borrow();
-        if standing(self.conn, borrowed)? != Some(Standing::Waiting) {
+        if state(self.conn, borrowed)? != Some(PairState::Waiting) {
             return Ok(false);
         }
         let waiting = waiting(self.conn, borrowed, RELEASED_MAX + 1)?;
@@ -192,10 +192,10 @@ impl Deriver<'_> {
                     None => under_several(self.conn, borrowed)?,
                 }
             }
-            leave(self.conn, borrowed, entry)?;
+            remove_waiting(self.conn, borrowed, entry)?;
         }
         if !more {
-            set_standing(self.conn, borrowed, Standing::Settled)?;
+            set_state(self.conn, borrowed, PairState::Settled)?;
         }
         Ok(more)
     }
@@ -216,14 +216,14 @@ impl Deriver<'_> {
     }
 
     fn make_due(&mut self, pair: Pair<'_>) -> Result<bool, StoreError> {
-        if standing(self.conn, pair)?.is_none() {
+        if state(self.conn, pair)?.is_none() {
             // Projected by others so far: this is the first that we derive of it.
             let Some(hints) = self.manifests.hints(pair.job_id) else {
                 return Ok(false);
             };
             begin(self.conn, pair, &hints.hash, 0)?;
         }
-        set_standing(self.conn, pair, Standing::Due)?;
+        set_state(self.conn, pair, PairState::Due)?;
         Ok(true)
     }
 }

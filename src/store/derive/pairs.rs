@@ -20,13 +20,13 @@ pub struct DuePair {
 
 /// Where a pair stands (`projector_derivations.state`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum PairState {
     Settled,
     Waiting,
     Due,
 }
 
-impl Standing {
+impl PairState {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Settled => "settled",
@@ -59,12 +59,12 @@ pub(super) fn pair_of(conn: &Connection, entry: i64) -> Result<Option<OwnedPair>
         .map_err(StoreError::sqlite("look up the pair of a result"))
 }
 
-pub(super) fn standing(conn: &Connection, pair: Pair<'_>) -> Result<Option<Standing>, StoreError> {
+pub(super) fn state(conn: &Connection, pair: Pair<'_>) -> Result<Option<PairState>, StoreError> {
     conn.prepare_cached("SELECT state FROM projector_derivations WHERE job_id = ?1 AND pc_id = ?2")
         .and_then(|mut select| {
             select
                 .query_row([pair.job_id, pair.pc_id], |row| {
-                    Ok(Standing::parse(row.get_ref(0)?.as_str()?))
+                    Ok(PairState::parse(row.get_ref(0)?.as_str()?))
                 })
                 .optional()
         })
@@ -72,18 +72,18 @@ pub(super) fn standing(conn: &Connection, pair: Pair<'_>) -> Result<Option<Stand
 }
 
 /// Where a pair stands, and whether all of it was derived under these hints.
-pub(super) fn standing_under(
+pub(super) fn state_under(
     conn: &Connection,
     pair: Pair<'_>,
     hints_hash: &str,
-) -> Result<Option<(Standing, bool)>, StoreError> {
+) -> Result<Option<(PairState, bool)>, StoreError> {
     conn.prepare_cached(
         "SELECT state, hints_hash = ?3 FROM projector_derivations WHERE job_id = ?1 AND pc_id = ?2",
     )
     .and_then(|mut select| {
         select
             .query_row([pair.job_id, pair.pc_id, hints_hash], |row| {
-                Ok((Standing::parse(row.get_ref(0)?.as_str()?), row.get(1)?))
+                Ok((PairState::parse(row.get_ref(0)?.as_str()?), row.get(1)?))
             })
             .optional()
     })
@@ -175,9 +175,9 @@ impl Orphans {
     }
 }
 
-pub(super) fn set_standing(conn: &Connection, pair: Pair<'_>, standing: Standing) -> Result<(), StoreError> {
+pub(super) fn set_state(conn: &Connection, pair: Pair<'_>, state: PairState) -> Result<(), StoreError> {
     conn.prepare_cached("UPDATE projector_derivations SET state = ?3 WHERE job_id = ?1 AND pc_id = ?2")
-        .and_then(|mut update| update.execute([pair.job_id, pair.pc_id, standing.as_str()]))
+        .and_then(|mut update| update.execute([pair.job_id, pair.pc_id, state.as_str()]))
         .map_err(StoreError::sqlite(format_args!("set where {pair} stands")))?;
     Ok(())
 }
@@ -189,7 +189,7 @@ pub(super) fn wait(conn: &Connection, pair: Pair<'_>, entry: i64) -> Result<(), 
     Ok(())
 }
 
-pub(super) fn leave(conn: &Connection, pair: Pair<'_>, entry: i64) -> Result<(), StoreError> {
+pub(super) fn remove_waiting(conn: &Connection, pair: Pair<'_>, entry: i64) -> Result<(), StoreError> {
     conn.prepare_cached("DELETE FROM projector_waiting WHERE job_id = ?1 AND pc_id = ?2 AND entry = ?3")
         .and_then(|mut delete| delete.execute(params![pair.job_id, pair.pc_id, entry]))
         .map_err(StoreError::sqlite(format_args!(
@@ -267,16 +267,16 @@ pub(super) fn set_job_due(conn: &Connection, job_id: &str) -> Result<(), StoreEr
 
 /// The pairs whose results wait: at a start some may be ready to be applied.
 pub(in super::super) fn waiting_pairs(conn: &Connection) -> Result<Vec<OwnedPair>, StoreError> {
-    pairs_in(conn, Standing::Waiting)
+    pairs_in(conn, PairState::Waiting)
 }
 
-fn pairs_in(conn: &Connection, standing: Standing) -> Result<Vec<OwnedPair>, StoreError> {
+fn pairs_in(conn: &Connection, state: PairState) -> Result<Vec<OwnedPair>, StoreError> {
     conn.prepare_cached(
         "SELECT job_id, pc_id FROM projector_derivations WHERE state = ?1 AND state <> 'settled'",
     )
     .and_then(|mut select| {
         select
-            .query_map([standing.as_str()], |row| {
+            .query_map([state.as_str()], |row| {
                 Ok(OwnedPair {
                     job_id: row.get(0)?,
                     pc_id: row.get(1)?,
@@ -295,7 +295,7 @@ fn pairs_in(conn: &Connection, standing: Standing) -> Result<Vec<OwnedPair>, Sto
 /// SQLite's.
 pub fn due_pairs(conn: &Connection) -> Result<Vec<DuePair>, StoreError> {
     let mut due: BTreeMap<String, BTreeMap<String, Vec<i64>>> = BTreeMap::new();
-    for OwnedPair { job_id, pc_id } in pairs_in(conn, Standing::Due)? {
+    for OwnedPair { job_id, pc_id } in pairs_in(conn, PairState::Due)? {
         due.entry(job_id).or_default().insert(pc_id, Vec::new());
     }
     if due.is_empty() || first_pass::until(conn)?.is_some() {
@@ -339,16 +339,16 @@ pub fn due_pairs(conn: &Connection) -> Result<Vec<DuePair>, StoreError> {
 /// SQLite's.
 pub(in super::super) fn pair_counts(conn: &Connection) -> Result<PairCounts, StoreError> {
     let read = || -> Result<PairCounts, rusqlite::Error> {
-        let count = |standing: Standing| {
+        let count = |state: PairState| {
             conn.query_row(
                 "SELECT count(*) FROM projector_derivations WHERE state = ?1 AND state <> 'settled'",
-                [standing.as_str()],
+                [state.as_str()],
                 |row| row.get(0),
             )
         };
         Ok(PairCounts {
-            waiting: count(Standing::Waiting)?,
-            due: count(Standing::Due)?,
+            waiting: count(PairState::Waiting)?,
+            due: count(PairState::Due)?,
             by_hints: conn
                 .prepare("SELECT job_id, hints_hash, count(*) FROM projector_derivations GROUP BY job_id, hints_hash")?
                 .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?

@@ -3,7 +3,7 @@
 
 use super::super::StoreError;
 use super::evidence::{Pair, Stored};
-use super::pairs::{Standing, begin, set_job_due, set_standing, standing, wait};
+use super::pairs::{PairState, begin, set_job_due, set_state, state, wait};
 use super::{Deriver, Hints};
 
 impl Deriver<'_> {
@@ -20,11 +20,11 @@ impl Deriver<'_> {
         if evidence.needs(hints).is_none() {
             return Ok(false);
         }
-        if standing(self.conn, pair)?.is_none() {
+        if state(self.conn, pair)?.is_none() {
             let first = if self.adopted { 0 } else { entry };
             begin(self.conn, pair, &hints.hash, first)?;
         }
-        set_standing(self.conn, pair, Standing::Due)?;
+        set_state(self.conn, pair, PairState::Due)?;
         // The pair may have been due already, with its results read before this one was there.
         wait(self.conn, pair, entry)?;
         Ok(true)
@@ -41,10 +41,10 @@ impl Deriver<'_> {
         let Some(hints) = manifests.hints(pair.job_id) else {
             return Ok(false);
         };
-        if standing(self.conn, pair)?.is_none() {
+        if state(self.conn, pair)?.is_none() {
             return Ok(false);
         }
-        set_standing(self.conn, pair, Standing::Due)?;
+        set_state(self.conn, pair, PairState::Due)?;
         if self.forget_newest(pair, hints, published)? {
             set_job_due(self.conn, pair.job_id)?;
         }

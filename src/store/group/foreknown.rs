@@ -31,7 +31,7 @@ pub(super) fn first_entry(
 impl Group<'_> {
     /// Whether the database that is there knows this message as a duplicate.
     pub(super) fn is_known_duplicate(&self, seq: StreamSeq, published: Timestamp) -> bool {
-        let known = self.desk.foreknown.as_ref();
+        let known = self.context.foreknown.as_ref();
         known.is_some_and(|known| known.is_duplicate(seq, published))
     }
 
@@ -41,7 +41,7 @@ impl Group<'_> {
         &self,
         message: &ResultMessage,
     ) -> Result<Option<(ResultMessage, u64)>, StoreError> {
-        let Some(known) = &self.desk.foreknown else {
+        let Some(known) = &self.context.foreknown else {
             return Ok(None);
         };
         let mut kept: Option<(ResultMessage, u64)> = None;
@@ -76,7 +76,7 @@ impl Group<'_> {
         field: Field,
         object: &str,
     ) -> Result<bool, StoreError> {
-        let known = self.desk.foreknown.as_ref();
+        let known = self.context.foreknown.as_ref();
         let Some(attempt) = known
             .map(|known| known.output(result_id, field, object))
             .transpose()?
@@ -97,7 +97,7 @@ impl Group<'_> {
     /// Why an operator has discarded this message, if one has: then it is not projected again.
     #[must_use]
     pub fn discarded(&self, stream: StreamName, seq: StreamSeq, published: Timestamp) -> Option<String> {
-        let known = self.desk.foreknown.as_ref()?;
+        let known = self.context.foreknown.as_ref()?;
         known.discarded(stream, seq, published).map(str::to_owned)
     }
 }

@@ -30,7 +30,7 @@ impl Group<'_> {
             StoreError::sqlite(format_args!("write the start of {:?}", clip(&event.result_id)))(error)
         };
         match rows::start(self.tx, &row).map_err(what)? {
-            Started::Duplicate if self.desk.adopted => rows::fill_deadline(self.tx, &row).map_err(what)?,
+            Started::Duplicate if self.context.adopted => rows::fill_deadline(self.tx, &row).map_err(what)?,
             Started::Duplicate => {}
             Started::InFlight | Started::Joined { ended: None, .. } => {
                 if let Some(tally) = &mut self.tally {

@@ -2,7 +2,7 @@
 
 use super::super::StoreError;
 use super::super::derive::{Presence, Released};
-use super::super::output_book::{self, Place, Repair};
+use super::super::output_book::{self, OutputOf, Repair};
 use super::Group;
 use crate::projection::result::{ResultMessage, ResultRow};
 use crate::wire::output::{Attempt, State};
@@ -26,7 +26,7 @@ impl Group<'_> {
             if !output_book::fill_empty(self.tx, &row.result_id, field, output)? {
                 continue;
             }
-            let place = Place {
+            let place = OutputOf {
                 result_id: &row.result_id,
                 field,
                 entry,
@@ -51,7 +51,7 @@ impl Group<'_> {
     ) -> Result<(), StoreError> {
         for field in [Field::Stdout, Field::Stderr] {
             if let Some(output) = message.output(field) {
-                let place = Place {
+                let place = OutputOf {
                     result_id,
                     field,
                     entry,

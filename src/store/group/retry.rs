@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytestring::ByteString;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::super::dead_letters::{self, Place};
+use super::super::dead_letters::{self, LetterId};
 use super::super::derive::Pair;
 use super::super::{StoreError, position, rows};
 use super::{Group, clip};
@@ -83,7 +83,7 @@ impl Group<'_> {
     ///
     /// # Errors
     /// SQLite's.
-    pub fn has_dead_letter(&self, place: Place) -> Result<bool, StoreError> {
+    pub fn has_dead_letter(&self, place: LetterId) -> Result<bool, StoreError> {
         dead_letters::is_there(self.tx, place)
     }
 
@@ -92,7 +92,7 @@ impl Group<'_> {
     ///
     /// # Errors
     /// SQLite's; of class [`Data`](super::super::Class::Data) when the counts do not know it.
-    pub fn revive(&mut self, place: Place, ignored: bool) -> Result<u64, StoreError> {
+    pub fn revive(&mut self, place: LetterId, ignored: bool) -> Result<u64, StoreError> {
         position::revive(self.tx, place.stream, place.incarnation, ignored)?;
         dead_letters::remove(self.tx, place)
     }
@@ -106,7 +106,7 @@ impl Group<'_> {
     ///
     /// # Errors
     /// SQLite's.
-    pub fn keep_dead_letter(&mut self, place: Place, reason: &str) -> Result<(), StoreError> {
+    pub fn keep_dead_letter(&mut self, place: LetterId, reason: &str) -> Result<(), StoreError> {
         dead_letters::keep(self.tx, place, reason)
     }
 
@@ -114,7 +114,7 @@ impl Group<'_> {
     ///
     /// # Errors
     /// SQLite's.
-    pub fn discard(&mut self, place: Place) -> Result<bool, StoreError> {
+    pub fn discard(&mut self, place: LetterId) -> Result<bool, StoreError> {
         dead_letters::discard(self.tx, place)
     }
 

@@ -16,16 +16,16 @@ impl Group<'_> {
         let mut before = None;
         // Looking costs less than an insert in vain, and nothing is gained by it when that succeeds: it is expected to go as
         // with the last one.
-        if launched && self.desk.starts_come_first && self.has_no_foreign_triggers() {
+        if launched && self.context.starts_come_first && self.has_no_foreign_triggers() {
             before = rows::before(self.tx, row)?;
         }
         if before.is_none() {
             if rows::insert_result(&mut self.insert_result, row).map_err(cannot_write(row))? {
-                self.desk.starts_come_first &= !launched;
+                self.context.starts_come_first &= !launched;
                 return Ok((Known::Absent, None));
             }
             before = rows::before(self.tx, row)?;
-            self.desk.starts_come_first |= launched;
+            self.context.starts_come_first |= launched;
         }
         let Some(before) = before else {
             return Ok((Known::Absent, None));
@@ -40,7 +40,7 @@ impl Group<'_> {
 
     /// Whether no trigger of others sees what is tried: then the ledgers are ours to write, or it is a scratch, where none fires.
     fn has_no_foreign_triggers(&self) -> bool {
-        self.ledger.is_some() || self.desk.scratch_ledgers.is_some()
+        self.ledger.is_some() || self.context.scratch_ledgers.is_some()
     }
 
     /// Writes a result over its start event. What that has told already is not written again: SQLite would take each index

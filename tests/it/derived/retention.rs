@@ -1,7 +1,7 @@
 //! Pairs whose first row retention has deleted, behind the server.
 
 use results_projector::projection::manifests::Manifests;
-use results_projector::store::retention::Aging;
+use results_projector::store::retention::Retained;
 use results_projector::wire::kv::StreamName;
 use results_projector::wire::time::Timestamp;
 
@@ -149,7 +149,7 @@ fn days(db: &Path, days: u32) -> Stage {
 fn rows_go_by_the_age_that_the_server_gives_them_and_their_horizon_is_kept() {
     let (_folder, db) = place();
     let mut stage = days(&db, 60);
-    stage.retention = vec![(Aging::Results, MONTH), (Aging::History, MONTH)];
+    stage.retention = vec![(Retained::Results, MONTH), (Retained::History, MONTH)];
     stage.restart();
     // The newest is of July the 30th by the server's clock; this machine's is years ahead of nothing.
     wait_until("the old ones are gone", PATIENCE, || {
@@ -204,7 +204,7 @@ fn rows_that_a_pair_still_waits_to_derive_stay() {
         payload: Bytes::from(Run::new("r6", "PC-2", "job", "printed").message().1.to_string()),
     });
     stage.settle_down();
-    stage.retention = vec![(Aging::Results, MONTH)];
+    stage.retention = vec![(Retained::Results, MONTH)];
     stage.restart();
     wait_until("it has looked for old rows", PATIENCE, || {
         one(

@@ -10,7 +10,7 @@ use crate::wire::sequence::StreamSeq;
 
 /// Kept by the store from one transaction to the next.
 #[derive(Debug)]
-pub(in super::super) struct Desk {
+pub(in super::super) struct Context {
     pub(in super::super) triggers: TriggerWatch,
     pub(in super::super) letters: LetterRoom,
     pub(in super::super) shapes: Shapes,
@@ -36,7 +36,7 @@ pub(in super::super) struct Desk {
     pub(in super::super) written: Written,
 }
 
-impl Desk {
+impl Context {
     /// The transaction is committed: what was counted in it holds.
     pub(in super::super) fn committed(&mut self) {
         self.letters.committed_bytes = self.letters.bytes;

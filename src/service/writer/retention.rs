@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use tracing::{info, warn};
 
 use super::{Writer, now};
-use crate::store::retention::Aging;
+use crate::store::retention::Retained;
 use crate::wire::kv::StreamName;
 use crate::wire::time::Timestamp;
 
@@ -22,10 +22,10 @@ const BATCH: usize = 500;
 
 /// What was done about old rows.
 #[derive(Debug, Default)]
-pub(super) struct Ageing {
+pub(super) struct RetentionPass {
     next: Option<Instant>,
     /// What this look deletes up to, until it is done.
-    horizons: Vec<(Aging, Timestamp)>,
+    horizons: Vec<(Retained, Timestamp)>,
     /// Deleted since this look began.
     deleted: usize,
 }
@@ -33,51 +33,51 @@ pub(super) struct Ageing {
 impl Writer {
     /// Deletes some of what is older than it may become.
     pub(super) fn delete_old(&mut self) {
-        if self.limits.retention.is_empty() || self.ageing.next.is_some_and(|next| Instant::now() < next) {
+        if self.limits.retention.is_empty() || self.retention.next.is_some_and(|next| Instant::now() < next) {
             return;
         }
-        if self.ageing.horizons.is_empty() {
-            self.ageing.horizons = self.horizons();
+        if self.retention.horizons.is_empty() {
+            self.retention.horizons = self.horizons();
         }
         let mut more = false;
-        for (aging, before) in self.ageing.horizons.clone() {
-            match self.store.delete_old(aging, before, BATCH) {
+        for (retained, before) in self.retention.horizons.clone() {
+            match self.store.delete_old(retained, before, BATCH) {
                 Ok(deleted) => {
                     self.measure_rows();
                     self.commits_since_checkpoint += u32::from(deleted > 0);
-                    self.ageing.deleted += deleted;
+                    self.retention.deleted += deleted;
                     more |= deleted == BATCH;
                 }
                 // The next look tries again; nothing depends on it.
                 Err(error) => {
                     self.store.forget_written();
-                    warn!(%error, table = aging.table(), "old rows were not deleted");
+                    warn!(%error, table = retained.table(), "old rows were not deleted");
                 }
             }
         }
-        self.ageing.next = Some(Instant::now() + if more { MORE_AFTER } else { EVERY });
+        self.retention.next = Some(Instant::now() + if more { MORE_AFTER } else { EVERY });
         if more {
             return;
         }
-        self.ageing.horizons.clear();
-        match std::mem::take(&mut self.ageing.deleted) {
+        self.retention.horizons.clear();
+        match std::mem::take(&mut self.retention.deleted) {
             0 => {}
             rows => info!(rows, "deleted rows that were too old (retention)"),
         }
     }
 
     /// By the newest message of RESULTS, whose time is the server's: a stream that stands still ages nothing.
-    fn horizons(&self) -> Vec<(Aging, Timestamp)> {
+    fn horizons(&self) -> Vec<(Retained, Timestamp)> {
         let newest = self.state.borrow().published.get(&StreamName::Results).copied();
         let Some(newest) = newest.map(|newest| newest.min(now())) else {
             return Vec::new();
         };
-        let horizon = |(aging, age): &(Aging, Duration)| {
+        let horizon = |(retained, age): &(Retained, Duration)| {
             let wanted = newest.checked_add(-TimeDelta::from_std(*age).ok()?)?;
             // What cannot be read now is asked again at the next look.
-            let kept = self.store.horizon(*aging).ok()?;
+            let kept = self.store.horizon(*retained).ok()?;
             let most = kept.and_then(|kept| kept.checked_add(STEP)).unwrap_or(wanted);
-            Some((*aging, wanted.min(most)))
+            Some((*retained, wanted.min(most)))
         };
         self.limits.retention.iter().filter_map(horizon).collect()
     }

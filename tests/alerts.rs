@@ -343,7 +343,7 @@ fn every_panel_has_a_title_a_description_and_a_unit_and_shows_metrics_that_there
 }
 
 #[test]
-fn the_panels_lie_beside_each_other() {
+fn no_two_panels_overlap() {
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
     assert!(dashboard["schemaVersion"].as_u64().unwrap() >= 38);
     let variables: Vec<_> = dashboard["templating"]["list"]

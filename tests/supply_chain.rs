@@ -115,7 +115,7 @@ fn one(tokens: &[&str], at: &mut usize, allowed: &[&str]) -> bool {
 }
 
 #[test]
-fn expressions_are_read_as_they_are_meant() {
+fn licence_expressions_are_read_as_they_are_meant() {
     let allowed = ["MIT", "ISC", "A WITH x"];
     for (expression, wanted) in [
         ("MIT", true),

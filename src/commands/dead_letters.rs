@@ -68,7 +68,15 @@ pub fn list(
         .collect();
     text::table(
         out,
-        &["STREAM", "SEQ", "INCARNATION", "PUBLISHED", "SUBJECT", "SIZE", "REASON"],
+        &[
+            "STREAM",
+            "SEQ",
+            "INCARNATION",
+            "PUBLISHED",
+            "SUBJECT",
+            "SIZE",
+            "REASON",
+        ],
         &rows,
     )?;
     Ok(())

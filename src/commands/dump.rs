@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_has_one_writer_and_is_not_for_everybody() {
+    fn an_unfinished_dump_has_one_writer_and_is_private() {
         let folder = tempfile::tempdir().unwrap();
         let part = folder.path().join("dump.part");
         create(&part).unwrap().write_all(b"half").unwrap();

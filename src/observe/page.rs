@@ -340,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_policy_names_the_one_style() {
+    fn the_content_security_policy_allows_the_one_inline_style_only() {
         assert!(policy().contains("style-src 'sha256-"));
         assert!(!PAGE.contains("style=\""), "a style elsewhere would be blocked");
         assert!(!PAGE.contains("<script"));

@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bug_is_in_3_7_0_to_3_51_2() {
+    fn the_wal_reset_bug_is_seen_in_3_7_0_to_3_51_2() {
         for (version, so) in [
             (3_006_023, false),
             (3_007_000, true),

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trigger_on_any_table_that_we_may_write_keeps_them_on() {
+    fn a_trigger_on_any_table_that_we_may_write_keeps_all_triggers_on() {
         for (table, off) in [
             ("inventory_facts", false),
             ("Feeds", false),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_known_triggers_are_switched_off_and_any_other_keeps_them_on() {
+    fn the_known_triggers_are_switched_off_and_any_other_keeps_all_on() {
         let conn = database();
         let mut watch = TriggerWatch::default();
         assert!(watch.look(&conn).unwrap());

@@ -45,7 +45,11 @@ pub struct LetterId {
 
 impl std::fmt::Display for LetterId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {} (incarnation {})", self.stream, self.seq, self.incarnation)
+        write!(
+            f,
+            "{} {} (incarnation {})",
+            self.stream, self.seq, self.incarnation
+        )
     }
 }
 

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_needs_no_unit() {
+    fn a_bare_zero_needs_no_unit() {
         for text in ["0", " 0", "0 ", "00", "0s", "1"] {
             check(text);
         }

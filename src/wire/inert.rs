@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn json_cannot_either_and_reads_back_the_same() {
+    fn inert_json_cannot_steer_a_terminal_and_reads_back_the_same() {
         let document = serde_json::json!({ NASTY: [NASTY, "é"] });
         let shown = serde_json::to_string_pretty(&document).unwrap();
         let shown = inert_json(&shown);

@@ -46,7 +46,7 @@ fn assert_refused(url: &str, flags: &[&str]) {
 }
 
 #[test]
-fn a_user_and_a_password_from_a_file() {
+fn connects_with_a_user_and_a_password_from_a_file() {
     let server = NatsServer::start_with("authorization { user: projector, password: \"s3cret word\" }");
     let (folder, _db) = place();
     let right = file(folder.path(), "right", "s3cret word\n");
@@ -63,7 +63,7 @@ fn a_user_and_a_password_from_a_file() {
 }
 
 #[test]
-fn a_token_from_a_file() {
+fn connects_with_a_token_from_a_file() {
     let server = NatsServer::start_with("authorization { token: \"t0ken\" }");
     let (folder, _db) = place();
     assert_in(
@@ -77,7 +77,7 @@ fn a_token_from_a_file() {
 }
 
 #[test]
-fn an_nkey_from_a_file() {
+fn connects_with_an_nkey_from_a_file() {
     let key = KeyPair::new_user();
     let server = NatsServer::start_with(&format!(
         "authorization {{ users: [ {{ nkey: {} }} ] }}",
@@ -108,7 +108,7 @@ fn jwt(claims: serde_json::Value, issuer: &KeyPair, subject: &KeyPair, name: &st
 }
 
 #[test]
-fn a_credentials_file_of_an_operators_account() {
+fn connects_with_a_credentials_file_of_an_operators_account() {
     let (operator, account, user) = (
         KeyPair::new_operator(),
         KeyPair::new_account(),
@@ -221,7 +221,7 @@ impl Certificates {
 }
 
 #[test]
-fn tls_with_an_authority_of_ones_own() {
+fn connects_through_tls_with_an_authority_of_ones_own() {
     let certificates = Certificates::new();
     let server = certificates.server("");
     assert_in(&server.url(), &["--nats-ca", &certificates.text("ca.pem")]);
@@ -236,7 +236,7 @@ fn tls_with_an_authority_of_ones_own() {
 }
 
 #[test]
-fn tls_with_a_client_certificate_that_the_server_demands() {
+fn connects_through_tls_with_a_client_certificate_that_the_server_demands() {
     let certificates = Certificates::new();
     let server = certificates.server("verify: true");
     let (ca, cert, key) = (
@@ -258,13 +258,13 @@ fn tls_with_a_client_certificate_that_the_server_demands() {
 }
 
 #[test]
-fn of_several_servers_one_that_answers_is_enough() {
+fn connects_where_of_several_servers_one_answers() {
     let server = NatsServer::start();
     assert_in(&format!("nats://127.0.0.1:9,{}", server.url()), &[]);
 }
 
 #[test]
-fn a_secret_file_that_is_empty_or_missing_is_the_configurations_fault() {
+fn a_secret_file_that_is_empty_or_missing_is_an_error_of_the_configuration() {
     let (folder, db) = place();
     let empty = file(folder.path(), "empty", "\n");
     for (path, wanted) in [

@@ -1064,7 +1064,7 @@ fn an_issue_goes_with_its_part() {
 }
 
 #[test]
-fn two_parts_of_one_name_do_not_cure_each_other() {
+fn two_parts_of_one_name_do_not_clear_each_others_issues() {
     let mut hints = inventory(&[spec("apps", &["k", "K"]), spec("apps", &["k"])]);
     hints["feed"] = json!([
         {"id": "f", "field": "no_array", "primary_key": ["k"]}, {"id": " f ", "field": "items", "primary_key": ["k"]},

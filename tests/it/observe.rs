@@ -421,7 +421,7 @@ async fn a_flood_of_dead_letters_is_not_ready_nor_is_a_book_that_has_no_room_for
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_counted_once_is_counted_once_and_a_first_opening_is_none_anew() {
+async fn rows_are_counted_once_and_a_first_opening_is_no_reopening() {
     let server = NatsServer::start();
     let (_folder, db) = place();
     // The streams are not there yet: each opening fails, and none was read before.
@@ -447,6 +447,15 @@ async fn what_is_counted_once_is_counted_once_and_a_first_opening_is_none_anew()
     let ledger = one(&db, "SELECT count(*) FROM job_completions") as f64;
     assert!(written("job_completions").unwrap() >= ledger);
     assert_eq!(metric(&seen, "reopens_total", &[]), Some(0.0));
+    assert!(projector.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_moved_is_not_ready_until_it_is_back() {
+    let server = NatsServer::start();
+    server.fleet().await;
+    let (_folder, db) = place();
+    let (projector, address) = serving(&db, &server.url());
     // A file that is gone is not good, though nothing is to be written: what is, ends the service.
     wait_until("all is read, and nothing is left to write", PATIENCE, || {
         is_ready(&address)

@@ -1,9 +1,8 @@
-//! The writer: poisoned groups, an environment that does not allow a commit, files that move, a second process.
+//! The writer: poisoned groups, an environment that does not allow a commit, files that move.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::jetstream;
 use results_projector::projection::manifests::Manifests;
@@ -11,12 +10,13 @@ use results_projector::wire::kv::StreamName;
 use results_projector::wire::time::Timestamp;
 use rusqlite::Connection;
 
-use crate::harness::projector::{catch_up, place, run, run_unprivileged, run_with, text};
+use crate::harness::projector::{catch_up, place, run_with, text};
 use crate::harness::*;
-use crate::stage::{Object, Sent, Stage};
+use crate::rules::sent;
+use crate::stage::{Sent, Stage};
 use crate::survives::assert_all_there;
 
-fn small(seed: u64, results: usize) -> Vec<Planned> {
+pub fn small(seed: u64, results: usize) -> Vec<Planned> {
     plan(
         seed,
         &Profile {
@@ -244,133 +244,6 @@ async fn a_position_changed_under_it_is_refused_and_read_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_process_is_refused_with_the_first_ones_pid_and_start_time() {
-    let server = NatsServer::start();
-    let js = server.fleet().await;
-    publish(&js, &small(69, 5)).await.unwrap();
-    let (_folder, db) = place();
-    let mut first = Projector::start(&db, &server.url());
-    wait_until("the first runs", PATIENCE, || position(&db) == 5);
-    let second = run(&db, &server.url(), &["run"]);
-    assert_eq!(second.status.code(), Some(2), "{}", text(&second));
-    let said = text(&second);
-    assert!(
-        said.contains(&format!("process {}", first.pid()))
-            && said.contains("running since 20")
-            && said.contains("one process writes a database"),
-        "{said}"
-    );
-    assert!(first.is_running());
-    // Reading is allowed.
-    assert!(run(&db, &server.url(), &["status"]).status.success());
-}
-
-#[test]
-fn unusable_databases_each_have_one_clear_line_and_exit_code_2() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
-    fs::write(
-        path("text.db"),
-        "this is no database, it only looks like one\n".repeat(100),
-    )
-    .unwrap();
-    fs::create_dir(path("folder.db")).unwrap();
-    Connection::open(path("foreign.db"))
-        .unwrap()
-        .execute_batch("CREATE TABLE customers (id INTEGER)")
-        .unwrap();
-    Connection::open(path("backend.db"))
-        .unwrap()
-        .execute_batch(
-            "CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, success BOOLEAN NOT NULL);
-             INSERT INTO _sqlx_migrations VALUES (20260604000000, 1), (20260928000000, 0)",
-        )
-        .unwrap();
-    Connection::open(path("newer.db"))
-        .unwrap()
-        .execute_batch(
-            "CREATE TABLE projector_meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-             INSERT INTO projector_meta VALUES ('books_version', '99')",
-        )
-        .unwrap();
-    for (name, wanted) in [
-        ("missing/results.db", "make it, or name another file"),
-        ("folder.db", "not a file"),
-        ("text.db", "is not an SQLite database"),
-        ("foreign.db", "a table \"customers\""),
-        (
-            "backend.db",
-            "at migration 20260604000000; 20260927000000 is needed",
-        ),
-        ("newer.db", "written by a newer results-projector"),
-    ] {
-        let output = run(&path(name), "nats://127.0.0.1:9", &["run"]);
-        assert_eq!(output.status.code(), Some(2), "{name}: {}", text(&output));
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains(wanted), "{name}: {said}");
-        assert_eq!(said.lines().count(), 1, "{name}: {said}");
-    }
-}
-
-#[test]
-fn a_read_only_database_is_refused_with_the_way_out() {
-    let Some(disk) = SmallDisk::mount(16) else {
-        eprintln!("SKIPPED: mounting a small file system needs root");
-        return;
-    };
-    let db = disk.path().join("results.db");
-    fs::write(&db, b"").unwrap();
-    fs::write(disk.path().join("results.db.lock"), b"").unwrap();
-    disk.remount("ro");
-    let output = run(&db, "nats://127.0.0.1:9", &["run"]);
-    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
-    assert!(text(&output).contains("read-only"), "{}", text(&output));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_may_only_read_a_database_that_nobody_has_open_is_told_its_status() {
-    let server = NatsServer::start();
-    let js = server.fleet().await;
-    publish(&js, &plan(905, &Profile::default())).await.unwrap();
-    let (folder, db) = place();
-    catch_up(&db, &server.url());
-    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    mode(&db, 0o644);
-    mode(folder.path(), 0o555);
-    let output = run_unprivileged(&db, "nats://127.0.0.1:9", &["status"]);
-    mode(folder.path(), 0o755);
-    assert!(output.status.success(), "{}", text(&output));
-    assert!(text(&output).contains("RESULTS"), "{}", text(&output));
-}
-
-#[test]
-fn no_server_is_said_within_seconds_and_exits_3_where_waiting_is_not_asked_for() {
-    let (_folder, db) = place();
-    let started = Instant::now();
-    let output = run(&db, "nats://127.0.0.1:9", &["run", "--until-caught-up"]);
-    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
-    assert!(
-        text(&output).contains("cannot connect to nats://127.0.0.1:9"),
-        "{}",
-        text(&output)
-    );
-    assert!(started.elapsed() < Duration::from_secs(10));
-    // Status works without a server.
-    let status = run(&db, "nats://127.0.0.1:9", &["status"]);
-    assert!(
-        status.status.success() && text(&status).contains("cannot connect"),
-        "{}",
-        text(&status)
-    );
-    // The service waits, and ends on SIGTERM.
-    let projector = Projector::start(&db, "nats://127.0.0.1:9");
-    wait_until("it says that it waits", PATIENCE, || {
-        projector.stderr().contains("waiting for the server")
-    });
-    assert!(projector.terminate().success());
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_never_ends_is_survived_and_the_log_is_cut_back_after_it() {
     let server = NatsServer::start();
     let js = server.fleet().await;
@@ -404,52 +277,6 @@ async fn a_reader_that_never_ends_is_survived_and_the_log_is_cut_back_after_it()
 }
 
 #[test]
-fn configuration_errors_name_the_place_and_exit_2() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("config.toml");
-    fs::write(&file, "[store]\npage_cach = \"1 GiB\"\n").unwrap();
-    let output = run_with(
-        &folder.path().join("r.db"),
-        "nats://127.0.0.1:9",
-        &["config", "check", "--config", file.to_str().unwrap()],
-        &[],
-    );
-    assert_eq!(output.status.code(), Some(2));
-    assert!(
-        text(&output).contains("config.toml:2: unknown setting \"store.page_cach\""),
-        "{}",
-        text(&output)
-    );
-    let output = run(
-        &folder.path().join("r.db"),
-        "nats://me:secret@127.0.0.1:9",
-        &["config", "show"],
-    );
-    assert_eq!(output.status.code(), Some(2));
-    assert!(
-        text(&output).contains("a name or password does not belong here")
-            && !text(&output).contains("secret"),
-        "{}",
-        text(&output)
-    );
-}
-
-/// A result as the broker holds it, its own sequence told by its output.
-fn sent(seq: u64, result_id: &str) -> Sent {
-    Sent {
-        stream: StreamName::Results,
-        seq,
-        subject: format!("results.q-{seq}"),
-        published: Timestamp::from_unix_nanos(1_780_272_000_000_000_000 + i64::try_from(seq).unwrap()),
-        payload: format!(
-            r#"{{"result_id":"{result_id}","request_id":"q-{seq}","pc_id":"PC-1","exit_code":0,"stdout":"{seq}",
-                "stderr":"","started_at":"2026-06-01T00:00:00Z","finished_at":"2026-06-01T00:00:01Z"}}"#
-        )
-        .into(),
-    }
-}
-
-#[test]
 fn a_message_that_would_leave_a_hole_is_refused_and_the_one_that_is_missing_is_taken() {
     let (_folder, db) = place();
     let mut stage = Stage::open(&db, Manifests::default());
@@ -469,152 +296,6 @@ fn a_message_that_would_leave_a_hole_is_refused_and_the_one_that_is_missing_is_t
     assert_eq!(position(&db), 3);
     assert_eq!(one(&db, "SELECT count(*) FROM execution_results"), 3);
     check_i3(&db);
-}
-
-#[test]
-fn a_row_of_an_older_life_of_the_stream_is_not_taken_over_by_a_dead_letter_of_a_newer_one() {
-    let (_folder, db) = place();
-    let mut stage = Stage::open(&db, Manifests::default());
-    stage.deliver(&sent(1, "other"));
-    stage.deliver(&sent(2, "r"));
-    // The sequences begin anew: 1 comes before 2, and yet this one came later.
-    stage.fails = true;
-    stage.deliver(&sent(1, "r"));
-    stage.fails = false;
-    let letters = stage.letters();
-    assert_eq!(letters.len(), 1);
-    assert_eq!(letters[0].incarnation, 2);
-    stage.retry_letter(letters[0]);
-    stage.settle_down();
-    let stdout = "SELECT stdout FROM execution_results WHERE result_id = 'r'";
-    assert_eq!(dump::text(&db, stdout), "2");
-    assert!(stage.letters().is_empty());
-    check_i3(&db);
-}
-
-#[test]
-fn a_duplicate_is_not_derived_from_when_its_pair_is_derived_anew() {
-    let scan = |seq: u64, result_id: &str, stdout: &str, pointer: &str| {
-        Sent {
-        payload: format!(
-            r#"{{"result_id":"{result_id}","request_id":"q","pc_id":"PC-1","exit_code":0,"stdout":"{stdout}","stderr":"",
-                "started_at":"2026-06-01T00:00:00Z","finished_at":"2026-06-01T00:00:01Z","manifest_id":"inv"{pointer}}}"#
-        )
-        .into(),
-        ..sent(seq, result_id)
-    }
-    };
-    let object = "q/PC-1/stdout";
-    let facts = |db: &Path| {
-        dump::text(
-            db,
-            "SELECT facts_json || ' ' || recorded_at || ' ' || (SELECT group_concat(observed_at) FROM inventory_history)
-             FROM inventory_facts",
-        )
-    };
-    // Once with the output of the first in time, once with it back after it had been given up.
-    let mut told = Vec::new();
-    for given_up in [false, true] {
-        let (_folder, db) = place();
-        let mut stage = Stage::open(&db, crate::properties::manifests());
-        let there = Object::Here(r#"{"ram":1}"#.into());
-        stage.objects.insert(
-            object.to_owned(),
-            if given_up { Object::Gone } else { there.clone() },
-        );
-        stage.deliver(&scan(1, "r-1", "", r#","stdout_object":"q/PC-1/stdout""#));
-        stage.deliver(&scan(2, "r-2", r#"{\"ram\":2}"#, ""));
-        stage.deliver(&scan(3, "r-2", r#"{\"ram\":2}"#, ""));
-        stage.settle_down();
-        stage.objects.insert(object.to_owned(), there);
-        stage.retry_all();
-        stage.settle_down();
-        told.push(facts(&db));
-    }
-    assert_eq!(told[0], told[1]);
-    assert!(told[0].contains("000000002"), "of the first message: {}", told[0]);
-}
-
-#[test]
-fn what_waited_for_its_output_takes_no_newer_ones_place_that_another_job_has_left() {
-    let (_folder, db) = place();
-    let document = r#"{"id":"j","version":"1","execute":{"shell":"sh","script":"x","timeout":"5m"},"check":{"name":"av"},
-        "feed":[{"id":"kev","field":"v","primary_key":["k"]}]}"#;
-    let mut stage = Stage::open(
-        &db,
-        Manifests::compile(["a", "b"].map(|id| (id.to_owned(), document.into()))),
-    );
-    let report = |seq: u64, job: &str, stdout: &str, pointer: &str| {
-        Sent {
-        payload: format!(
-            r#"{{"result_id":"r-{seq}","request_id":"q","pc_id":"PC-1","exit_code":0,"skipped":false,"stdout":"{stdout}",
-                "stderr":"","started_at":"2026-06-01T00:00:00Z","finished_at":"2026-06-01T00:00:01Z",
-                "manifest_id":"{job}"{pointer}}}"#
-        )
-        .into(),
-        ..sent(seq, "")
-    }
-    };
-    let object = "q/PC-1/stdout";
-    stage.objects.insert(object.to_owned(), Object::Unreachable);
-    stage.deliver(&report(1, "a", "", r#","stdout_object":"q/PC-1/stdout""#));
-    stage.deliver(&report(
-        2,
-        "b",
-        r#"{\"status\":\"ok\",\"v\":[{\"k\":\"new\"}]}"#,
-        "",
-    ));
-    stage.settle_down();
-    let there = Object::Here(r#"{"status":"fail","v":[{"k":"old"}]}"#.into());
-    stage.objects.insert(object.to_owned(), there);
-    stage.retry_pending();
-    stage.settle_down();
-    let waits = "SELECT count(*) FROM projector_derivations WHERE state <> 'settled'";
-    assert_eq!(one(&db, waits), 0);
-    assert_eq!(
-        one(
-            &db,
-            "SELECT count(*) FROM execution_results WHERE stdout LIKE '{%'"
-        ),
-        2
-    );
-    let told = "SELECT (SELECT status FROM check_status) || ' ' || (SELECT group_concat(item_id) FROM feeds)";
-    assert_eq!(dump::text(&db, told), "ok new");
-}
-
-#[test]
-fn of_two_start_events_of_one_run_the_first_in_the_stream_counts() {
-    let (_folder, db) = place();
-    let mut stage = Stage::open(&db, Manifests::default());
-    let start = |seq: u64, version: &str, pc_id: &str| Sent {
-        stream: StreamName::Events,
-        subject: format!("events.started.e.{pc_id}"),
-        payload: format!(
-            r#"{{"result_id":"r","request_id":"q","exec_id":"e-{seq}","pc_id":"{pc_id}","manifest_id":"j",
-                "version":"{version}","started_at":"2026-06-01T00:00:0{seq}Z"}}"#
-        )
-        .into(),
-        ..sent(seq, "r")
-    };
-    let row = "SELECT exec_id || ' ' || pc_id || ' ' || version || ' ' || started_at || ' ' || recorded_at
-        FROM execution_results";
-    stage.deliver(&start(1, "1.0", "PC-1"));
-    stage.settle_down();
-    let first = dump::text(&db, row);
-    assert!(
-        first.starts_with("e-1 PC-1 1.0 2026-06-01T00:00:01+00:00"),
-        "{first}"
-    );
-    stage.deliver(&start(2, "2.0", "PC-2"));
-    stage.settle_down();
-    assert_eq!(dump::text(&db, row), first);
-    stage.deliver(&sent(1, "r"));
-    stage.deliver(&Sent {
-        seq: 3,
-        ..start(2, "2.0", "PC-2")
-    });
-    stage.settle_down();
-    assert_eq!(dump::text(&db, row), first);
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn the_names_that_sqlite_answers_to_are_refused() {
 }
 
 #[test]
-fn an_index_of_the_backends_is_not_to_be_had() {
+fn a_spec_may_not_take_the_name_of_a_backend_index() {
     let mut hostile = spec("Execution_Results", &["a"], &["a"]);
     hostile.table = "execution_results_started".to_owned();
     hostile.columns[0].field = "AT".to_owned();
@@ -61,7 +61,7 @@ fn a_table_has_as_many_columns_as_sqlite_takes() {
 }
 
 #[test]
-fn a_spec_that_is_invalid_and_refused_is_invalid() {
+fn what_is_invalid_is_reported_before_what_is_refused() {
     assert_eq!(
         code(&spec("users", &["a"], &["b"])),
         Some(IssueCode::ExplodeSpecInvalid)
@@ -97,7 +97,7 @@ fn the_first_spec_of_a_table_decides_its_shape_in_any_letter_case() {
 }
 
 #[test]
-fn the_lists_hold_each_name_once() {
+fn no_taken_name_is_listed_twice() {
     for list in [&TAKEN[..], &TAKEN_INDEXES[..]] {
         let once: std::collections::BTreeSet<_> = list.iter().collect();
         assert_eq!(once.len(), list.len());

@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn every_probe_is_one_of_its_line() {
+    fn every_probe_matches_its_permission() {
         let config = config::Config::load(&GlobalArgs::default(), &|_| None).unwrap();
         for need in needed(&config.nats, &config.source) {
             assert!(

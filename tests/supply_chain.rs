@@ -223,6 +223,31 @@ fn no_crate_is_there_twice_without_a_reason_and_no_reason_outlives_its_crate() {
 }
 
 #[test]
+fn every_direct_dependency_has_its_line_in_the_documents_and_no_line_is_stale() {
+    let table =
+        |path: &str| -> toml::Table { fs::read_to_string(root().join(path)).unwrap().parse().unwrap() };
+    let names = |manifest: &toml::Table, section: &str| -> BTreeSet<String> {
+        let mut names: BTreeSet<String> = manifest[section].as_table().unwrap().keys().cloned().collect();
+        names.remove(env!("CARGO_PKG_NAME"));
+        names
+    };
+    let (ours, fuzz) = (table("Cargo.toml"), table("fuzz/Cargo.toml"));
+    let page = fs::read_to_string(root().join("docs/DEPENDENCIES.md")).unwrap();
+    for (heading, wanted) in [
+        ("## In the program", names(&ours, "dependencies")),
+        ("## In tests and measurements", names(&ours, "dev-dependencies")),
+        ("## For fuzzing", names(&fuzz, "dependencies")),
+    ] {
+        let (_, section) = page.split_once(heading).unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let lines = section.lines().filter_map(|line| line.strip_prefix("| `"));
+        let told: Vec<&str> = lines.map(|line| line.split('`').next().unwrap()).collect();
+        let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        assert_eq!(told, wanted, "{heading}: each once, in their order");
+    }
+}
+
+#[test]
 fn no_target_of_ours_allows_unsafe_code() {
     let manifest: toml::Table = fs::read_to_string(root().join("Cargo.toml"))
         .unwrap()

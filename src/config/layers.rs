@@ -18,7 +18,7 @@ const AGE_LEAST: Duration = Duration::from_secs(30 * 86_400);
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub(super) enum Origin {
     /// Built in.
     Default,
     /// File and line.

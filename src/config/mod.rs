@@ -16,10 +16,10 @@ use thiserror::Error;
 use crate::cli::GlobalArgs;
 pub use example::example;
 use layers::Layers;
-pub use layers::{Origin, Shown};
+pub use layers::Shown;
 
 /// Where the file is looked for when no flag names one.
-pub const DEFAULT_FILE: &str = "/etc/results-projector/config.toml";
+const DEFAULT_FILE: &str = "/etc/results-projector/config.toml";
 
 /// What is wrong with the configuration: where, what, what was expected. Exit code 2.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -186,7 +186,7 @@ impl ExplodeSpec {
 
     /// Whether two rows have the same key, where NULL is NULL.
     #[must_use]
-    pub fn is_same_identity(&self, one: &[Cell], other: &[Cell]) -> bool {
+    pub(super) fn is_same_identity(&self, one: &[Cell], other: &[Cell]) -> bool {
         self.key
             .iter()
             .all(|column| one.get(*column) == other.get(*column))

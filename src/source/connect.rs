@@ -9,7 +9,8 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use super::asking::{Denials, Denied, Js};
+use super::asking::Js;
+use super::denials::{Denials, Denied};
 use super::opening::jitter;
 use crate::config;
 use crate::meters::{self, ClientEvent};
@@ -130,7 +131,7 @@ pub async fn once_telling(
 ///
 /// # Errors
 /// See [`ConnectError`].
-pub async fn to_look(nats: &config::Nats) -> Result<Connection, ConnectError> {
+pub(super) async fn to_look(nats: &config::Nats) -> Result<Connection, ConnectError> {
     let state = watch::Sender::default();
     let client = attempt(nats, &state, Tells::NoDenials).await?;
     Ok(connection(nats, client, state.subscribe()))

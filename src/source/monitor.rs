@@ -33,7 +33,7 @@ impl Health {
 
 /// How soon JetStream presses onto the disk what it has acknowledged: `/varz`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sync {
+pub struct SyncPolicy {
     /// Between two times; `None` where the server does not say.
     pub interval: Option<Duration>,
     /// With every message.
@@ -84,15 +84,15 @@ struct JetStreamConfig {
 ///
 /// # Errors
 /// As [`health`].
-pub async fn sync(url: &str) -> Result<(Sync, Timestamp), MonitorError> {
+pub async fn sync(url: &str) -> Result<(SyncPolicy, Timestamp), MonitorError> {
     let found: Varz = ask(url, "varz").await?;
     let config = found.jetstream.and_then(|jetstream| jetstream.config);
     let sync = config.map_or(
-        Sync {
+        SyncPolicy {
             interval: None,
             always: false,
         },
-        |config| Sync {
+        |config| SyncPolicy {
             interval: (config.sync_interval > 0).then(|| Duration::from_nanos(config.sync_interval)),
             always: config.sync_always,
         },

@@ -62,7 +62,7 @@ pub struct Desk {
 
 /// What the server says of our durable.
 #[derive(Debug)]
-pub enum Durable {
+pub(super) enum Durable {
     /// It is there.
     There(DurableInfo),
     /// There is none.
@@ -73,17 +73,17 @@ pub enum Durable {
 
 /// The durable as the server describes it, for the checks of a running reader.
 #[derive(Clone, Debug)]
-pub struct DurableInfo {
+pub(super) struct DurableInfo {
     /// Who it belongs to.
-    pub found: DurableFound,
+    pub(super) found: DurableFound,
     /// Consumer sequences: the ack floor may never be above what was delivered.
-    pub floor_above_delivered: bool,
+    pub(super) floor_above_delivered: bool,
     /// Deliveries without an ack.
-    pub ack_pending: usize,
+    pub(super) ack_pending: usize,
     /// Messages still to be delivered.
-    pub pending: u64,
+    pub(super) pending: u64,
     /// Stream sequence up to which the server knows of our acks.
-    pub ack_floor: StreamSeq,
+    pub(super) ack_floor: StreamSeq,
 }
 
 impl Desk {
@@ -111,13 +111,13 @@ impl Desk {
 
     /// The durable's name.
     #[must_use]
-    pub fn durable(&self) -> String {
+    pub(super) fn durable(&self) -> String {
         durable_name(&self.options.consumer_prefix, self.leader.stream)
     }
 
     /// See [`PullOptions::max_ack_pending`].
     #[must_use]
-    pub fn max_ack_pending(&self) -> i64 {
+    pub(super) fn max_ack_pending(&self) -> i64 {
         self.options.max_ack_pending
     }
 
@@ -125,7 +125,7 @@ impl Desk {
     ///
     /// # Errors
     /// When the leader does not answer.
-    pub async fn durable_info(&self) -> Result<Durable, AskError> {
+    pub(super) async fn durable_info(&self) -> Result<Durable, AskError> {
         let (mut last, mut leaderless) = (String::new(), false);
         for _ in 0..ATTEMPTS {
             let answer = self.handle.consumer_info(self.durable());
@@ -178,7 +178,7 @@ impl Desk {
     ///
     /// # Errors
     /// When the server does not do it; the durable may be gone then, which the next opening heals.
-    pub async fn open(&self, opening: &Opening) -> Result<(pull::Stream, Timestamp), AskError> {
+    pub(super) async fn open(&self, opening: &Opening) -> Result<(pull::Stream, Timestamp), AskError> {
         let durable = self.durable();
         // Our acks went out on this connection before this call: its answer proves that the server has seen them.
         delete_consumer(&self.leader.js, self.leader.stream, &durable).await?;
@@ -243,7 +243,7 @@ impl Desk {
     }
 
     /// Ends the use of a temporary consumer; one that lives on is left as it is.
-    pub async fn leave(&self) {
+    pub(super) async fn leave(&self) {
         if self.options.temporary {
             // What is not deleted now, the server deletes by itself.
             let _deleted = self.handle.delete_consumer(&self.durable()).await;
@@ -315,7 +315,7 @@ pub async fn backend_is_projecting(js: &Js) -> Result<bool, AskError> {
 }
 
 /// Sleeps for a random time between two bounds, in milliseconds.
-pub async fn jitter(from: u64, to: u64) {
+pub(super) async fn jitter(from: u64, to: u64) {
     // A fresh UUID is random enough to keep readers apart.
     let random = uuid::Uuid::new_v4().as_u64_pair().0;
     tokio::time::sleep(Duration::from_millis(from + random % (to - from).max(1))).await;

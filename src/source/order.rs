@@ -4,18 +4,18 @@ use crate::wire::sequence::{ConsumerSeq, StreamSeq};
 
 /// What a delivery says about itself.
 #[derive(Clone, Copy, Debug)]
-pub struct Numbers {
+pub(super) struct Numbers {
     /// Its message's number in the stream.
-    pub stream: StreamSeq,
+    pub(super) stream: StreamSeq,
     /// Its own number.
-    pub consumer: ConsumerSeq,
+    pub(super) consumer: ConsumerSeq,
     /// How often this message has been delivered, this time included.
-    pub delivered: u64,
+    pub(super) delivered: u64,
 }
 
 /// What to do with a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// The next message; `gap` is the range missing before it, if any.
     Accept {
         /// First and last missing sequence.
@@ -29,7 +29,7 @@ pub enum Verdict {
 
 /// What must come next after one opening.
 #[derive(Clone, Copy, Debug)]
-pub struct Order {
+pub(super) struct Order {
     last_stream: StreamSeq,
     last_consumer: ConsumerSeq,
 }
@@ -37,7 +37,7 @@ pub struct Order {
 impl Order {
     /// An opening whose first delivery is at or after `start`.
     #[must_use]
-    pub fn from(start: StreamSeq) -> Self {
+    pub(super) fn from(start: StreamSeq) -> Self {
         Self {
             last_stream: start.before(),
             last_consumer: ConsumerSeq(0),
@@ -46,12 +46,12 @@ impl Order {
 
     /// The last accepted sequence; `start - 1` before the first.
     #[must_use]
-    pub fn last(&self) -> StreamSeq {
+    pub(super) fn last(&self) -> StreamSeq {
         self.last_stream
     }
 
     /// Accounts for sequences up to `last` that will never be delivered.
-    pub fn skip_to(&mut self, last: StreamSeq) {
+    pub(super) fn skip_to(&mut self, last: StreamSeq) {
         self.last_stream = self.last_stream.max(last);
     }
 
@@ -60,7 +60,7 @@ impl Order {
     /// The consumer sequence rises by one with each delivery. A jump means that deliveries were lost on a broken
     /// connection and newer ones came first: acking those would ack the lost ones. A fall means that the server
     /// forgot. Only with that right does a hole in the stream's own numbers mean that messages are gone.
-    pub fn judge(&mut self, numbers: Numbers) -> Verdict {
+    pub(super) fn judge(&mut self, numbers: Numbers) -> Verdict {
         if numbers.consumer != self.last_consumer.next() {
             return Verdict::OpenAnew(if numbers.consumer > self.last_consumer {
                 "deliveries were lost"

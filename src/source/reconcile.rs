@@ -11,13 +11,13 @@ use crate::wire::time::Timestamp;
 
 /// A stream that lost its tail, or was made anew, must look so twice, this far apart: a leader that has just been
 /// elected may lag behind for a moment.
-pub const SUSPICION_PAUSE: Duration = Duration::from_secs(2);
+pub(super) const SUSPICION_PAUSE: Duration = Duration::from_secs(2);
 /// While another process may hold our durable, it is looked at again this often.
-pub const IN_USE_PAUSE: Duration = Duration::from_millis(500);
+pub(super) const IN_USE_PAUSE: Duration = Duration::from_millis(500);
 
 /// The leader's answer about one sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(super) enum Answer {
     /// The message that we know.
     Same,
     /// Another message.
@@ -28,85 +28,85 @@ pub enum Answer {
 
 /// The stream as its leader describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StreamFound {
+pub(super) struct StreamFound {
     /// First sequence; `last + 1` when empty.
-    pub first: StreamSeq,
+    pub(super) first: StreamSeq,
     /// Last sequence ever given; 0 when none was.
-    pub last: StreamSeq,
+    pub(super) last: StreamSeq,
     /// Retention, when it is not `limits`: its name.
-    pub other_retention: Option<String>,
+    pub(super) other_retention: Option<String>,
     /// Bytes that it holds.
-    pub bytes: u64,
+    pub(super) bytes: u64,
     /// Bytes that it may hold; `None`: no limit.
-    pub bytes_max: Option<u64>,
+    pub(super) bytes_max: Option<u64>,
 }
 
 /// Our durable consumer as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DurableFound {
+pub(super) struct DurableFound {
     /// Whether this process has made it.
-    pub ours: bool,
+    pub(super) ours: bool,
     /// Pull requests that wait on it.
-    pub waiting: usize,
+    pub(super) waiting: usize,
     /// Who made it, for people.
-    pub owner: String,
+    pub(super) owner: String,
     /// When it was made, by the server's clock.
-    pub created: Timestamp,
+    pub(super) created: Timestamp,
 }
 
 impl DurableFound {
     /// Whether another process has made it after this one made its own at `opened`. One that is not ours and older has come
     /// back with an older copy of the server's store: whoever made it is gone.
     #[must_use]
-    pub fn replaces(&self, opened: Timestamp) -> bool {
+    pub(super) fn replaces(&self, opened: Timestamp) -> bool {
         !self.ours && self.created > opened
     }
 }
 
 /// What this process knows about the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub(super) struct Known {
     /// The committed position.
-    pub position: StreamSeq,
+    pub(super) position: StreamSeq,
     /// Asked of the leader, newest first: the message at the position (unless none stands there), then kept ones,
     /// up to and including the first that is the same.
-    pub asked: Vec<(Mark, Answer)>,
+    pub(super) asked: Vec<(Mark, Answer)>,
 }
 
 /// Everything that decides.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub(super) struct Found {
     /// `None`: no such stream.
-    pub stream: Option<StreamFound>,
+    pub(super) stream: Option<StreamFound>,
     /// `None`: no such consumer.
-    pub durable: Option<DurableFound>,
+    pub(super) durable: Option<DurableFound>,
     /// `None`: never read.
-    pub known: Option<Known>,
+    pub(super) known: Option<Known>,
     /// When this process's last durable was made, by the server's clock; `None`: it has not opened the stream yet.
-    pub opened: Option<Timestamp>,
+    pub(super) opened: Option<Timestamp>,
     /// Waits of other processes on our durable have been watched for this long.
-    pub watched: Duration,
+    pub(super) watched: Duration,
     /// How long a pull request of a process that is gone can wait at the server.
-    pub watch_limit: Duration,
+    pub(super) watch_limit: Duration,
     /// The operator said so.
-    pub take_over: bool,
+    pub(super) take_over: bool,
     /// What the look before this one suspected.
-    pub suspected: Option<Suspicion>,
+    pub(super) suspected: Option<Suspicion>,
 }
 
 /// The stream's sequences seem to stand for other messages than before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Suspicion {
+pub(super) struct Suspicion {
     /// The last message in common.
-    pub common: Option<Mark>,
+    pub(super) common: Option<Mark>,
 }
 
 /// How a gap is explained to people.
-pub const GAP_BEFORE_FIRST: &str = "deleted, purged or expired before it was read";
+pub(super) const GAP_BEFORE_FIRST: &str = "deleted, purged or expired before it was read";
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Plan {
+pub(super) enum Plan {
     /// No such stream: wait for the backend to make it.
     WaitForStream,
     /// End the process with exit code 2: only an operator can decide.
@@ -126,15 +126,15 @@ pub enum Plan {
 
 /// Where to read on, and what to record first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opening {
+pub(super) struct Opening {
     /// The first sequence to deliver; never beyond the stream's last + 1, where a consumer is silent for ever.
-    pub start: StreamSeq,
+    pub(super) start: StreamSeq,
     /// A new life of the stream's sequences, or its first: recorded before anything else.
-    pub incarnation: Option<Incarnation>,
+    pub(super) incarnation: Option<Incarnation>,
     /// Sequences that no longer exist.
-    pub gap: Option<(StreamSeq, StreamSeq)>,
+    pub(super) gap: Option<(StreamSeq, StreamSeq)>,
     /// A durable of another process that was idle, or was to be taken over: who made it.
-    pub taken_from: Option<String>,
+    pub(super) taken_from: Option<String>,
 }
 
 /// Why an incarnation begins, and from where it answers for the stream.
@@ -180,7 +180,7 @@ impl fmt::Display for Refusal {
 
 /// DESIGN §3's table, row by row; the first match decides.
 #[must_use]
-pub fn reconcile(found: &Found) -> Plan {
+pub(super) fn reconcile(found: &Found) -> Plan {
     let Some(stream) = &found.stream else {
         return Plan::WaitForStream;
     };

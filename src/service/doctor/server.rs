@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::World;
 use super::finding::{Findings, Severity};
-use crate::source::monitor::Sync;
+use crate::source::monitor::SyncPolicy;
 use crate::source::survey::facts::{Facts, Look, MonitorFacts};
 use crate::source::survey::permissions::{Need, Section};
 use crate::wire::inert::inert;
@@ -315,8 +315,8 @@ fn monitor(monitor: Option<&MonitorFacts>, connected: bool, found: &mut Findings
     }
     let looked_at = ("sync_interval", "sync_interval");
     match &monitor.sync {
-        Ok(Sync { always: true, .. }) => found.good(looked_at, "always: every message is on disk when it is acknowledged"),
-        Ok(Sync {
+        Ok(SyncPolicy { always: true, .. }) => found.good(looked_at, "always: every message is on disk when it is acknowledged"),
+        Ok(SyncPolicy {
             interval: Some(interval),
             ..
         }) => found.add(
@@ -326,7 +326,7 @@ fn monitor(monitor: Option<&MonitorFacts>, connected: bool, found: &mut Findings
             why_sync,
             "set sync_interval: always in jetstream { } of the server's configuration, or keep streams in three copies",
         ),
-        Ok(Sync { interval: None, .. }) | Err(_) => found.add(
+        Ok(SyncPolicy { interval: None, .. }) | Err(_) => found.add(
             Severity::Note,
             looked_at,
             "not known: the monitoring port does not say",

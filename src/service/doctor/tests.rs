@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
-use crate::source::monitor::{Health, Sync};
+use crate::source::monitor::{Health, SyncPolicy};
 use crate::source::survey::facts::{Clock, Contents, DurableFacts, Entry, Keys, StreamFacts};
 use crate::source::survey::permissions;
 use crate::store::Counts;
@@ -120,7 +120,7 @@ fn healthy() -> World {
                 status: "ok".to_owned(),
                 error: None,
             }),
-            sync: Ok(Sync {
+            sync: Ok(SyncPolicy {
                 interval: Some(Duration::from_secs(120)),
                 always: true,
             }),
@@ -275,7 +275,7 @@ fn the_server_is_told_by_its_clock_its_limit_its_port_and_what_it_forbids() {
     let monitor = |health: Result<Health, String>, sync| {
         check(|world| world.monitor = Some(MonitorFacts { health, sync }))
     };
-    let always = Sync {
+    let always = SyncPolicy {
         interval: None,
         always: true,
     };
@@ -297,7 +297,7 @@ fn the_server_is_told_by_its_clock_its_limit_its_port_and_what_it_forbids() {
             error: None,
         })
     };
-    let every = Sync {
+    let every = SyncPolicy {
         interval: Some(Duration::from_secs(120)),
         always: false,
     };

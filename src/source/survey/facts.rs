@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::monitor::{Health, Sync};
+use super::super::monitor::{Health, SyncPolicy};
 use super::permissions::Need;
 use crate::wire::time::Timestamp;
 
@@ -151,7 +151,7 @@ pub struct MonitorFacts {
     /// `/healthz`, or why it says nothing.
     pub health: Result<Health, String>,
     /// `/varz`, or why it says nothing.
-    pub sync: Result<Sync, String>,
+    pub sync: Result<SyncPolicy, String>,
 }
 
 /// Everything that a survey found.

@@ -17,8 +17,9 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::asking::{Denied, Js, Which};
+use super::asking::{Js, Which};
 use super::connect::{self, ConnectError};
+use super::denials::Denied;
 use super::monitor;
 use super::opening::durable_name;
 use crate::config::{self, Config};

@@ -12,8 +12,9 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use super::super::asking::{Denied, api_prefix, pattern};
+use super::super::asking::api_prefix;
 use super::super::connect;
+use super::super::denials::{Denied, pattern};
 use super::super::opening::durable_name;
 use crate::config;
 use crate::wire::backend::bucket_stream;

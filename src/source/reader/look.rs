@@ -7,7 +7,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::info;
 
 use super::super::create::create_stream;
-use super::super::flow::{Read, Standing};
+use super::super::flow::{Read, ReaderStanding};
 use super::super::order::Order;
 use super::super::reconcile::{Found, Opening, Plan, StreamFound, reconcile};
 use super::{End, Reader, Session};
@@ -53,7 +53,7 @@ impl Reader {
     }
 
     /// Looks until it is clear what to do: at the stream, at our durable, at the messages that are known.
-    async fn look(&mut self, standing: Option<&Standing>) -> Result<(StreamFound, Opening), End> {
+    async fn look(&mut self, standing: Option<&ReaderStanding>) -> Result<(StreamFound, Opening), End> {
         let mut suspected = None;
         let mut watched = Duration::ZERO;
         let mut waiting_said = false;

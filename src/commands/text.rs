@@ -14,7 +14,7 @@ pub(super) fn inert(text: &str, max: usize) -> String {
 }
 
 /// Where commands print to. What one `writeln!` is given becomes one line, whatever stands in its values; bytes that are
-/// written as such ([`json`], the dump) are inert already.
+/// written as such (`json`, the dump) are inert already.
 #[derive(Debug)]
 pub struct Lines<W>(pub W);
 

@@ -4,7 +4,7 @@
 //!
 //! Why nothing is lost and nothing counts twice: the position in the database is the only record of progress. Each
 //! opening deletes our durable consumer and makes it again at `position + 1`, so the server's memory of us cannot
-//! mislead us; every delivery proves its place by two numbers ([`order`]); an ack follows the commit that carries its
+//! mislead us; every delivery proves its place by two numbers (`order`); an ack follows the commit that carries its
 //! message (I2), and nothing depends on its arrival.
 
 pub mod asking;

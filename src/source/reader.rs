@@ -332,7 +332,7 @@ impl Reader {
         if last < first {
             return Ok(());
         }
-        warn!(stream = %self.stream, first = first.0, last = last.0, reason, "messages are missing in the stream");
+        warn!(stream = %self.stream, first_seq = first.0, last_seq = last.0, reason, "messages are missing in the stream");
         self.send(Read::Gap { first, last, reason })
     }
 

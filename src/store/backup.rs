@@ -39,7 +39,7 @@ pub struct BackedUp {
 pub struct StreamAt {
     /// The stream.
     pub stream: String,
-    /// See [`Standing::incarnation`].
+    /// The incarnation of the stream's sequences.
     pub incarnation: u64,
     /// The last committed sequence.
     pub position: u64,

@@ -89,7 +89,7 @@ pub fn runs_after(
     read().map_err(StoreError::sqlite("look for runs of a revoked script"))
 }
 
-/// Runs since a time that agents left out or refused, by reserved exit code (contract §1.7); of the newest [`RUNS_MAX`].
+/// Runs since a time that agents left out or refused, by reserved exit code (contract §1.7); of the newest 200,000 at most.
 ///
 /// # Errors
 /// SQLite's.

@@ -197,7 +197,7 @@ impl<'s> Group<'s> {
     /// execution's counters. `scan`: its stdout, if that was read already.
     ///
     /// # Errors
-    /// Of class [`Class::Data`] when this message cannot be stored; any other class leaves the group lost.
+    /// Of class [`Class::Data`](super::Class::Data) when this message cannot be stored; any other class leaves the group lost.
     pub fn result(
         &mut self,
         incarnation: u64,

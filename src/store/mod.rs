@@ -78,7 +78,7 @@ fn set_progress(conn: &mut Connection, progress: &Progress) -> Result<(), StoreE
 /// Where every stream stands that a database has ever read.
 ///
 /// # Errors
-/// See [`position::read`].
+/// What SQLite says; a position that was changed by hand.
 pub fn standings(conn: &Connection) -> Result<std::collections::BTreeMap<StreamName, Standing>, StoreError> {
     position::read_all(conn, "main")
 }
@@ -348,7 +348,7 @@ impl Store {
     /// Where a stream stands.
     ///
     /// # Errors
-    /// See [`position::read`].
+    /// What SQLite says; a position that was changed by hand.
     pub fn standing(&self, stream: StreamName) -> Result<Option<Standing>, StoreError> {
         position::read(&self.conn, stream)
     }

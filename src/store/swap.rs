@@ -67,7 +67,7 @@ pub enum Replaced<'a> {
 /// Puts `new` in the place of `database`. The caller holds the database's lock.
 ///
 /// # Errors
-/// As [`release`]; the system's. Whatever fails, the database is the old one or the new one, whole.
+/// Somebody has the database open; the system's. Whatever fails, the database is the old one or the new one, whole.
 pub fn swap(new: &Path, database: &Path, replaced: Replaced<'_>) -> Result<(), StoreError> {
     fail::point("before-release");
     let there = database.exists();

@@ -35,7 +35,7 @@ impl Reader {
             state.look(&stream);
             state.not_reading = None;
         });
-        info!(stream = %self.stream, generation = self.generation, start = opening.start.0, last = stream.last.0, "reading");
+        info!(stream = %self.stream, generation = self.generation, start_seq = opening.start.0, last_seq = stream.last.0, "reading");
         let first_check = Instant::now() + self.settings.check_interval;
         let mut checks = interval_at(first_check, self.settings.check_interval);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -20,10 +20,10 @@ impl Reader {
         if let Some(incarnation) = opening.incarnation {
             match incarnation.common {
                 Some(common) => {
-                    warn!(stream = %self.stream, common = common.seq.0, last = stream.last.0, "the stream was restored or lost its tail: its sequences stand for other messages now; going on after the last message in common");
+                    warn!(stream = %self.stream, common_seq = common.seq.0, last_seq = stream.last.0, "the stream was restored or lost its tail: its sequences stand for other messages now; going on after the last message in common");
                 }
                 None if read_before => {
-                    warn!(stream = %self.stream, last = stream.last.0, "the stream was made anew: no message is the one that was read; starting at its first");
+                    warn!(stream = %self.stream, last_seq = stream.last.0, "the stream was made anew: no message is the one that was read; starting at its first");
                 }
                 None => {}
             }

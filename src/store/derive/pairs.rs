@@ -341,6 +341,7 @@ pub(in super::super) fn pair_counts(conn: &Connection) -> Result<PairCounts, Sto
     let read = || -> Result<PairCounts, rusqlite::Error> {
         let count = |state: PairState| {
             conn.query_row(
+                // The second condition lets SQLite take the partial index.
                 "SELECT count(*) FROM projector_derivations WHERE state = ?1 AND state <> 'settled'",
                 [state.as_str()],
                 |row| row.get(0),
@@ -358,7 +359,7 @@ pub(in super::super) fn pair_counts(conn: &Connection) -> Result<PairCounts, Sto
     read().map_err(StoreError::sqlite("count projector_derivations"))
 }
 
-/// See [`pair_counts`].
+/// Pairs by what keeps their tables from saying what they should.
 #[derive(Clone, Debug, Default)]
 pub struct PairCounts {
     /// Pairs with a result that waits for an output.

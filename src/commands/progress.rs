@@ -178,8 +178,12 @@ async fn follow(watched: Watched, forecast: &Forecast, bars: &MultiProgress, ter
             last_line = Instant::now();
             let rate = reached as f64 / began.elapsed().as_secs_f64();
             let left = (ends - reached) as f64 / rate.max(1.0);
-            let waiting = waiting.map(|why| format!("; waiting: {why}")).unwrap_or_default();
-            tracing::info!("{reached} of {ends} messages, {rate:.0}/s, {left:.0} s left{waiting}");
+            tracing::info!(
+                position = reached,
+                end = ends,
+                waiting,
+                "{reached} of {ends} messages, {rate:.0}/s, {left:.0} s left"
+            );
         }
     }
     for bar in shown.values() {

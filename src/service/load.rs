@@ -203,13 +203,17 @@ impl<'a> Loader<'a> {
         if pipeline::load(self.config, load, store, connection, self.stop.clone(), watching).await? {
             return Err(stopped());
         }
-        // What is made of it is made of exactly these messages.
-        for (stream, standing) in standings(&read_only(self.scratch())?)? {
-            let until = bounds.get(&stream).and_then(|bounds| bounds.until);
-            if until.is_some_and(|until| standing.position != until && standing.first <= until) {
+        // What is made of it is made of exactly these messages; a scratch whose commit failed holds none.
+        let loaded = standings(&read_only(self.scratch())?)?;
+        for (stream, census) in &self.forecast.streams {
+            let until = bounds.get(stream).and_then(|bounds| bounds.until);
+            if !is_loaded(loaded.get(stream), until, census) {
                 return Err(ServiceError::Broken(format!(
-                    "{stream} was loaded up to {}, not up to {until:?}; try again",
-                    standing.position
+                    "{stream} was loaded up to {}, not up to {}; try again",
+                    loaded
+                        .get(stream)
+                        .map_or(StreamSeq(0), |standing| standing.position),
+                    until.unwrap_or(census.last)
                 )));
             }
         }
@@ -310,6 +314,17 @@ pub(super) fn stopped() -> ServiceError {
     ServiceError::Unavailable("stopped before the end; the database is as it was".to_owned())
 }
 
+/// Whether a scratch that stands here holds what a stream, as it was counted before, has up to `until`, or to its end.
+fn is_loaded(standing: Option<&Standing>, until: Option<StreamSeq>, census: &Census) -> bool {
+    let first = standing.map_or(census.first, |standing| standing.first);
+    match (standing, until) {
+        (_, Some(until)) if until < first => true,
+        (Some(standing), Some(until)) => standing.position == until,
+        (Some(standing), None) => standing.position >= census.last,
+        (None, _) => census.messages == 0,
+    }
+}
+
 /// Counts the streams and the object store.
 async fn forecast(connection: &Connection) -> Result<Forecast, ServiceError> {
     let streams = census_of_streams(connection).await?;
@@ -335,4 +350,47 @@ pub(super) async fn census_of_streams(
         streams.extend(census(&js, stream).await?.map(|census| (stream, census)));
     }
     Ok(streams)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scratch_that_does_not_hold_what_was_to_be_loaded_is_no_basis_for_anything() {
+        let census = |first, last, messages| Census {
+            first: StreamSeq(first),
+            last: StreamSeq(last),
+            messages,
+            bytes: 0,
+            bytes_max: None,
+            max_age: None,
+            oldest: None,
+        };
+        let at = |first, position| {
+            let mut standing = Standing::new(1, StreamSeq(first));
+            standing.position = StreamSeq(position);
+            standing
+        };
+        let (full, empty) = (census(1, 9, 9), census(10, 9, 0));
+        for (expected, standing, until, census) in [
+            (true, Some(at(1, 5)), Some(5), &full),
+            (false, Some(at(1, 4)), Some(5), &full),
+            (false, None, Some(5), &full),
+            (true, Some(at(6, 5)), Some(5), &full),
+            (true, None, Some(5), &empty),
+            (true, Some(at(1, 9)), None, &full),
+            (true, Some(at(1, 12)), None, &full),
+            (false, Some(at(1, 8)), None, &full),
+            (false, None, None, &full),
+            (true, None, None, &empty),
+        ] {
+            let until = until.map(StreamSeq);
+            assert_eq!(
+                is_loaded(standing.as_ref(), until, census),
+                expected,
+                "{standing:?} {until:?}"
+            );
+        }
+    }
 }

@@ -352,11 +352,13 @@ impl Pipeline {
             let works = self.works.clone();
             let caught_up = async move {
                 caught_up::caught_up(watched, connection, options.until_caught_up).await?;
-                repairer.attempt_pending_once().await;
                 let (reply, over) = oneshot::channel();
                 // Errors are a writer that has ended, which says why.
                 let _asked = works.send(Work::LoadIsOver(reply));
-                let _over = over.await;
+                if let Ok(committed) = over.await {
+                    committed?;
+                }
+                repairer.attempt_pending_once().await;
                 rederiver.round().await.map_err(|error| error.to_string())
             };
             tokio::select! {

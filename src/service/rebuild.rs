@@ -10,8 +10,9 @@ use tokio::sync::watch;
 use super::board::Pulse;
 use super::equip::owner;
 use super::error::ServiceError;
-use super::load::{For, Forecast, Loader, Standings, Step, Tell, census_of_streams};
+use super::load::{For, Forecast, Loader, Standings, Step, Tell};
 use crate::config::Config;
+use crate::source::census::census;
 use crate::source::connect::Connection;
 use crate::source::flow::Bounds;
 use crate::store::carry::{Completed, Purpose};
@@ -80,11 +81,15 @@ pub(super) async fn initial(
     tell: Tell<'_>,
     pulse: &Pulse,
 ) -> Result<Option<Rebuilt>, ServiceError> {
-    let streams = census_of_streams(connection).await?;
-    // The service waits for a stream that is not there yet: nothing to load in bulk, and nothing to warn of.
-    let all_there = streams.len() == StreamName::ALL.len();
-    let messages: u64 = streams.values().map(|census| census.messages).sum();
-    if !all_there || usize::try_from(messages).unwrap_or(usize::MAX) < config.store.bulk_from_messages {
+    let mut messages = 0;
+    for stream in StreamName::ALL {
+        // The service waits for a stream that is not there yet: nothing to load in bulk, and nothing to warn of.
+        let Some(census) = census(&connection.js(), stream).await? else {
+            return Ok(None);
+        };
+        messages += census.messages;
+    }
+    if usize::try_from(messages).unwrap_or(usize::MAX) < config.store.bulk_from_messages {
         return Ok(None);
     }
     make_anew(

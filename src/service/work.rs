@@ -34,8 +34,9 @@ pub enum Work {
     Manifests,
     /// Answered once no pair is left to be derived anew or released.
     WhenDerived(oneshot::Sender<()>),
-    /// The end of a load: others read what was written, beside the writer, once this is answered.
-    LoadIsOver(oneshot::Sender<()>),
+    /// The end of a load: once this is answered others can read what was written, beside the writer, and each group stands by
+    /// itself. `Err`: it could not be committed, and nothing of it is there.
+    LoadIsOver(oneshot::Sender<Result<(), String>>),
     /// Which outputs are owed?
     Owed {
         /// Past their time only, or all that are pending, after this one.

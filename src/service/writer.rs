@@ -250,11 +250,9 @@ impl Writer {
                 Work::Rest { stream, reply } => self.rest(stream, reply)?,
                 Work::Shutdown => return Ok(()),
                 Work::LoadIsOver(reply) => {
-                    if let Err(error) = self.store.end_shared_transaction(true) {
-                        warn!(%error, "what was loaded could not be committed; the load will find that out");
-                    }
+                    let committed = self.store.end_shared_transaction(true);
                     // An error is somebody who no longer waits.
-                    let _told = reply.send(());
+                    let _told = reply.send(committed.map_err(|error| error.to_string()));
                 }
                 Work::Owed { ask, reply } => {
                     // An error is somebody who no longer waits.

@@ -51,6 +51,8 @@ impl From<AskError> for End {
     }
 }
 
+const MISSING: &str = "the bucket jobs does not exist; no job has hints";
+
 impl Watcher {
     /// Watches until shutdown. A bucket that is missing counts as empty; one that cannot be read leaves the snapshot as it
     /// was.
@@ -64,10 +66,9 @@ impl Watcher {
             match end {
                 End::Shutdown => return,
                 End::Missing => {
-                    let missing = "the bucket jobs does not exist; no job has hints";
-                    if said != missing {
-                        warn!("{missing}");
-                        missing.clone_into(&mut said);
+                    if said != MISSING {
+                        warn!("{MISSING}");
+                        MISSING.clone_into(&mut said);
                     }
                     self.publish(Documents::new());
                     tokio::select! {
@@ -107,8 +108,10 @@ impl Watcher {
         let js = self.connection.js();
         let mut bucket = read(&js).await?.ok_or(End::Missing)?;
         self.publish(bucket.documents.clone());
-        // What ends this watch is news, even if it is what kept it from beginning.
-        said.clear();
+        // Should it go once more, that is news.
+        if said == MISSING {
+            said.clear();
+        }
         let mut checks = interval_at(Instant::now() + self.check_interval, self.check_interval);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut behind = false;

@@ -436,13 +436,15 @@ impl Store {
     /// SQLite's.
     pub fn end_shared_transaction(&mut self, for_good: bool) -> Result<(), StoreError> {
         self.context.shares_transaction &= !for_good;
-        if !self.conn.is_autocommit() {
-            self.conn
-                .execute_batch("COMMIT")
-                .map_err(StoreError::sqlite("commit what was loaded"))?;
-            self.context.committed();
+        if self.conn.is_autocommit() {
+            return Ok(());
         }
-        Ok(())
+        let committed = self.conn.execute_batch("COMMIT");
+        match committed {
+            Ok(()) => self.context.committed(),
+            Err(_) => self.context.roll_back(&self.conn),
+        }
+        committed.map_err(StoreError::sqlite("commit what was loaded"))
     }
 
     /// Copies the log into the database and closes it.

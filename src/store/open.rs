@@ -231,8 +231,9 @@ pub(super) fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
         // A cleanly closed database in a folder that we may not write has no log to read and none can be made; what SQLite says
         // of that depends on whose the file is.
         Err(rusqlite::Error::SqliteFailure(failure, _))
-            if matches!(failure.code, ErrorCode::CannotOpen | ErrorCode::ReadOnly)
-                && file_bytes(&wal_path(path)) == 0 =>
+            if (failure.code == ErrorCode::CannotOpen
+                || failure.extended_code == rusqlite::ffi::SQLITE_READONLY_DIRECTORY)
+                && file_bytes(&wal_path(&real_path(path))) == 0 =>
         {
             open(immutable(path))
         }
@@ -280,6 +281,10 @@ fn quick_check(conn: &mut Connection, path: &Path, shared: bool) -> Result<(), S
             );
             Ok(())
         }
+        Ok(text) if shared => Err(StoreError::Unusable(format!(
+            "{} is damaged: {text}; put back a backup of it",
+            path.display()
+        ))),
         Ok(text) => Err(StoreError::damaged(path, text)),
         Err(rusqlite::Error::SqliteFailure(failure, _))
             if failure.code == ErrorCode::OperationInterrupted =>

@@ -75,6 +75,15 @@ impl Column {
     }
 }
 
+fn has_built_in_columns(conn: &Connection, schema: &str, name: &str) -> Result<bool, rusqlite::Error> {
+    conn.prepare_cached(
+        "SELECT count(*) = 3 FROM pragma_table_info(?1, ?2) WHERE lower(name) IN (?3, ?4, ?5)",
+    )?
+    .query_row([name, schema, BUILT_IN[0], BUILT_IN[1], BUILT_IN[2]], |row| {
+        row.get(0)
+    })
+}
+
 impl Table {
     /// Looks a table up, in any letter case.
     pub(super) fn find(
@@ -124,19 +133,25 @@ impl Table {
 
     /// The exploded tables of a file, by name: nobody else's, and with the three built-in columns. Views are among them.
     pub(super) fn exploded(conn: &Connection, schema: &'static str) -> Result<Vec<Self>, StoreError> {
-        let read = || -> Result<Vec<String>, rusqlite::Error> {
+        let read = || -> Result<Vec<(String, bool)>, rusqlite::Error> {
             conn.prepare(
-                "SELECT l.name FROM pragma_table_list AS l WHERE l.schema = ?1 AND l.type IN ('table', 'view')
-                 AND (SELECT count(*) FROM pragma_table_info(l.name, ?1) AS c
-                      WHERE lower(c.name) IN (?2, ?3, ?4)) = 3
-                 ORDER BY l.name",
+                "SELECT name, type = 'view' FROM pragma_table_list WHERE schema = ?1 AND type IN ('table', 'view') ORDER BY name",
             )?
-            .query_map([schema, BUILT_IN[0], BUILT_IN[1], BUILT_IN[2]], |row| row.get(0))?
+            .query_map([schema], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect()
         };
         let mut tables = Vec::new();
-        for name in read().map_err(StoreError::sqlite("look for exploded tables"))? {
-            if !is_taken(&name) {
+        for (name, is_view) in read().map_err(StoreError::sqlite("look for exploded tables"))? {
+            if is_taken(&name) {
+                continue;
+            }
+            let is_exploded = has_built_in_columns(conn, schema, &name);
+            // A view may read what is not there, or ask for a function that only its owner's connections have: then it shows nobody
+            // anything.
+            if is_view && is_exploded.is_err() {
+                continue;
+            }
+            if is_exploded.map_err(StoreError::sqlite("look for exploded tables"))? {
                 tables.extend(Self::find(conn, schema, &name)?);
             }
         }
@@ -179,5 +194,31 @@ impl Table {
             "look at the table {:?}",
             self.name
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::migrate::in_memory;
+    use super::*;
+
+    #[test]
+    fn a_view_that_cannot_be_read_hides_no_exploded_table() {
+        let conn = in_memory(true).unwrap();
+        conn.execute_batch(
+            "CREATE TABLE apps (pc_id TEXT, job_id TEXT, collected_at TEXT, name TEXT);
+             CREATE TABLE gone (pc_id TEXT, job_id TEXT, collected_at TEXT);
+             CREATE VIEW of_gone AS SELECT * FROM gone;
+             CREATE VIEW of_a_function AS SELECT pc_id, job_id, not_here(collected_at) AS collected_at FROM apps;
+             CREATE VIEW names AS SELECT pc_id, job_id, collected_at, name FROM apps;
+             DROP TABLE gone;",
+        )
+        .unwrap();
+        let found = Table::exploded(&conn, MAIN).unwrap();
+        let found: Vec<(&str, bool)> = found
+            .iter()
+            .map(|table| (table.name.as_str(), table.is_table()))
+            .collect();
+        assert_eq!(found, [("apps", true), ("names", false)]);
     }
 }

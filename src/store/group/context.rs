@@ -48,7 +48,7 @@ impl Context {
 
     /// Ends the open transaction without a commit, and forgets what was made and counted in it: in a load that is the work of
     /// all groups that share it.
-    pub(super) fn roll_back(&mut self, conn: &Connection) {
+    pub(in super::super) fn roll_back(&mut self, conn: &Connection) {
         self.shapes.clear();
         self.written.forget();
         self.letters.bytes = self.letters.committed_bytes;

@@ -7,6 +7,7 @@ mod adoption;
 pub mod backup;
 pub mod carry;
 pub mod checkup;
+mod columns;
 pub mod compare;
 mod completions;
 pub mod dead_letters;
@@ -92,7 +93,7 @@ fn desk(conn: &Connection, options: &StoreOptions) -> Result<group::Desk, StoreE
         shapes: derive::Shapes::default(),
         orphans: derive::Orphans::default(),
         adopted: live && open::is_adopted(conn)?,
-        scratch_ledgers: (!live).then_some(options.for_use == Use::LoadOn && report::has_ledgers(conn)?),
+        scratch_ledgers: (!live).then_some(options.for_use == Use::LoadOn && columns::has_ledgers(conn)?),
         deferred: options.for_use == Use::Load,
         shares_transaction: options.for_use == Use::Load,
         starts_come_first: false,
@@ -335,7 +336,7 @@ impl Store {
     /// # Errors
     /// What is missing.
     pub fn check_schema(&self) -> Result<(), StoreError> {
-        report::check_schema(&self.conn, self.desk.adopted)
+        columns::check_schema(&self.conn, self.desk.adopted)
     }
 
     /// Where a stream stands.

@@ -13,7 +13,7 @@ use super::names::quoted;
 use super::open::{file_bytes, wal_path};
 use super::scratch::{self, settings};
 use super::swap::{Replaced, release, swap};
-use super::{StoreError, adoption, carry, report};
+use super::{StoreError, adoption, carry, columns};
 
 /// `projector_meta` key: the state of the file that a copy was made of.
 const REBUILT_FROM: &str = "rebuilt_from";
@@ -64,7 +64,7 @@ pub fn copy(database: &Path, scratch: &Path) -> Result<(), StoreError> {
     settings(&conn)?;
     let what = || StoreError::sqlite("empty the copy's projected tables");
     adoption::check_over(&conn, database)?;
-    let mut tables: Vec<String> = report::projected_tables().map(str::to_owned).collect();
+    let mut tables: Vec<String> = columns::projected_tables().map(str::to_owned).collect();
     tables.extend(carry::exploded_tables(&conn)?);
     for table in tables {
         let there: Option<String> = conn

@@ -16,7 +16,7 @@ use super::names::quoted;
 use super::open::is_adopted;
 use super::position::{self, Standing};
 use super::retention::Horizons;
-use super::{StoreError, migrate, report};
+use super::{StoreError, columns, migrate};
 use crate::projection::manifests::Manifests;
 use crate::wire::kv::StreamName;
 use crate::wire::time::Timestamp;
@@ -84,7 +84,7 @@ fn indexes(conn: &Connection, schema: &str) -> Result<Vec<(String, String)>, Sto
     let found = read().map_err(StoreError::sqlite("read the indexes"))?;
     Ok(found
         .into_iter()
-        .filter(|(table, ..)| report::is_read_model(table))
+        .filter(|(table, ..)| columns::is_read_model(table))
         .map(|(_, name, sql)| (name, sql))
         .collect())
 }
@@ -325,6 +325,17 @@ impl Scratch {
     /// # Errors
     /// SQLite's.
     pub fn take_job(&self, job: &str) -> Result<(), StoreError> {
+        let theirs: Vec<String> = columns::RESULT
+            .iter()
+            .map(|column| format!("row.{column}"))
+            .collect();
+        let rows = format!(
+            "INSERT OR IGNORE INTO main.execution_results ({})
+             SELECT {} FROM main.projector_results line JOIN old.execution_results row USING (result_id)
+             WHERE line.job_id = ?1",
+            columns::RESULT.join(", "),
+            theirs.join(", ")
+        );
         let take = || -> Result<(), rusqlite::Error> {
             for sql in [
                 "INSERT INTO main.projector_results (entry, incarnation, stream_seq, published_ns, result_id, pc_id, job_id,
@@ -332,13 +343,7 @@ impl Scratch {
                  SELECT entry, incarnation, stream_seq, published_ns, result_id, pc_id, job_id, counts, evidence
                  FROM old.projector_results line WHERE job_id = ?1 AND counts
                      AND EXISTS (SELECT 1 FROM old.execution_results row WHERE row.result_id = line.result_id)",
-                "INSERT OR IGNORE INTO main.execution_results (result_id, request_id, exec_id, pc_id, exit_code, stdout,
-                     stderr, started_at, finished_at, recorded_at, job_id, version, reaped, expires_at, parent_result_id,
-                     skipped)
-                 SELECT result_id, request_id, row.exec_id, row.pc_id, exit_code, stdout, stderr, started_at, finished_at,
-                     recorded_at, row.job_id, version, reaped, expires_at, parent_result_id, skipped
-                 FROM main.projector_results line JOIN old.execution_results row USING (result_id)
-                 WHERE line.job_id = ?1",
+                &rows,
                 "INSERT OR IGNORE INTO main.projector_outputs (result_id, field, entry, mended, object, state, reason,
                      attempts, published_at, size_bytes, sha256, since_wall, next_try_wall)
                  SELECT book.result_id, field, book.entry, mended, object, state, reason, attempts, published_at, size_bytes,

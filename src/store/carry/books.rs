@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, params};
 
-use super::super::StoreError;
+use super::super::{StoreError, columns};
 use super::letters::Letters;
 use super::outputs::{self, entry_here};
 
@@ -81,9 +81,7 @@ fn relabel(conn: &Connection) -> Result<(), rusqlite::Error> {
 }
 
 fn bring_rows(conn: &Connection, complete: bool) -> Result<usize, rusqlite::Error> {
-    const COLUMNS: &str =
-        "result_id, request_id, exec_id, pc_id, exit_code, stdout, stderr, started_at, finished_at,
-         recorded_at, job_id, version, reaped, expires_at, parent_result_id, skipped";
+    let columns = columns::RESULT.join(", ");
     conn.execute_batch(
         "DROP TABLE IF EXISTS temp.brought_rows;
          CREATE TEMP TABLE brought_rows (result_id TEXT PRIMARY KEY) WITHOUT ROWID",
@@ -98,8 +96,8 @@ fn bring_rows(conn: &Connection, complete: bool) -> Result<usize, rusqlite::Erro
     )?;
     conn.execute(
         &format!(
-            "INSERT INTO main.execution_results ({COLUMNS})
-             SELECT {COLUMNS} FROM old.execution_results CROSS JOIN temp.brought_rows USING (result_id)"
+            "INSERT INTO main.execution_results ({columns})
+             SELECT {columns} FROM old.execution_results CROSS JOIN temp.brought_rows USING (result_id)"
         ),
         [],
     )

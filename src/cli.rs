@@ -508,6 +508,32 @@ mod tests {
     }
 
     #[test]
+    fn every_last_command_stands_in_the_table_of_the_readme() {
+        let mut named = std::collections::BTreeSet::new();
+        for line in include_str!("../README.md").lines() {
+            let Some(cell) = line.strip_prefix("| `").and_then(|line| line.split('|').next()) else {
+                continue;
+            };
+            // As in "`config check`, `show`" and in "`completions`, `man`".
+            let first = cell.split([' ', '`']).next().unwrap_or_default();
+            for name in cell.split('`').step_by(2) {
+                let name = name.trim_end_matches(|c: char| c.is_uppercase() || c == ' ');
+                named.extend([name.to_owned(), format!("{first} {name}")]);
+            }
+        }
+        let mut root = Cli::command();
+        root.build();
+        walk(&root, &mut |command| {
+            if command.get_subcommands().any(|sub| sub.get_name() != "help") {
+                return;
+            }
+            let name = command.get_bin_name().unwrap_or_default();
+            let name = name.strip_prefix("results-projector ").unwrap_or(name);
+            assert!(named.contains(name), "README says nothing of {name}");
+        });
+    }
+
+    #[test]
     fn every_last_command_shows_examples_and_exit_codes() {
         let mut root = Cli::command();
         root.build();

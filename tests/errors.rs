@@ -10,7 +10,7 @@ use std::path::Path;
 use results_projector::projection::issue::IssueCode;
 
 /// Where the words of errors are made: what stands before their text.
-const MAKERS: [&str; 10] = [
+const MAKERS: [&str; 11] = [
     "#[error(",
     "Unusable(",
     "Usage(",
@@ -21,6 +21,7 @@ const MAKERS: [&str; 10] = [
     "ConfigError(",
     "Locked(",
     "Silent(",
+    "Message::Dead(",
 ];
 /// By these an error says itself what to do.
 const WAYS_OUT: [&str; 17] = [

@@ -141,6 +141,58 @@ fn the_projection_knows_no_clock() {
     }
 }
 
+/// What stands between the bracket that opens first and the one that closes it.
+fn bracketed(text: &str, open: char, close: char) -> &str {
+    let from = text.find(open).unwrap();
+    let mut depth = 0;
+    for (at, c) in text[from..].char_indices() {
+        depth += i32::from(c == open) - i32::from(c == close);
+        if depth == 0 {
+            return &text[from + 1..from + at];
+        }
+    }
+    panic!("{open} is not closed: {text}");
+}
+
+/// An enum without fields has no gap in its list of all: what is left out there is never registered, read back or documented.
+#[test]
+fn a_list_of_all_has_every_variant() {
+    let mut lists = 0;
+    for (_, path, code) in rooms() {
+        for (at, _) in code.match_indices("const ALL: [Self;") {
+            let name = code[..at]
+                .rsplit("impl ")
+                .next()
+                .unwrap()
+                .split_whitespace()
+                .next()
+                .unwrap();
+            let listed = bracketed(code[at..].split_once(" = ").unwrap().1, '[', ']');
+            let listed: Vec<&str> = listed
+                .split("Self::")
+                .skip(1)
+                .map(|text| text.trim_end_matches([',', ' ', '\n']))
+                .collect();
+            let declared = bracketed(
+                code.split_once(&format!("enum {name} {{"))
+                    .map(|(before, _)| &code[before.len()..])
+                    .unwrap(),
+                '{',
+                '}',
+            );
+            let declared: Vec<&str> = declared
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty() && !line.starts_with("//") && !line.starts_with('#'))
+                .map(|line| line.trim_end_matches(','))
+                .collect();
+            assert_eq!(listed, declared, "{name} in {}", path.display());
+            lists += 1;
+        }
+    }
+    assert!(lists >= 7, "{lists}");
+}
+
 /// Whether a name stands in a text as a word of its own.
 fn has_word(text: &str, word: &str) -> bool {
     let inside = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');

@@ -111,13 +111,29 @@ fn accepted(result: &ExecResult<String>) {
     }
 }
 
+/// Every field by its name: what is added to it here, [`compare`] must know too.
 fn written(result: &ExecResult<String>) -> Value {
+    let ExecResult {
+        result_id,
+        request_id,
+        exec_id,
+        parent_result_id,
+        pc_id,
+        exit_code,
+        skipped,
+        stdout,
+        stderr,
+        started_at,
+        finished_at,
+        stdout_object,
+        stderr_object,
+        manifest_id,
+        collect_object,
+    } = result;
     json!({
-        "result_id": result.result_id, "request_id": result.request_id, "exec_id": result.exec_id,
-        "parent_result_id": result.parent_result_id, "pc_id": result.pc_id, "exit_code": result.exit_code,
-        "skipped": result.skipped, "stdout": result.stdout, "stderr": result.stderr,
-        "started_at": result.started_at.stored(), "finished_at": result.finished_at.stored(),
-        "stdout_object": result.stdout_object, "stderr_object": result.stderr_object,
-        "manifest_id": result.manifest_id, "collect_object": result.collect_object, "unknown": [{}],
+        "result_id": result_id, "request_id": request_id, "exec_id": exec_id, "parent_result_id": parent_result_id,
+        "pc_id": pc_id, "exit_code": exit_code, "skipped": skipped, "stdout": stdout, "stderr": stderr,
+        "started_at": started_at.stored(), "finished_at": finished_at.stored(), "stdout_object": stdout_object,
+        "stderr_object": stderr_object, "manifest_id": manifest_id, "collect_object": collect_object, "unknown": [{}],
     })
 }

@@ -228,6 +228,33 @@ fn the_page_about_configuration_is_made_of_the_table_of_settings() {
 }
 
 #[test]
+fn every_flag_of_a_setting_is_listened_to() {
+    for (flag, key) in super::settings::SETTINGS
+        .iter()
+        .filter_map(|setting| Some((setting.flag?, setting.key)))
+    {
+        let value = if flag == "log-format" { "json" } else { "some/file" };
+        let typed = ["results-projector", &format!("--{flag}={value}"), "status"].map(Into::into);
+        let flags = crate::cli::Cli::read(typed, "").unwrap().global;
+        let shown = Layers::read(&flags, &|_| None).unwrap().shown();
+        let shown = shown.iter().find(|shown| shown.key == key).unwrap();
+        assert_eq!(shown.origin, format!("flag --{flag}"), "{key}");
+    }
+}
+
+#[test]
+fn every_setting_is_read() {
+    let reading: String = include_str!("mod.rs").split_whitespace().collect();
+    for setting in super::settings::SETTINGS {
+        let key = setting.key;
+        assert!(
+            reading.contains(&format!("(\"{key}\"")),
+            "{key} is shown and changes nothing"
+        );
+    }
+}
+
+#[test]
 fn the_example_holds_every_setting_with_its_default_and_the_committed_file_is_the_example() {
     let example = example();
     let set = example

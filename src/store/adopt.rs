@@ -6,7 +6,7 @@ use std::path::Path;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::names::quoted;
-use super::{StoreError, expected};
+use super::{StoreError, columns};
 
 /// The table by which the backend's file is known. Never written: an unknown version in it keeps the backend from
 /// starting.
@@ -54,5 +54,5 @@ pub(super) fn check(conn: &Connection, path: &Path) -> Result<(), StoreError> {
             path.display()
         )));
     }
-    expected::check_read_model(conn, true)
+    columns::check_read_model(conn, true)
 }

@@ -10,7 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, params};
 
 use super::StoreError;
-use super::expected::is_written;
+use super::columns::is_written;
 use crate::projection::result::Completion;
 use crate::projection::spec::is_taken;
 

@@ -20,7 +20,7 @@ use crate::wire::hex::hex;
 use crate::wire::inert::{inert_json, json_escape, steers};
 
 /// The tables of contract §6.4, and the order of their rows.
-const FIXED: [(&str, &str); 9] = [
+pub(super) const FIXED: [(&str, &str); 9] = [
     ("execution_results", "result_id"),
     ("executions", "exec_id"),
     ("inventory_facts", "pc_id, job_id"),

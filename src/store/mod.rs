@@ -6,6 +6,7 @@ mod adopt;
 pub mod backup;
 pub mod carry;
 pub mod checkup;
+mod columns;
 pub mod compare;
 mod completions;
 pub mod dead_letters;
@@ -14,7 +15,6 @@ mod disk;
 pub mod dump;
 mod error;
 mod executions;
-mod expected;
 pub mod fail;
 mod file;
 mod first_pass;
@@ -98,7 +98,7 @@ fn context(conn: &Connection, options: &StoreOptions) -> Result<group::Context, 
         shapes: derive::Shapes::default(),
         orphans: derive::Orphans::default(),
         adopted: live && kind::is_adopted(conn)?,
-        scratch_ledgers: (!live).then_some(options.for_use == Use::LoadOn && expected::has_ledgers(conn)?),
+        scratch_ledgers: (!live).then_some(options.for_use == Use::LoadOn && columns::has_ledgers(conn)?),
         deferred: options.for_use == Use::Load,
         shares_transaction: options.for_use == Use::Load,
         starts_come_first: false,
@@ -342,7 +342,7 @@ impl Store {
     /// # Errors
     /// What is missing.
     pub fn check_schema(&self) -> Result<(), StoreError> {
-        expected::check_schema(&self.conn, self.context.adopted)
+        columns::check_schema(&self.conn, self.context.adopted)
     }
 
     /// Where a stream stands.

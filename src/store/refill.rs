@@ -14,7 +14,7 @@ use super::names::quoted;
 use super::scratch::{self, settings};
 use super::swap::{Replaced, release, swap};
 use super::table::{MAIN, Table};
-use super::{StoreError, expected, first_pass};
+use super::{StoreError, columns, first_pass};
 
 /// `projector_meta` key: the state of the file that a copy was made of.
 const REBUILT_FROM: &str = "rebuilt_from";
@@ -65,7 +65,7 @@ pub fn copy(database: &Path, scratch: &Path) -> Result<(), StoreError> {
     settings(&conn)?;
     let what = || StoreError::sqlite("empty the copy's projected tables");
     first_pass::check_over(&conn, database)?;
-    let mut tables: Vec<String> = expected::projected_tables().map(str::to_owned).collect();
+    let mut tables: Vec<String> = columns::projected_tables().map(str::to_owned).collect();
     let exploded = Table::exploded(&conn, MAIN)?.into_iter();
     tables.extend(exploded.filter(Table::is_table).map(|table| table.name));
     for table in tables {

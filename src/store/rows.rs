@@ -102,7 +102,8 @@ pub(super) fn before(conn: &Connection, row: &ResultRow<'_>) -> Result<Option<Be
     .map_err(StoreError::sqlite("look up a result"))
 }
 
-/// As [`finish`], where what the start event told stays.
+/// As [`finish`], where what the start event told stays. A column of the result's own is written here too, or else
+/// [`Before::stays`] asks whether it stays.
 pub(super) fn finish_alone(conn: &Connection, row: &ResultRow<'_>) -> Result<(), rusqlite::Error> {
     conn.prepare_cached(
         "UPDATE execution_results SET exit_code = ?2, stdout = ?3, stderr = ?4, finished_at = ?5, skipped = ?6, reaped = 0
@@ -321,4 +322,128 @@ pub(super) fn moves<'a>(
     off.into_iter()
         .chain(Some((exec_id, ended)))
         .filter(move |_| changed)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use bytestring::ByteString;
+    use rusqlite::types::Value;
+
+    use super::*;
+    use crate::projection::result::{ResultMessage, row};
+    use crate::projection::start;
+    use crate::store::{columns, migrate};
+    use crate::wire::result::ExecResult;
+    use crate::wire::result::tests::whole;
+    use crate::wire::started::EventStarted;
+    use crate::wire::time::Timestamp;
+
+    /// What only a start event tells.
+    pub(in super::super) const OF_THE_START: [&str; 2] = ["version", "expires_at"];
+
+    pub(in super::super) fn published() -> Timestamp {
+        Timestamp::parse_wire("2026-06-01T00:00:06Z").unwrap()
+    }
+
+    pub(in super::super) fn message(result: ExecResult<ByteString>) -> ResultMessage {
+        ResultMessage {
+            result,
+            stdout: None,
+            stderr: None,
+        }
+    }
+
+    pub(in super::super) fn insert(conn: &Connection, message: &ResultMessage) {
+        let mut insert = prepare_insert(conn).unwrap();
+        assert!(insert_result(&mut insert, &row(message, published())).unwrap());
+    }
+
+    /// The only row of `execution_results`, column by column, but for what only a start event tells.
+    pub(in super::super) fn stored(conn: &Connection, schema: &str) -> Vec<(&'static str, Value)> {
+        let sql = format!(
+            "SELECT {} FROM {schema}.execution_results",
+            columns::RESULT.join(", ")
+        );
+        let cells = conn.query_row(&sql, [], |row| {
+            let cells = columns::RESULT.iter().enumerate();
+            cells
+                .map(|(index, column)| Ok((*column, row.get(index)?)))
+                .collect()
+        });
+        let mut cells: Vec<(&str, Value)> = cells.unwrap();
+        cells.retain(|(column, _)| !OF_THE_START.contains(column));
+        cells
+    }
+
+    /// The start of the same run, as its agent would have sent it.
+    pub(in super::super) fn start_of(conn: &Connection, result: &ExecResult<ByteString>) {
+        let event = EventStarted {
+            result_id: result.result_id.clone(),
+            request_id: result.request_id.clone(),
+            exec_id: result.exec_id.clone().unwrap(),
+            pc_id: result.pc_id.clone(),
+            manifest_id: result.manifest_id.clone().unwrap(),
+            version: "1.0".into(),
+            started_at: result.started_at,
+        };
+        let started = start(conn, &start::row(&event, published(), Some("30s"))).unwrap();
+        assert!(matches!(started, Started::InFlight));
+    }
+
+    fn database() -> Connection {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate::run(&mut conn, true).unwrap();
+        conn
+    }
+
+    /// The row that its message alone makes.
+    fn inserted(message: &ResultMessage) -> Vec<(&'static str, Value)> {
+        let conn = database();
+        insert(&conn, message);
+        stored(&conn, "main")
+    }
+
+    #[test]
+    fn a_result_with_every_field_leaves_no_cell_of_its_row_empty() {
+        for (column, cell) in inserted(&message(whole())) {
+            let says_nothing = cell == Value::Null || cell == Value::Text(String::new());
+            assert!(
+                !says_nothing && (column == "reaped" || cell != Value::Integer(0)),
+                "{column}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_way_to_write_a_result_writes_all_of_it() {
+        let all = message(whole());
+        let conn = database();
+        start_of(&conn, &all.result);
+        let before = before(&conn, &row(&all, published())).unwrap().unwrap();
+        assert!(!before.stays, "the start event tells no parent");
+        finish(&conn, &row(&all, published())).unwrap();
+        assert_eq!(stored(&conn, "main"), inserted(&all), "finish");
+
+        let no_hook = message(ExecResult {
+            parent_result_id: None,
+            ..whole()
+        });
+        let conn = database();
+        start_of(&conn, &no_hook.result);
+        let before = super::before(&conn, &row(&no_hook, published()))
+            .unwrap()
+            .unwrap();
+        assert!(before.stays, "but for the result's own part");
+        finish_alone(&conn, &row(&no_hook, published())).unwrap();
+        assert_eq!(stored(&conn, "main"), inserted(&no_hook), "finish_alone");
+
+        let least =
+            br#"{"result_id":"r1","request_id":"q","pc_id":"PC","exit_code":0,"stdout":"","stderr":"",
+            "started_at":"2026-06-01T00:00:00Z","finished_at":"2026-06-01T00:00:00Z"}"#;
+        let later = crate::wire::result::decode_shared(&least.as_slice().into()).unwrap();
+        let conn = database();
+        insert(&conn, &message(later));
+        take_over(&conn, &row(&all, published())).unwrap();
+        assert_eq!(stored(&conn, "main"), inserted(&all), "take_over");
+    }
 }

@@ -16,7 +16,7 @@ use super::names::quoted;
 use super::open::{BUSY_TIMEOUT, unsound};
 use super::position::{self, Standing};
 use super::retention::Horizons;
-use super::{StoreError, expected, migrate};
+use super::{StoreError, columns, migrate};
 use crate::projection::manifests::Manifests;
 use crate::wire::kv::StreamName;
 use crate::wire::time::Timestamp;
@@ -71,7 +71,7 @@ fn indexes(conn: &Connection, schema: &str) -> Result<Vec<(String, String)>, Sto
     let found = read().map_err(StoreError::sqlite("read the indexes"))?;
     Ok(found
         .into_iter()
-        .filter(|(table, ..)| expected::is_read_model(table))
+        .filter(|(table, ..)| columns::is_read_model(table))
         .map(|(_, name, sql)| (name, sql))
         .collect())
 }

@@ -183,4 +183,4 @@ impl<T: AsRef<str>> ExecResult<T> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

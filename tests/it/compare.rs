@@ -657,9 +657,9 @@ fn what_the_cleanup_took_is_no_difference_and_stays_away() {
 #[test]
 fn what_the_scratch_cannot_know_is_vouched_for_and_stays() {
     let world = world();
-    let older = "INSERT INTO execution_results SELECT 'older', request_id, exec_id, pc_id, exit_code, stdout, stderr,
-                     started_at, finished_at, recorded_at, job_id, version, reaped, expires_at, parent_result_id, skipped
-                     FROM execution_results WHERE result_id = 'r-01';
+    let older = "CREATE TEMP TABLE older AS SELECT * FROM execution_results WHERE result_id = 'r-01';
+                 UPDATE older SET result_id = 'older';
+                 INSERT INTO execution_results SELECT * FROM older;
                  INSERT INTO inventory_facts SELECT 'PC-9', job_id, facts_json, display_json, summary_json, collected_at,
                      recorded_at FROM inventory_facts LIMIT 1;
                  INSERT INTO inv_disks SELECT 'PC-9', job_id, collected_at, id, free FROM inv_disks WHERE id = 1 LIMIT 1";

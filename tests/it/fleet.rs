@@ -7,6 +7,7 @@ use results_projector::projection::check;
 use results_projector::projection::feed::{self, FeedOutcome};
 use results_projector::projection::manifests::{Manifests, SpecState};
 use results_projector::wire::fence::{self, Hint};
+use results_projector::wire::result::ExecResult;
 use results_projector::wire::{inventory, result, started, subject};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -93,6 +94,50 @@ fn the_manifests_are_valid_in_every_part() {
         feeds += hints.feeds.len();
     }
     assert_eq!((specs, checks, feeds), (2, 2, 2));
+}
+
+/// Which of the fields that an agent may leave out it has sent. A new one is given here: no test, bench or storm has seen it
+/// before the fleet sends it.
+fn sent<T: AsRef<str>>(result: &ExecResult<T>) -> impl Iterator<Item = &'static str> {
+    let ExecResult {
+        result_id,
+        request_id: _,
+        exec_id,
+        parent_result_id,
+        pc_id: _,
+        exit_code: _,
+        skipped,
+        stdout: _,
+        stderr: _,
+        started_at: _,
+        finished_at: _,
+        stdout_object,
+        // As those of stdout.
+        stderr_object: _,
+        manifest_id,
+        // Not projected.
+        collect_object: _,
+    } = result;
+    let sent = [
+        ("result_id", !result_id.as_ref().is_empty()),
+        ("exec_id", exec_id.is_some()),
+        ("parent_result_id", parent_result_id.is_some()),
+        ("skipped", skipped.is_some()),
+        ("stdout_object", stdout_object.is_some()),
+        ("manifest_id", manifest_id.is_some()),
+    ];
+    sent.into_iter().filter_map(|(name, sent)| sent.then_some(name))
+}
+
+#[test]
+fn the_fleet_sends_every_field_that_a_result_may_have() {
+    let planned = plan(3, &Profile::everything(2_000));
+    let results = planned.iter().filter(|planned| planned.stream() == "RESULTS");
+    let decoded = results.filter_map(|planned| result::decode(&planned.payload).ok());
+    let found: BTreeSet<&str> = decoded
+        .flat_map(|result| sent(&result).collect::<Vec<_>>())
+        .collect();
+    assert_eq!(found.len(), 6, "{found:?}");
 }
 
 #[test]

@@ -82,4 +82,9 @@ fn the_version_says_what_it_is_built_from_in_its_long_form_only() {
         migrations("books")
     );
     assert_eq!(lines[3], wanted);
+    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/OPERATING.md")).unwrap();
+    assert!(
+        guide.contains(&wanted),
+        "docs/OPERATING.md shows other schemas than {wanted}"
+    );
 }

@@ -114,7 +114,8 @@ fn rows(conn: &Connection, sql: &str) -> Vec<Value> {
             let mut object = Map::new();
             for (index, name) in names.iter().enumerate() {
                 let value = match row.get_ref(index)? {
-                    rusqlite::types::ValueRef::Null => Value::Null,
+                    // On either side: the vectors do not name columns that are younger than they are.
+                    rusqlite::types::ValueRef::Null => continue,
                     rusqlite::types::ValueRef::Integer(number) => json!(number),
                     rusqlite::types::ValueRef::Real(number) => json!(number),
                     other => json!(other.as_str().unwrap()),
@@ -242,6 +243,9 @@ impl Case {
         let mut expected: BTreeMap<String, Vec<Value>> =
             serde_json::from_value(self.value["expect"]["tables"].clone()).unwrap_or_default();
         for (name, rows) in &mut expected {
+            for row in rows.iter_mut().filter_map(Value::as_object_mut) {
+                row.retain(|_, cell| !cell.is_null());
+            }
             if name != "inventory_history" || !in_order {
                 *rows = sorted(std::mem::take(rows));
             }

@@ -68,6 +68,8 @@ impl Drop for Place {
         if let Some(answers) = self.answers {
             let others = (before + limit.too_many).saturating_sub(permits.available_permits() + 1);
             limit.learn(answers, self.was_last, others);
+        } else {
+            limit.old_answers = limit.old_answers.saturating_sub(1);
         }
         let after = limit.places();
         limit.too_many += before.saturating_sub(after);

@@ -5,15 +5,12 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, params};
 
-use super::super::StoreError;
 use super::super::names::listed;
+use super::super::{StoreError, columns};
 use super::Basis;
 use super::letters::Letters;
 use super::outputs::{self, entry_here};
 
-/// A row of `execution_results`.
-pub(super) const ROW: &str = "result_id, request_id, exec_id, pc_id, exit_code, stdout, stderr, started_at, \
-     finished_at, recorded_at, job_id, version, reaped, expires_at, parent_result_id, skipped";
 /// A line of `projector_results`.
 pub(super) const LINE: &str =
     "entry, incarnation, stream_seq, published_ns, result_id, pc_id, job_id, counts, evidence";
@@ -90,6 +87,7 @@ fn relabel(conn: &Connection) -> Result<(), rusqlite::Error> {
 }
 
 fn bring_rows(conn: &Connection, basis: &Basis) -> Result<usize, rusqlite::Error> {
+    let columns = columns::RESULT.join(", ");
     conn.execute_batch(
         "DROP TABLE IF EXISTS temp.brought_rows;
          CREATE TEMP TABLE brought_rows (result_id TEXT PRIMARY KEY) WITHOUT ROWID",
@@ -105,8 +103,8 @@ fn bring_rows(conn: &Connection, basis: &Basis) -> Result<usize, rusqlite::Error
     )?;
     conn.execute(
         &format!(
-            "INSERT INTO main.execution_results ({ROW})
-             SELECT {ROW} FROM old.execution_results CROSS JOIN temp.brought_rows USING (result_id)"
+            "INSERT INTO main.execution_results ({columns})
+             SELECT {columns} FROM old.execution_results CROSS JOIN temp.brought_rows USING (result_id)"
         ),
         [],
     )

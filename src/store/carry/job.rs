@@ -2,9 +2,9 @@
 
 use rusqlite::Connection;
 
-use super::super::StoreError;
 use super::super::names::listed;
-use super::books::{LINE, ROW};
+use super::super::{StoreError, columns};
+use super::books::LINE;
 use super::outputs::OUTPUT;
 use super::run;
 
@@ -18,10 +18,11 @@ pub(in super::super) fn take_job(conn: &Connection, job: &str) -> Result<(), Sto
                  AND EXISTS (SELECT 1 FROM old.execution_results row WHERE row.result_id = line.result_id)"
         ),
         format!(
-            "INSERT OR IGNORE INTO main.execution_results ({ROW}) SELECT {}
+            "INSERT OR IGNORE INTO main.execution_results ({}) SELECT {}
              FROM main.projector_results line JOIN old.execution_results row USING (result_id)
              WHERE line.job_id = ?1",
-            listed(ROW.split(", "), "row.")
+            listed(columns::RESULT.iter().copied(), ""),
+            listed(columns::RESULT.iter().copied(), "row.")
         ),
         format!(
             "INSERT OR IGNORE INTO main.projector_outputs (entry, {OUTPUT}) SELECT book.entry, {}

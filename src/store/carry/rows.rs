@@ -192,3 +192,31 @@ fn take_results(conn: &Connection) -> Result<u64, rusqlite::Error> {
 fn count(rows: usize) -> u64 {
     u64::try_from(rows).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::migrate;
+    use super::super::super::rows::tests::{insert, message, start_of, stored};
+    use super::*;
+    use crate::wire::result::tests::whole;
+
+    #[test]
+    fn a_result_that_no_message_at_hand_tells_is_taken_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("old.db");
+        {
+            let mut old = Connection::open(&database).unwrap();
+            migrate::run(&mut old, true).unwrap();
+            insert(&old, &message(whole()));
+        }
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate::run(&mut conn, true).unwrap();
+        start_of(&conn, &whole());
+        conn.execute("ATTACH ?1 AS old", [database.to_str().unwrap()])
+            .unwrap();
+        conn.execute_batch("CREATE TEMP TABLE carried_results AS SELECT 'r1' AS result_id")
+            .unwrap();
+        assert_eq!(take_results(&conn).unwrap(), 1);
+        assert_eq!(stored(&conn, "main"), stored(&conn, "old"));
+    }
+}

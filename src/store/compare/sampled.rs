@@ -179,8 +179,41 @@ fn differences(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::migrate;
+    use crate::store::rows::tests::{OF_THE_START, insert, published, stored};
+    use crate::store::{migrate, rows};
     use crate::wire::result::decode_shared;
+    use crate::wire::result::tests::whole;
+
+    #[test]
+    fn every_cell_that_a_message_tells_is_looked_at() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate::run(&mut conn, true).unwrap();
+        let message = rows::tests::message(whole());
+        insert(&conn, &message);
+        let line = Line {
+            seq: 1,
+            published: published(),
+            result_id: "r1".to_owned(),
+        };
+        let checked = || check(&conn, &line, &message, &Horizons::default()).unwrap();
+        assert!(matches!(checked(), Checked::Same));
+        for (column, cell) in stored(&conn, "main") {
+            if column == "result_id" {
+                continue;
+            }
+            assert!(!OF_THE_START.contains(&column));
+            let set = |value: &Value| {
+                let sql = format!("UPDATE execution_results SET {column} = ?1");
+                conn.execute(&sql, [value]).unwrap();
+            };
+            set(&Value::Integer(7));
+            assert!(
+                matches!(checked(), Checked::Different(found) if found.len() == 1),
+                "{column} is not looked at"
+            );
+            set(&cell);
+        }
+    }
 
     #[test]
     fn a_row_that_is_missing_counts_as_cleaned_up_when_it_is_old_enough() {

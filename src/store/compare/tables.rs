@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::Connection;
 
 use super::super::StoreError;
+use super::super::columns::RESULT;
 use super::super::table::{MAIN, OLD, Table};
 use super::lists::List;
 
@@ -48,27 +49,7 @@ pub(super) const FEEDS: &str = "feeds";
 pub(super) static FIXED: [Fixed; 9] = [
     Fixed {
         cleaned_by: Some("recorded_at"),
-        ..keyed(
-            RESULTS,
-            &["result_id"],
-            &[
-                "request_id",
-                "exec_id",
-                "pc_id",
-                "exit_code",
-                "stdout",
-                "stderr",
-                "started_at",
-                "finished_at",
-                "recorded_at",
-                "job_id",
-                "version",
-                "reaped",
-                "expires_at",
-                "parent_result_id",
-                "skipped",
-            ],
-        )
+        ..keyed(RESULTS, RESULT.split_at(1).0, RESULT.split_at(1).1)
     },
     Fixed {
         cleaned_by: Some("initiated_at"),
@@ -309,4 +290,40 @@ fn is_due(conn: &Connection, main: &Table, old: &Table) -> Result<bool, StoreErr
         "compare the shape of {:?}",
         main.name
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::migrate;
+
+    #[test]
+    fn every_table_of_the_read_model_is_compared_in_every_column() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate::run(&mut conn, true).unwrap();
+        let tables: Vec<String> = conn
+            .prepare(
+                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'projector\\_%' ESCAPE '\\'
+                     AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
+            )
+            .unwrap()
+            .query_map([], |row| row.get(0))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        for name in tables {
+            let fixed = FIXED.iter().find(|fixed| fixed.name == name);
+            let fixed = fixed.unwrap_or_else(|| panic!("{name} is not compared"));
+            let compared: BTreeSet<&str> = fixed.key.iter().chain(fixed.columns).copied().collect();
+            let table = Table::find(&conn, MAIN, &name).unwrap().unwrap();
+            let there: BTreeSet<&str> = table
+                .columns
+                .iter()
+                .map(|column| column.name.as_str())
+                // Of a list the place counts, not the number.
+                .filter(|column| !(fixed.list && *column == "id"))
+                .collect();
+            assert_eq!(compared, there, "{name}");
+        }
+    }
 }

@@ -3,6 +3,29 @@ use serde_json::{Value, json};
 
 use super::*;
 
+/// A result that has every field. A new one is given here, with a value that is no default: by this it is tested that each way
+/// to write, carry and check a row knows all of a result.
+pub(crate) fn whole() -> ExecResult<ByteString> {
+    let text = ByteString::from_static;
+    ExecResult {
+        result_id: text("r1"),
+        request_id: text("q1"),
+        exec_id: Some(text("e1")),
+        parent_result_id: Some(text("r0")),
+        pc_id: text("PC-1"),
+        exit_code: 124,
+        skipped: Some(true),
+        stdout: text("out"),
+        stderr: text("err"),
+        started_at: Timestamp::parse_wire("2026-06-01T00:00:01Z").unwrap(),
+        finished_at: Timestamp::parse_wire("2026-06-01T00:00:05Z").unwrap(),
+        stdout_object: Some(text("q1/PC-1/stdout")),
+        stderr_object: Some(text("q1/PC-1/stderr")),
+        manifest_id: Some(text("job")),
+        collect_object: Some(text("c1")),
+    }
+}
+
 fn message() -> Value {
     json!({
         "result_id": "r1", "request_id": "q1", "pc_id": "PC-1", "exit_code": 0, "stdout": "out\n", "stderr": "",

@@ -1,35 +1,33 @@
-//! The tables and columns that we write, and whether a file has them.
+//! The tables that are written, with their columns: what a file is asked for, and what is compared, carried over and emptied.
+//! What writes each column of a result stands in [`rows`](super::rows).
 
 use rusqlite::Connection;
 
 use super::StoreError;
 
-/// A table and columns of it.
-type Table = (&'static str, &'static [&'static str]);
+/// The columns of `execution_results`, the key first.
+pub(super) const RESULT: &[&str] = &[
+    "result_id",
+    "request_id",
+    "exec_id",
+    "pc_id",
+    "exit_code",
+    "stdout",
+    "stderr",
+    "started_at",
+    "finished_at",
+    "recorded_at",
+    "job_id",
+    "version",
+    "reaped",
+    "expires_at",
+    "parent_result_id",
+    "skipped",
+];
 
 /// The read model's tables, with the columns that are written (contract §6.4).
-const READ_MODEL: &[Table] = &[
-    (
-        "execution_results",
-        &[
-            "result_id",
-            "request_id",
-            "exec_id",
-            "pc_id",
-            "exit_code",
-            "stdout",
-            "stderr",
-            "started_at",
-            "finished_at",
-            "recorded_at",
-            "job_id",
-            "version",
-            "reaped",
-            "expires_at",
-            "parent_result_id",
-            "skipped",
-        ],
-    ),
+const READ_MODEL: &[(&str, &[&str])] = &[
+    ("execution_results", RESULT),
     (
         "executions",
         &[
@@ -80,7 +78,7 @@ const READ_MODEL: &[Table] = &[
     ),
 ];
 /// Written by the triggers, or in their place. In the backend's file they may be absent: then it writes none either.
-const LEDGERS: &[Table] = &[
+const LEDGERS: &[(&str, &[&str])] = &[
     ("job_completions", &["job_id", "pc_id", "last_success_at"]),
     (
         "job_version_completions",
@@ -88,7 +86,7 @@ const LEDGERS: &[Table] = &[
     ),
 ];
 /// Our own.
-const BOOKS: &[Table] = &[
+const BOOKS: &[(&str, &[&str])] = &[
     (
         "projector_position",
         &["stream", "incarnation", "first", "position", "past"],
@@ -137,23 +135,29 @@ const BOOKS: &[Table] = &[
     ("projector_first_pass", &["result_id"]),
 ];
 
-/// Every table of a fixed name that we fill: the read model and the books, what is known of the file itself apart.
-pub(super) fn projected_tables() -> impl Iterator<Item = &'static str> {
-    names(READ_MODEL.iter().chain(LEDGERS).chain(BOOKS))
-}
-
 /// Whether a table of a fixed name is one that we write.
 pub(super) fn is_written(table: &str) -> bool {
-    projected_tables().any(|name| name.eq_ignore_ascii_case(table))
+    let tables = READ_MODEL.iter().chain(LEDGERS).chain(BOOKS);
+    tables
+        .map(|(name, _)| name)
+        .any(|name| name.eq_ignore_ascii_case(table))
+}
+
+/// Every table of a fixed name that we fill: the read model and the books, what is known of the file itself apart.
+pub(super) fn projected_tables() -> impl Iterator<Item = &'static str> {
+    READ_MODEL
+        .iter()
+        .chain(LEDGERS)
+        .chain(BOOKS)
+        .map(|(name, _)| *name)
 }
 
 /// Whether a table of a fixed name belongs to the read model.
 pub(super) fn is_read_model(table: &str) -> bool {
-    names(READ_MODEL.iter().chain(LEDGERS)).any(|name| name.eq_ignore_ascii_case(table))
-}
-
-fn names(tables: impl Iterator<Item = &'static Table>) -> impl Iterator<Item = &'static str> {
-    tables.map(|(name, _)| *name)
+    let tables = READ_MODEL.iter().chain(LEDGERS);
+    tables
+        .map(|(name, _)| name)
+        .any(|name| name.eq_ignore_ascii_case(table))
 }
 
 /// Names the first table or column that is not as we left it.
@@ -191,7 +195,7 @@ pub(super) fn has_ledgers(conn: &Connection) -> Result<bool, StoreError> {
     .map_err(StoreError::sqlite("look at the tables"))
 }
 
-fn check_tables(conn: &Connection, tables: &[Table], way_out: &str) -> Result<(), StoreError> {
+fn check_tables(conn: &Connection, tables: &[(&str, &[&str])], way_out: &str) -> Result<(), StoreError> {
     for (table, columns) in tables {
         let found = || -> Result<Vec<String>, rusqlite::Error> {
             conn.prepare("SELECT name FROM pragma_table_info(?1)")?
@@ -208,4 +212,54 @@ fn check_tables(conn: &Connection, tables: &[Table], way_out: &str) -> Result<()
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::projection::spec::is_taken;
+    use crate::store::{WRITTEN_TABLES, dump, migrate};
+
+    #[test]
+    fn every_table_and_column_of_the_read_model_is_named_here_and_each_table_wherever_tables_are_listed() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate::run(&mut conn, true).unwrap();
+        let names = |sql: &str, of: &str| -> BTreeSet<String> {
+            let mut select = conn.prepare(sql).unwrap();
+            let rows = select.query_map([of], |row| row.get(0)).unwrap();
+            rows.map(Result::unwrap).collect()
+        };
+        let made = names(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'projector\\_%' ESCAPE ?1
+                 AND name NOT LIKE 'sqlite\\_%' ESCAPE ?1",
+            "\\",
+        );
+        let listed: Vec<_> = READ_MODEL.iter().chain(LEDGERS).collect();
+        let set =
+            |names: &[&str]| -> BTreeSet<String> { names.iter().map(|&name| name.to_owned()).collect() };
+        assert_eq!(
+            listed
+                .iter()
+                .map(|(table, _)| (*table).to_owned())
+                .collect::<BTreeSet<_>>(),
+            made
+        );
+        for (table, columns) in listed {
+            let there = names("SELECT name FROM pragma_table_info(?1)", table);
+            match *table {
+                // Rows and most cells are the backend's.
+                "executions" => assert!(there.is_superset(&set(columns)), "{there:?}"),
+                _ => assert_eq!(set(columns), there, "{table}"),
+            }
+        }
+        assert_eq!(set(&dump::FIXED.map(|(table, _)| table)), made, "the dump");
+        let mut counted = set(&WRITTEN_TABLES);
+        assert!(counted.remove("exploded"));
+        assert_eq!(counted, made, "the metric of rows that are written");
+        for table in made {
+            assert!(is_taken(&table), "a manifest may have {table} as its own");
+        }
+    }
 }

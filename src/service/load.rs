@@ -328,28 +328,29 @@ fn is_loaded(standing: Option<&Standing>, until: Option<StreamSeq>, census: &Cen
 /// Counts the streams and the object store.
 async fn forecast(connection: &Connection) -> Result<Forecast, ServiceError> {
     let streams = census_of_streams(connection).await?;
-    let missing = |stream: &StreamName| !streams.contains_key(stream);
-    if let Some(stream) = StreamName::ALL.into_iter().find(missing) {
-        return Err(ServiceError::Unavailable(format!(
-            "the stream {stream} does not exist; the backend makes it when it starts"
-        )));
-    }
     Ok(Forecast {
-        streams,
+        streams: streams.map_err(|stream| {
+            ServiceError::Unavailable(format!(
+                "the stream {stream} does not exist; the backend makes it when it starts"
+            ))
+        })?,
         outputs: census_of_outputs(&connection.js()).await?,
     })
 }
 
-/// Counts the streams that are there.
+/// Counts the streams; the inner error is the first that does not exist.
 pub(super) async fn census_of_streams(
     connection: &Connection,
-) -> Result<BTreeMap<StreamName, Census>, AskError> {
+) -> Result<Result<BTreeMap<StreamName, Census>, StreamName>, AskError> {
     let js = connection.js();
     let mut streams = BTreeMap::new();
     for stream in StreamName::ALL {
-        streams.extend(census(&js, stream).await?.map(|census| (stream, census)));
+        let Some(census) = census(&js, stream).await? else {
+            return Ok(Err(stream));
+        };
+        streams.insert(stream, census);
     }
-    Ok(streams)
+    Ok(Ok(streams))
 }
 
 #[cfg(test)]

@@ -10,9 +10,8 @@ use tokio::sync::watch;
 use super::board::Pulse;
 use super::equip::owner;
 use super::error::ServiceError;
-use super::load::{For, Forecast, Loader, Standings, Step, Tell};
+use super::load::{For, Forecast, Loader, Standings, Step, Tell, census_of_streams};
 use crate::config::Config;
-use crate::source::census::census;
 use crate::source::connect::Connection;
 use crate::source::flow::Bounds;
 use crate::store::carry::{Completed, Purpose};
@@ -81,14 +80,11 @@ pub(super) async fn initial(
     tell: Tell<'_>,
     pulse: &Pulse,
 ) -> Result<Option<Rebuilt>, ServiceError> {
-    let mut messages = 0;
-    for stream in StreamName::ALL {
-        // The service waits for a stream that is not there yet: nothing to load in bulk, and nothing to warn of.
-        let Some(census) = census(&connection.js(), stream).await? else {
-            return Ok(None);
-        };
-        messages += census.messages;
-    }
+    // The service waits for a stream that is not there yet: nothing to load in bulk, and nothing to warn of.
+    let Ok(streams) = census_of_streams(connection).await? else {
+        return Ok(None);
+    };
+    let messages: u64 = streams.values().map(|census| census.messages).sum();
     if usize::try_from(messages).unwrap_or(usize::MAX) < config.store.bulk_from_messages {
         return Ok(None);
     }

@@ -108,8 +108,9 @@ impl StoreError {
     #[must_use]
     pub fn damaged(path: &Path, why: impl fmt::Display) -> Self {
         Self::Unusable(format!(
-            "{} is damaged: {why}; put back a backup, or let `rebuild --no-carry-over --forget-completions` make a new \
-             one from the streams, which forgets which jobs have succeeded where",
+            "{} is damaged: {why}; put back a backup, or, in the place of a file of this service's own, let \
+             `rebuild --no-carry-over --forget-completions` make a new one from the streams, which forgets which jobs have \
+             succeeded where",
             path.display()
         ))
     }

@@ -281,10 +281,6 @@ fn quick_check(conn: &mut Connection, path: &Path, shared: bool) -> Result<(), S
             );
             Ok(())
         }
-        Ok(text) if shared => Err(StoreError::Unusable(format!(
-            "{} is damaged: {text}; put back a backup of it",
-            path.display()
-        ))),
         Ok(text) => Err(StoreError::damaged(path, text)),
         Err(rusqlite::Error::SqliteFailure(failure, _))
             if failure.code == ErrorCode::OperationInterrupted =>

@@ -14,16 +14,6 @@ use crate::writer::durable;
 
 const DURABLE: &str = "results_projector_results";
 
-fn small(seed: u64, results: usize) -> Vec<Planned> {
-    plan(
-        seed,
-        &Profile {
-            results,
-            ..Profile::default()
-        },
-    )
-}
-
 async fn stream(js: &jetstream::Context) -> jetstream::stream::Stream {
     js.get_stream("RESULTS").await.unwrap()
 }

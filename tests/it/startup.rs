@@ -9,7 +9,6 @@ use rusqlite::Connection;
 
 use crate::harness::projector::{catch_up, place, run, run_unprivileged, run_with, text};
 use crate::harness::*;
-use crate::writer::small;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_is_refused_with_the_first_ones_pid_and_start_time() {

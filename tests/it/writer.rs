@@ -16,16 +16,6 @@ use crate::rules::sent;
 use crate::stage::{Sent, Stage};
 use crate::survives::assert_all_there;
 
-pub fn small(seed: u64, results: usize) -> Vec<Planned> {
-    plan(
-        seed,
-        &Profile {
-            results,
-            ..Profile::default()
-        },
-    )
-}
-
 /// The durable on RESULTS, as the server knows it.
 pub async fn durable(js: &jetstream::Context) -> jetstream::consumer::Info {
     let stream = js.get_stream("RESULTS").await.unwrap();

@@ -16,7 +16,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use self::breaker::Breaker;
@@ -24,6 +24,7 @@ use self::bucket::{AskFailed, Bucket, Meta, Via};
 use self::chunks::{BATCH_BYTES_MAX, Chunks};
 use self::gate::Gate;
 use super::connect::{Connection, ConnectionState};
+use super::flow::Budget;
 use crate::wire::output::{Attempt, Content};
 use crate::wire::time::Timestamp;
 
@@ -40,7 +41,7 @@ const CAREFUL: Duration = Duration::from_secs(60);
 const NAME_MAX: usize = 2_048;
 
 /// Bytes asked for and not here yet, at most: the server closes a connection that has 64 MiB before it.
-const UNDER_WAY_MAX: usize = 16 << 20;
+const UNDER_WAY_MAX: u64 = 16 << 20;
 
 /// Limits of one fetch.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +94,7 @@ pub struct Fetcher {
     looks: Gate,
     reads: Gate,
     /// Bytes under way.
-    under_way: Arc<Semaphore>,
+    under_way: Budget,
 }
 
 /// Why a look or a read gave nothing.
@@ -129,7 +130,7 @@ impl Fetcher {
             breaker: Arc::new(Breaker::default()),
             looks: Gate::new(limits.concurrency, limits.idle),
             reads: Gate::new(limits.concurrency, limits.idle),
-            under_way: Arc::new(Semaphore::new(UNDER_WAY_MAX)),
+            under_way: Budget::new(UNDER_WAY_MAX),
         })
     }
 
@@ -139,7 +140,7 @@ impl Fetcher {
         Self {
             looks: Gate::new(concurrency, self.limits.idle),
             reads: Gate::new(concurrency, self.limits.idle),
-            under_way: Arc::new(Semaphore::new(UNDER_WAY_MAX)),
+            under_way: Budget::new(UNDER_WAY_MAX),
             ..self.clone()
         }
     }
@@ -193,8 +194,8 @@ impl Fetcher {
 
     /// Reads an object that [`Fetcher::look`] has found.
     pub async fn read(&self, found: Found) -> Attempt {
-        let bytes = u32::try_from(found.size().min(BATCH_BYTES_MAX)).unwrap_or(u32::MAX);
-        let (Ok(_bytes), Some(place)) = (self.under_way.acquire_many(bytes).await, self.reads.enter().await)
+        let bytes = found.size().min(BATCH_BYTES_MAX);
+        let (Some(_bytes), Some(place)) = (self.under_way.reserve(bytes).await, self.reads.enter().await)
         else {
             return Attempt::Pending("shutting down".to_owned());
         };

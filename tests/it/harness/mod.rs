@@ -41,3 +41,14 @@ pub fn wait_until(what: &str, limit: Duration, mut so: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+/// Results without anything beside them.
+pub fn small(seed: u64, results: usize) -> Vec<Planned> {
+    plan(
+        seed,
+        &Profile {
+            results,
+            ..Profile::default()
+        },
+    )
+}

@@ -1,6 +1,7 @@
 //! The whole path against its parts, workload by workload, in one run on the same messages (README, "How fast"):
 //! `cargo bench --bench suite -- [--workload NAME,NAME] [--rounds N] [--results N] [--small] [--growth N]
-//! [--picture FILE.svg] [--json FILE.jsonl]`, and `--report FILE.jsonl` for the tables of an earlier run.
+//! [--picture FILE.svg] [--json FILE.jsonl]`, and `--report FILE.jsonl` for the tables of an earlier run. `--against FILE`
+//! measures nothing but the whole path, of this build and of another one in turns: whether a change made it faster.
 //!
 //! In each round every part has its turn: the product, real binary and all; consuming only; decoding only; fetching only;
 //! a bare loop that inserts the same rows; a bare bulk load of them; writing as many bytes as the database has. Those that
@@ -30,15 +31,19 @@ mod report;
 mod support;
 mod workload;
 
+use std::path::Path;
 use std::time::Instant;
 
 use record::{Cost, Machine, Part, Record, Records};
-use support::{Run, argument, flag, live as drain, product, quantile};
+use support::{DRAIN, LIVE, Run, argument, flag, median, product, quantile, run};
 use workload::{Filled, Way, Workload};
 
 /// As the product's: a slower one would make slower limits.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The product, as it is built here.
+const OURS: &str = env!("CARGO_BIN_EXE_results-projector");
 
 /// Between two statements of a schema: no trigger has it inside.
 const SCHEMA_END: &str = ";\n--\n";
@@ -63,9 +68,17 @@ fn main() {
         .unwrap();
     let mut records = Records::new(&argument("json", String::new()));
     records.add(Record::Machine(machine()));
+    let other = argument("against", String::new());
     for workload in chosen {
         let results = argument("results", if small { workload.small } else { workload.results });
+        if !other.is_empty() {
+            runtime.block_on(against(workload, results, rounds, &other));
+            continue;
+        }
         runtime.block_on(measure(workload, results, rounds, &mut records));
+    }
+    if !other.is_empty() {
+        return;
     }
     if rows > 0 {
         let picture = argument("picture", String::new());
@@ -105,6 +118,53 @@ fn machine() -> Machine {
         sqlite: rusqlite::version().to_owned(),
         date: chrono::Utc::now().format("%Y-%m-%d").to_string(),
     }
+}
+
+/// One run of the whole path, of some build of the product.
+fn whole_path(program: &str, way: Way, url: &str, db: &Path) -> Run {
+    let (args, env): (&[&str], &[_]) = match way {
+        Way::Live => (&DRAIN, &[LIVE]),
+        Way::Replay => (&["-v", "replay"], &[]),
+        Way::Rebuild => (&["rebuild", "--json"], &[]),
+    };
+    run(program, url, db, args, env)
+}
+
+/// The whole path of this build and of another one, which of them first by turns.
+async fn against(workload: &Workload, results: usize, rounds: usize, other: &str) {
+    let filled = Filled::fill(workload, results).await;
+    let url = &filled.server.url;
+    let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 1..=rounds {
+        let once = |program| {
+            let folder = tempfile::tempdir().unwrap();
+            let db = folder.path().join("results.db");
+            if workload.way == Way::Replay {
+                whole_path(program, Way::Live, url, &db);
+            }
+            rustix::fs::sync();
+            whole_path(program, workload.way, url, &db).seconds
+        };
+        let (our, their) = if round % 2 == 0 {
+            let their = once(other);
+            (once(OURS), their)
+        } else {
+            (once(OURS), once(other))
+        };
+        eprintln!("{} {round}: {our:.2} s, the other {their:.2} s", workload.name);
+        ours.push(our);
+        theirs.push(their);
+        ratios.push(their / our);
+    }
+    println!(
+        "{}: {:.2} s, the other {:.2} s: {:.3} times its rate ({:.3}–{:.3})",
+        workload.name,
+        median(&mut ours),
+        median(&mut theirs),
+        median(&mut ratios),
+        ratios[0],
+        ratios[rounds - 1],
+    );
 }
 
 async fn measure(workload: &Workload, results: usize, rounds: usize, records: &mut Records) {
@@ -155,11 +215,7 @@ async fn measure(workload: &Workload, results: usize, rounds: usize, records: &m
             &own
         };
         let url = &filled.server.url;
-        let run = match workload.way {
-            Way::Live => drain(url, db, &[]),
-            Way::Replay => product(url, db, &["-v", "replay"], &[]),
-            Way::Rebuild => product(url, db, &["rebuild", "--json"], &[]),
-        };
+        let run = whole_path(OURS, workload.way, url, db);
         add(Part::Product, run.seconds, None, Some(cost(&run, workload.way)));
         add(Part::Consume, limits::consume(&filled.js).await, None, None);
         add(Part::Decode, limits::decode_alone(&filled.file), None, None);

@@ -178,16 +178,25 @@ pub fn drain(url: &str, db: &Path, env: &[(&str, &str)]) -> (f64, Usage, Vec<f64
 
 /// As [`drain`].
 pub fn live(url: &str, db: &Path, env: &[(&str, &str)]) -> Run {
-    let live = ("RESULTS_PROJECTOR_STORE_BULK_FROM", "1000000000");
-    let env: Vec<(&str, &str)> = env.iter().copied().chain([live]).collect();
-    product(url, db, &["-v", "run", "--until-caught-up"], &env)
+    let env: Vec<(&str, &str)> = env.iter().copied().chain([LIVE]).collect();
+    product(url, db, &DRAIN, &env)
 }
+
+/// The command that reads all there is and ends.
+pub const DRAIN: [&str; 3] = ["-v", "run", "--until-caught-up"];
+/// Message by message, however many wait.
+pub const LIVE: (&str, &str) = ("RESULTS_PROJECTOR_STORE_BULK_FROM", "1000000000");
 
 /// Runs one command of the product to its good end.
 pub fn product(url: &str, db: &Path, args: &[&str], env: &[(&str, &str)]) -> Run {
+    run(env!("CARGO_BIN_EXE_results-projector"), url, db, args, env)
+}
+
+/// As [`product`], of any build of it.
+pub fn run(program: &str, url: &str, db: &Path, args: &[&str], env: &[(&str, &str)]) -> Run {
     let log = tempfile::NamedTempFile::new().unwrap();
     let (began, started) = (SystemTime::now(), Instant::now());
-    let mut child = Command::new(env!("CARGO_BIN_EXE_results-projector"))
+    let mut child = Command::new(program)
         .args([
             "--db",
             db.to_str().unwrap(),

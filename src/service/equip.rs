@@ -54,12 +54,17 @@ pub(super) fn books(connection: &Connection, store: &Store, repairer: &Repairer)
     }
 }
 
+/// A load's groups wait so long for what is to come: then it is some hundreds of rows.
+const LOAD_WAITS: Duration = Duration::from_millis(20);
+
 /// The writer's part of the configuration. `scratch`: nobody else waits for the file.
 pub(super) fn writer_limits(config: &Config, store: &Store, scratch: bool) -> WriterLimits {
     WriterLimits {
         group_rows_max: config.group.max_rows,
         group_bytes_max: usize::try_from(config.group.max_bytes).unwrap_or(usize::MAX),
         group_time_max: (store.is_adopted() && !scratch).then_some(config.group.max_time),
+        // A scratch's commits take no time, but each group does.
+        group_wait_min: if scratch { LOAD_WAITS } else { Duration::ZERO },
         wal_bytes_max: config.store.wal_bytes_max,
         disk_reserve_bytes: config.store.disk_reserve_bytes,
         retention: retention(config, store, scratch),

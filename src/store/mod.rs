@@ -4,6 +4,7 @@
 
 mod adopt;
 pub mod backup;
+mod cache;
 pub mod carry;
 pub mod checkup;
 mod columns;
@@ -53,6 +54,7 @@ pub use open::{StoreOptions, Synchronous, Use, read_only};
 pub use position::{Advance, Counts, Standing};
 pub use written::WRITTEN_TABLES;
 
+use self::cache::PageCache;
 use self::retention::Retained;
 use self::written::Written;
 use crate::projection::manifests::Manifests;
@@ -109,10 +111,15 @@ fn context(conn: &Connection, options: &StoreOptions) -> Result<group::Context, 
     })
 }
 
+fn page_cache(options: &StoreOptions) -> PageCache {
+    PageCache::new(options.page_cache_bytes, options.for_use != Use::Load)
+}
+
 /// The writer's database: the one connection that writes, and the lock that makes it the only one.
 pub struct Store {
     conn: Connection,
     context: group::Context,
+    cache: PageCache,
     identity: FileIdentity,
     /// The log, and which file it is once it is there.
     log: (PathBuf, Option<FileIdentity>),
@@ -146,9 +153,12 @@ impl Store {
         }
         let identity =
             FileIdentity::of(path).map_err(StoreError::io(format!("look at {}", path.display())))?;
+        let mut cache = page_cache(options);
+        cache.follow(&conn)?;
         Ok(Self {
             conn,
             context,
+            cache,
             identity,
             log: (wal_path(&real_path(path)), None),
             path: path.to_owned(),
@@ -181,6 +191,7 @@ impl Store {
         now_wall: Timestamp,
     ) -> Result<Group<'_>, StoreError> {
         self.check_identity()?;
+        self.cache.follow(&self.conn)?;
         Group::begin(&self.conn, &mut self.context, manifests.clone(), now_wall)
     }
 
@@ -266,6 +277,8 @@ impl Store {
         self.check_identity()?;
         self.conn = open::connection(&self.path, &self.options)?;
         self.log.1 = None;
+        self.cache = page_cache(&self.options);
+        self.cache.follow(&self.conn)?;
         let context = context(&self.conn, &self.options)?;
         let foreknown = self.context.foreknown.take();
         self.context = group::Context { foreknown, ..context };

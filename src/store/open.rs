@@ -134,10 +134,6 @@ pub(super) fn connection(path: &Path, options: &StoreOptions) -> Result<Connecti
         }
         Use::Load | Use::LoadOn => scratch::settings(&conn)?,
     }
-    pragma(
-        "cache_size",
-        &-i64::try_from(options.page_cache_bytes / 1024).unwrap_or(i64::MAX),
-    )?;
     // A scratch holds what has happened already: nobody's trigger is to fire for it again.
     for (switch, on) in [
         (
@@ -148,9 +144,11 @@ pub(super) fn connection(path: &Path, options: &StoreOptions) -> Result<Connecti
             DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY,
             options.for_use == Use::Live,
         ),
+        // Else a plan may look at the value of a parameter, and each new value has the statement prepared anew.
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true),
     ] {
         conn.set_db_config(switch, on)
-            .map_err(StoreError::sqlite("switch triggers and foreign keys"))?;
+            .map_err(StoreError::sqlite("switch triggers, foreign keys and plans"))?;
     }
     conn.set_prepared_statement_cache_capacity(256);
     derive::prepare_affinity(&conn).map_err(StoreError::sqlite(opening()))?;
@@ -317,7 +315,6 @@ mod tests {
             };
             assert_eq!(pragma("synchronous"), number.to_string());
             assert_eq!(pragma("journal_mode"), "wal");
-            assert_eq!(pragma("cache_size"), (-(256 << 10)).to_string());
         }
     }
 }

@@ -143,6 +143,7 @@ impl Stage {
             feedbacks.push(feedback_rx);
         }
         let limits = WriterLimits {
+            group_wait_min: Duration::ZERO,
             group_rows_max: 7,
             group_bytes_max: 1 << 20,
             group_time_max: None,

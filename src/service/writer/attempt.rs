@@ -151,8 +151,9 @@ impl Writer {
                 if group.len() == before && may_wait && more_follows(group) {
                     // In a backlog a commit may wait for as long as the last one took: what is slow to come does not
                     // come row by row.
-                    let until = *until
-                        .get_or_insert_with(|| Instant::now() + self.patience.commit_time.min(PATIENCE_MAX));
+                    let wait = self.patience.commit_time.min(PATIENCE_MAX);
+                    let wait = wait.max(self.limits.group_wait_min);
+                    let until = *until.get_or_insert_with(|| Instant::now() + wait);
                     if self.intake.add_coming(&self.limits, group, bytes, until) {
                         waited_with.get_or_insert(before);
                     }

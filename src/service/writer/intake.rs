@@ -158,6 +158,7 @@ mod tests {
             group_rows_max,
             group_bytes_max,
             group_time_max: None,
+            group_wait_min: Duration::ZERO,
             wal_bytes_max: 1 << 30,
             disk_reserve_bytes: 0,
             retention: Vec::new(),

@@ -20,6 +20,8 @@ pub struct WriterLimits {
     pub group_bytes_max: usize,
     /// Longest transaction on a file that others write too; `None`: nobody else does.
     pub group_time_max: Option<Duration>,
+    /// In a backlog a group waits for what is to come at least so long, or for as long as the last commit took.
+    pub group_wait_min: Duration,
     /// Size that the log may reach before it is cut back.
     pub wal_bytes_max: u64,
     /// Below so many free bytes on the disk nothing is written.

@@ -175,13 +175,24 @@ async fn make_anew(
                 None => Beside::Nothing { completions_of: None },
             };
             let scratch = Scratch::open(&scratch_path, beside, memory)?.telling(&progress)?;
-            scratch.build_indexes()?;
-            clock.phase("indexes");
-            scratch.prove()?;
-            clock.phase("check");
-            scratch.seal()?;
+            // The rows go to the disk while their indexes are built, and those while they are checked.
+            std::thread::scope(|scope| {
+                let rows = scope.spawn(|| sync(&scratch_path));
+                scratch.build_indexes()?;
+                clock.phase("indexes");
+                let indexes = scope.spawn(|| sync(&scratch_path));
+                scratch.prove()?;
+                clock.phase("check");
+                scratch.seal()?;
+                // A sync's error is told once, to whoever asks first.
+                for synced in [rows, indexes] {
+                    synced.join().map_err(|_| ServiceError::Broken("a sync broke off".to_owned()))??;
+                }
+                Ok::<_, ServiceError>(())
+            })?;
             // All of it, so that little is left to do when it takes its place.
             sync(&scratch_path)?;
+            clock.phase("sync");
             let made = read_only(&scratch_path)?;
             Ok((standings(&made)?, missing_counts(&made)?, clock.seconds))
         })

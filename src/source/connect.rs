@@ -213,10 +213,7 @@ async fn attempt(
         .connection_timeout(CONNECT_TIMEOUT)
         .ping_interval(PING_INTERVAL)
         .max_reconnects(None)
-        .reconnect_delay_callback(|attempts| {
-            let doublings = u32::try_from(attempts.min(6)).unwrap_or(6);
-            Duration::from_millis(50 << doublings).min(RECONNECT_PAUSE_MAX)
-        })
+        .reconnect_delay_callback(pause_before)
         .event_callback(move |event| {
             told(&state, &losses, &event, tells);
             std::future::ready(())
@@ -233,6 +230,15 @@ async fn attempt(
                 _ => ConnectError::Unreachable { url, why },
             }
         })
+}
+
+/// The pause before an attempt to connect: none before the first, which every command waits for.
+fn pause_before(attempt: usize) -> Duration {
+    if attempt <= 1 {
+        return Duration::ZERO;
+    }
+    let doublings = u32::try_from(attempt.min(6)).unwrap_or(6);
+    Duration::from_millis(50 << doublings).min(RECONNECT_PAUSE_MAX)
 }
 
 /// The client tells of everything; what repeats is counted, not printed.

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::carry::{self, Completed, Purpose};
 use super::compare::{self, Comparison, Findings, Mended, Scope};
-use super::file::{COMPANIONS, remove_if_there, with_suffix};
+use super::file::{COMPANIONS, file_bytes, remove_if_there, with_suffix};
 use super::kind::is_adopted;
 use super::names::quoted;
 use super::open::{BUSY_TIMEOUT, unsound};
@@ -23,6 +23,11 @@ use crate::wire::time::Timestamp;
 
 /// More than any file: SQLite maps as much of it as it can. Building an index reads the whole table.
 const MMAP_BYTES: i64 = 1 << 40;
+
+/// A thread sorts so much at once: little enough that it is at work while the next part is read.
+const SORTED_PART_BYTES: u64 = 4 << 20;
+/// Threads that sort. There is as much to do for the one that reads the table.
+const SORTERS: i64 = 1;
 
 /// Where a database's scratch lies: beside it, so that it can take its place by a rename.
 #[must_use]
@@ -100,6 +105,8 @@ pub fn sync(path: &Path) -> Result<(), StoreError> {
 pub struct Scratch {
     conn: Connection,
     path: PathBuf,
+    /// Sorting takes no more at once.
+    sort_bytes: u64,
 }
 
 /// The database beside a scratch.
@@ -145,6 +152,7 @@ impl Scratch {
         Ok(Self {
             conn,
             path: path.to_owned(),
+            sort_bytes: memory_bytes / 3,
         })
     }
 
@@ -197,6 +205,7 @@ impl Scratch {
     /// SQLite's.
     pub fn build_indexes(&self) -> Result<(), StoreError> {
         let conn = &self.conn;
+        self.sort_in_parts()?;
         let all = if is_adopted(conn)? {
             indexes(conn, "old")?
         } else {
@@ -210,6 +219,17 @@ impl Scratch {
             }
         }
         Ok(())
+    }
+
+    /// An index is sorted part by part, on a thread of its own while the table is read on.
+    fn sort_in_parts(&self) -> Result<(), StoreError> {
+        // Sixteen parts are merged at once: of a large file they are larger, up to what memory allows.
+        let part = (file_bytes(&self.path) / 512).clamp(SORTED_PART_BYTES, self.sort_bytes.max(SORTED_PART_BYTES));
+        let kib = i64::try_from(part / 1024).unwrap_or(i64::MAX);
+        self.conn
+            .pragma_update(Some("main"), "cache_size", -kib)
+            .and_then(|()| self.conn.pragma_update_and_check(None, "threads", SORTERS, |_| Ok(())))
+            .map_err(StoreError::sqlite("set how indexes are sorted"))
     }
 
     /// Every result that the load counted has its row.

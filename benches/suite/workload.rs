@@ -1,6 +1,6 @@
 //! The workloads: what a fleet publishes, and which command of the product is measured on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use async_nats::jetstream;
@@ -250,13 +250,30 @@ impl Filled {
     async fn publish(mut self, parts: impl IntoIterator<Item = Vec<Planned>>) -> Self {
         for part in parts {
             for some in part.chunks(5_000) {
-                fleet::publish(&self.js, some).await.unwrap();
+                let (starts, others) = starts_first(some);
+                fleet::publish(&self.js, &starts).await.unwrap();
+                fleet::publish(&self.js, &others).await.unwrap();
                 some.iter().for_each(|planned| self.spool.put(planned));
             }
         }
         self.spool.close();
         self
     }
+}
+
+/// Start events, and all the rest, some late starts too: a run takes its time, so that the server has stored its start before
+/// its result is published. Of two streams that are published at once it would store some the other way round.
+fn starts_first(planned: &[Planned]) -> (Vec<Planned>, Vec<Planned>) {
+    let mut ended: HashSet<&str> = HashSet::new();
+    let (mut starts, mut others) = (Vec::new(), Vec::new());
+    for message in planned {
+        ended.extend(message.result_id.as_deref());
+        let started = message.started_id.as_deref();
+        let first = started.is_some_and(|id| !ended.contains(id));
+        let place = if first { &mut starts } else { &mut others };
+        place.push(message.clone());
+    }
+    (starts, others)
 }
 
 /// A long stream, planned in parts: other dice for each, and the numbers go on.

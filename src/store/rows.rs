@@ -55,6 +55,7 @@ pub(super) fn insert_result(
 /// A row that a result meets.
 pub(super) struct Before {
     pub(super) known: Known,
+    rowid: i64,
     /// Empty for a row that has ended.
     pub(super) row: Row,
     /// [`finish`] would leave the columns that a start event writes as they are, and the parent.
@@ -67,7 +68,7 @@ pub(super) fn before(conn: &Connection, row: &ResultRow<'_>) -> Result<Option<Be
     conn.prepare_cached(
         "SELECT exec_id, job_id, pc_id, version, finished_at IS NOT NULL, reaped,
              request_id = ?2 AND recorded_at <= ?3 AND (?4 IS NULL OR job_id IS ?4) AND parent_result_id IS ?5
-                 AND (exec_id IS NOT NULL OR ?6 IS NULL)
+                 AND (exec_id IS NOT NULL OR ?6 IS NULL), rowid
          FROM execution_results WHERE result_id = ?1",
     )
     .and_then(|mut select| {
@@ -88,6 +89,7 @@ pub(super) fn before(conn: &Connection, row: &ResultRow<'_>) -> Result<Option<Be
                 };
                 Ok(Before {
                     known,
+                    rowid: found.get(7)?,
                     row: match known {
                         // Nothing is written, and what somebody has put there need not be text.
                         Known::Finished => Row::default(),
@@ -104,13 +106,17 @@ pub(super) fn before(conn: &Connection, row: &ResultRow<'_>) -> Result<Option<Be
 
 /// As [`finish`], where what the start event told stays. A column of the result's own is written here too, or else
 /// [`Before::stays`] asks whether it stays.
-pub(super) fn finish_alone(conn: &Connection, row: &ResultRow<'_>) -> Result<(), rusqlite::Error> {
+pub(super) fn finish_alone(
+    conn: &Connection,
+    before: &Before,
+    row: &ResultRow<'_>,
+) -> Result<(), rusqlite::Error> {
     conn.prepare_cached(
         "UPDATE execution_results SET exit_code = ?2, stdout = ?3, stderr = ?4, finished_at = ?5, skipped = ?6, reaped = 0
-         WHERE result_id = ?1",
+         WHERE rowid = ?1",
     )?
     .execute(params![
-        row.result_id,
+        before.rowid,
         row.result.exit_code,
         row.stdout,
         row.stderr,
@@ -434,7 +440,7 @@ pub(super) mod tests {
             .unwrap()
             .unwrap();
         assert!(before.stays, "but for the result's own part");
-        finish_alone(&conn, &row(&no_hook, published())).unwrap();
+        finish_alone(&conn, &before, &row(&no_hook, published())).unwrap();
         assert_eq!(stored(&conn, "main"), inserted(&no_hook), "finish_alone");
 
         let least =

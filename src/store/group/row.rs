@@ -47,7 +47,7 @@ impl Group<'_> {
     /// entry away and put the same one back. Triggers that are not ours may wait for just these columns.
     pub(super) fn finish_row(&self, row: &ResultRow<'_>, before: Before) -> Result<rows::Row, StoreError> {
         if before.stays && self.has_no_foreign_triggers() {
-            rows::finish_alone(self.tx, row).map_err(cannot_write(row))?;
+            rows::finish_alone(self.tx, &before, row).map_err(cannot_write(row))?;
             return Ok(before.row);
         }
         rows::finish(self.tx, row).map_err(cannot_write(row))

@@ -64,7 +64,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     plain(
         "store.page_cache",
         "256 MiB",
-        "SQLite's page cache; it should hold the indexes, about 0.3 KB a row",
+        "SQLite's page cache at most: it follows the file's size; it should hold the indexes, about 0.3 KB a row",
     ),
     plain(
         "store.wal_limit",
@@ -84,7 +84,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     plain(
         "store.bulk_memory",
         "384 MiB",
-        "page cache and sorting while a database is made in bulk or compared; what is sorted beyond it goes to files in \
+        "page cache and sorting at most while a database is made in bulk or compared; what is sorted goes to files in \
          TMPDIR, else in /var/tmp",
     ),
     Setting {

@@ -175,21 +175,7 @@ async fn make_anew(
                 None => Beside::Nothing { completions_of: None },
             };
             let scratch = Scratch::open(&scratch_path, beside, memory)?.telling(&progress)?;
-            // The rows go to the disk while their indexes are built, and those while they are checked.
-            std::thread::scope(|scope| {
-                let rows = scope.spawn(|| sync(&scratch_path));
-                scratch.build_indexes()?;
-                clock.phase("indexes");
-                let indexes = scope.spawn(|| sync(&scratch_path));
-                scratch.prove()?;
-                clock.phase("check");
-                scratch.seal()?;
-                // A sync's error is told once, to whoever asks first.
-                for synced in [rows, indexes] {
-                    synced.join().map_err(|_| ServiceError::Broken("a sync broke off".to_owned()))??;
-                }
-                Ok::<_, ServiceError>(())
-            })?;
+            index(scratch, &scratch_path, &mut clock)?;
             // All of it, so that little is left to do when it takes its place.
             sync(&scratch_path)?;
             clock.phase("sync");
@@ -231,6 +217,27 @@ async fn make_anew(
         forecast: loader.forecast.clone(),
         outputs,
         offered: None,
+    })
+}
+
+/// Builds the indexes, proves the file and closes it. The rows go to the disk while their indexes are built, and those while they
+/// are checked.
+fn index(scratch: Scratch, path: &Path, clock: &mut Clock) -> Result<(), ServiceError> {
+    std::thread::scope(|scope| {
+        let rows = scope.spawn(|| sync(path));
+        scratch.build_indexes()?;
+        clock.phase("indexes");
+        let indexes = scope.spawn(|| sync(path));
+        scratch.prove()?;
+        clock.phase("check");
+        scratch.seal()?;
+        // The system tells of bytes that it could not write only once: none of these may be missed.
+        for synced in [rows, indexes] {
+            synced.join().map_err(|_| {
+                ServiceError::Broken("putting the new file on disk broke off; try again".to_owned())
+            })??;
+        }
+        Ok(())
     })
 }
 

@@ -78,6 +78,8 @@ pub struct Writer {
     state: watch::Sender<WriterState>,
     /// Committed groups, to be freed elsewhere: that is no work for the thread that everything waits for.
     finished: Sender<Vec<Unit>>,
+    /// They come back empty, for the next ones.
+    emptied: Receiver<Vec<Unit>>,
     /// The manifests in force.
     manifests: watch::Receiver<Arc<Manifests>>,
     bells: Bells,
@@ -125,11 +127,13 @@ impl Writer {
         bells: Bells,
         shutdown: watch::Receiver<bool>,
     ) -> Self {
+        let (finished, emptied) = take_apart();
         Self {
             store,
             intake: Intake::new(works),
             ahead: Ahead::begin(),
-            finished: take_apart(),
+            finished,
+            emptied,
             lanes,
             limits,
             state,
@@ -298,7 +302,7 @@ impl Writer {
 
     /// Starts a group with what came first, adds what waits, and sees it through.
     fn gather(&mut self, first: Unit) -> Result<(), WriterStopped> {
-        let mut group = Vec::new();
+        let mut group = self.emptied.try_recv().unwrap_or_default();
         let mut bytes = first.bytes();
         group.push(first);
         self.intake.add_waiting(&self.limits, &mut group, &mut bytes);

@@ -1,7 +1,7 @@
 //! The connection: how it logs in, how it comes back, and what is told of its ups and downs.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
@@ -21,7 +21,7 @@ const API_TIMEOUT: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that is silent for two of these is dead.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// Between attempts to reconnect: doubling from 100 ms.
+/// Between attempts to connect, at most: doubling from 100 ms.
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// While the first connection is waited for, it is said this often.
 const SAY_EVERY: u32 = 10;
@@ -206,14 +206,20 @@ async fn attempt(
 ) -> Result<Client, ConnectError> {
     let url = nats.url.clone();
     let servers = servers(nats)?;
-    let (state, losses) = (state.clone(), AtomicU64::new(0));
+    let (state, losses, first) = (state.clone(), AtomicU64::new(0), AtomicBool::new(true));
     let options = options(nats)?
         .name("results-projector")
         .custom_inbox_prefix(&nats.inbox_prefix)
         .connection_timeout(CONNECT_TIMEOUT)
         .ping_interval(PING_INTERVAL)
         .max_reconnects(None)
-        .reconnect_delay_callback(pause_before)
+        .reconnect_delay_callback(move |attempt| {
+            // The first of all is what every command waits for. One after a loss is not: a server may take us and drop us again.
+            if first.swap(false, Ordering::Relaxed) {
+                return Duration::ZERO;
+            }
+            pause_before(attempt)
+        })
         .event_callback(move |event| {
             told(&state, &losses, &event, tells);
             std::future::ready(())
@@ -232,12 +238,9 @@ async fn attempt(
         })
 }
 
-/// The pause before an attempt to connect: none before the first, which every command waits for.
+/// The pause before an attempt to connect, counted from 1 since the last success.
 fn pause_before(attempt: usize) -> Duration {
-    if attempt <= 1 {
-        return Duration::ZERO;
-    }
-    let doublings = u32::try_from(attempt.min(6)).unwrap_or(6);
+    let doublings = u32::try_from(attempt).unwrap_or(u32::MAX).min(7);
     Duration::from_millis(50 << doublings).min(RECONNECT_PAUSE_MAX)
 }
 
@@ -343,4 +346,17 @@ fn secret(key: &str, path: &Path) -> Result<String, ConnectError> {
         )));
     }
     Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_to_connect_are_further_and_further_apart_up_to_a_bound() {
+        let pauses: Vec<Duration> = (1..12).map(pause_before).collect();
+        assert_eq!(pauses[0], Duration::from_millis(100));
+        assert!(pauses.is_sorted());
+        assert_eq!([pauses[10], pause_before(usize::MAX)], [RECONNECT_PAUSE_MAX; 2]);
+    }
 }

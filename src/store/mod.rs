@@ -112,7 +112,7 @@ fn context(conn: &Connection, options: &StoreOptions) -> Result<group::Context, 
 }
 
 fn page_cache(options: &StoreOptions) -> PageCache {
-    PageCache::new(options.page_cache_bytes, options.for_use != Use::Load)
+    PageCache::new(options.page_cache_bytes, options.for_use == Use::Live)
 }
 
 /// The writer's database: the one connection that writes, and the lock that makes it the only one.

@@ -169,14 +169,17 @@ pub(super) fn write(conn: &Connection, advance: &Advance) -> Result<(), StoreErr
     }
 }
 
+/// Where a stream stands, as each group asks.
+pub(super) const NEWEST: &str = "SELECT incarnation, position FROM projector_position WHERE stream = ?1 ORDER BY incarnation DESC LIMIT 1";
+
 /// Refuses a transaction that starts from another position than the stored one (I1), before anything is written.
 pub(super) fn expect(conn: &Connection, stream: StreamName, from: &Standing) -> Result<(), StoreError> {
     let stored: Option<(u64, u64)> = conn
-        .prepare_cached(
-            "SELECT incarnation, position FROM projector_position WHERE stream = ?1 ORDER BY incarnation DESC LIMIT 1",
-        )
+        .prepare_cached(NEWEST)
         .and_then(|mut statement| {
-            statement.query_row([stream.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+            statement
+                .query_row([stream.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()
         })
         .map_err(StoreError::sqlite(format_args!("read the position of {stream}")))?;
     match stored == Some((from.incarnation, from.position.0)) {

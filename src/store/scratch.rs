@@ -214,8 +214,9 @@ impl Scratch {
         let there: Vec<String> = indexes(conn, "main")?.into_iter().map(|(name, _)| name).collect();
         for (name, sql) in all {
             if !there.contains(&name) {
-                conn.execute_batch(&sql)
-                    .map_err(StoreError::sqlite(format_args!("build the index {name}")))?;
+                conn.execute_batch(&sql).map_err(StoreError::sqlite(format_args!(
+                    "build the index {name}, sorted in TMPDIR or else in /var/tmp"
+                )))?;
             }
         }
         Ok(())
@@ -224,11 +225,15 @@ impl Scratch {
     /// An index is sorted part by part, on a thread of its own while the table is read on.
     fn sort_in_parts(&self) -> Result<(), StoreError> {
         // Sixteen parts are merged at once: of a large file they are larger, up to what memory allows.
-        let part = (file_bytes(&self.path) / 512).clamp(SORTED_PART_BYTES, self.sort_bytes.max(SORTED_PART_BYTES));
+        let part =
+            (file_bytes(&self.path) / 512).clamp(SORTED_PART_BYTES, self.sort_bytes.max(SORTED_PART_BYTES));
         let kib = i64::try_from(part / 1024).unwrap_or(i64::MAX);
         self.conn
             .pragma_update(Some("main"), "cache_size", -kib)
-            .and_then(|()| self.conn.pragma_update_and_check(None, "threads", SORTERS, |_| Ok(())))
+            .and_then(|()| {
+                self.conn
+                    .pragma_update_and_check(None, "threads", SORTERS, |_| Ok(()))
+            })
             .map_err(StoreError::sqlite("set how indexes are sorted"))
     }
 
@@ -328,4 +333,46 @@ fn wrong(what: &str) -> StoreError {
     StoreError::Unusable(format!(
         "the file that was made is wrong: {what}; it is thrown away and the database is as it was; please report this"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Owner, Store, StoreOptions, Use};
+    use super::*;
+
+    #[test]
+    fn an_index_that_is_sorted_in_several_parts_has_every_row_in_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scratch.db");
+        let owner = Owner {
+            pid: std::process::id(),
+            started_at: String::new(),
+            host: String::new(),
+        };
+        let options = StoreOptions {
+            for_use: Use::Load,
+            ..StoreOptions::default()
+        };
+        Store::open(&path, &options, &owner).unwrap().close();
+        let beside = Beside::Nothing { completions_of: None };
+        let scratch = Scratch::open(&path, beside, 96 << 20).unwrap();
+        // Sixty bytes a key, so that there are more than two parts.
+        scratch
+            .conn
+            .execute_batch(
+                "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 200000)
+                 INSERT INTO execution_results
+                     (result_id, request_id, pc_id, started_at, recorded_at, job_id, finished_at)
+                 SELECT printf('%d', n), hex(randomblob(30)), n % 100, hex(randomblob(16)), n, 'job', n FROM n",
+            )
+            .unwrap();
+        scratch.build_indexes().unwrap();
+        let found: String = scratch
+            .conn
+            .query_row("PRAGMA main.integrity_check", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(found, "ok");
+        let expected = indexes(&migrate::in_memory(true).unwrap(), "main").unwrap();
+        assert_eq!(indexes(&scratch.conn, "main").unwrap().len(), expected.len());
+    }
 }

@@ -116,25 +116,34 @@ pub(super) fn openings_of(group: &[Unit]) -> BTreeMap<StreamName, u64> {
     openings
 }
 
-/// A thread that tells those who wait of their commits and frees what was committed, which gives the permits back.
-pub(super) fn take_apart() -> Sender<Vec<Unit>> {
+/// Groups that are kept for the next ones: while one is filled another is taken apart.
+const EMPTIED_MAX: usize = 2;
+
+/// A thread that tells those who wait of their commits and frees what was committed, which gives the permits back. Groups go
+/// in, and come back empty: memory that is new costs a large one as much as filling it.
+pub(super) fn take_apart() -> (Sender<Vec<Unit>>, Receiver<Vec<Unit>>) {
     let (finished, groups) = std::sync::mpsc::channel::<Vec<Unit>>();
+    let (empty, emptied) = std::sync::mpsc::sync_channel(EMPTIED_MAX);
     let spawned = std::thread::Builder::new()
         .name("committed".to_owned())
         .spawn(move || {
-            for unit in groups.into_iter().flatten() {
-                // An error is somebody who no longer waits.
-                match unit {
-                    Unit::Repair(work) => drop(work.done.send(())),
-                    Unit::Letter(work) => drop(work.done.send(work.outcome)),
-                    _ => {}
+            for mut group in groups {
+                for unit in group.drain(..) {
+                    // An error is somebody who no longer waits.
+                    match unit {
+                        Unit::Repair(work) => drop(work.done.send(())),
+                        Unit::Letter(work) => drop(work.done.send(work.outcome)),
+                        _ => {}
+                    }
                 }
+                // An error is a writer that has enough of them, or has ended.
+                let _given_back = empty.try_send(group);
             }
         });
     if let Err(error) = spawned {
         warn!(%error, "no thread to free committed groups; the writer does it");
     }
-    finished
+    (finished, emptied)
 }
 
 #[cfg(test)]

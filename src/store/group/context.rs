@@ -79,9 +79,11 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
+    use rusqlite::StatementStatus;
 
     use super::super::super::dead_letters::DeadLetter;
-    use super::super::super::{Owner, Store, StoreOptions, Use};
+    use super::super::super::position::NEWEST;
+    use super::super::super::{Owner, Standing, Store, StoreOptions, Use};
     use crate::projection::manifests::Manifests;
     use crate::wire::kv::StreamName;
     use crate::wire::sequence::StreamSeq;
@@ -130,5 +132,33 @@ mod tests {
             )
             .unwrap();
         assert!(kept, "its room was taken back with it");
+    }
+
+    #[test]
+    fn a_group_prepares_no_statement_anew_for_another_value_of_a_parameter() {
+        let folder = tempfile::tempdir().unwrap();
+        let owner = Owner {
+            pid: std::process::id(),
+            started_at: String::new(),
+            host: String::new(),
+        };
+        let (path, options) = (folder.path().join("results.db"), StoreOptions::default());
+        let mut store = Store::open(&path, &options, &owner).unwrap();
+        let (now, manifests) = (Timestamp::from_unix_nanos(0), Arc::new(Manifests::default()));
+        let standing = Standing::new(1, StreamSeq(1));
+        let mut first = store.begin(&manifests, now).unwrap();
+        first.begin_incarnation(StreamName::Results, &standing).unwrap();
+        first.commit().unwrap();
+        for _ in 0..3 {
+            let group = store.begin(&manifests, now).unwrap();
+            group.expect(StreamName::Results, &standing).unwrap();
+            group.commit().unwrap();
+        }
+        let expect = store.conn.prepare_cached(NEWEST).unwrap();
+        assert!(
+            expect.get_status(StatementStatus::Run) >= 3,
+            "it is that statement"
+        );
+        assert_eq!(expect.get_status(StatementStatus::RePrepare), 0);
     }
 }

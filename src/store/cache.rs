@@ -39,7 +39,8 @@ impl PageCache {
         let file = || Ok(number("PRAGMA page_count")? * number("PRAGMA page_size")?);
         let file = file().map_err(StoreError::sqlite("ask for the file's size"))?;
         let wanted = (LEAST_BYTES + file / self.part).min(self.bytes_max);
-        if wanted < self.bytes + self.bytes / 8 && wanted < self.bytes_max || wanted == self.bytes {
+        let is_step = wanted == self.bytes_max || wanted >= self.bytes + self.bytes / 8;
+        if !is_step {
             return Ok(());
         }
         let kib = i64::try_from(wanted / 1024).unwrap_or(i64::MAX);

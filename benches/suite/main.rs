@@ -132,6 +132,7 @@ fn whole_path(program: &str, way: Way, url: &str, db: &Path) -> Run {
 
 /// The whole path of this build and of another one, which of them first by turns.
 async fn against(workload: &Workload, results: usize, rounds: usize, other: &str) {
+    let rounds = rounds.max(1);
     let filled = Filled::fill(workload, results).await;
     let url = &filled.server.url;
     let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());

@@ -54,8 +54,9 @@ pub(super) fn books(connection: &Connection, store: &Store, repairer: &Repairer)
     }
 }
 
-/// A load's groups wait so long for what is to come: then it is some hundreds of rows.
-const LOAD_WAITS: Duration = Duration::from_millis(20);
+/// A load's groups wait so long for what is to come: then it is a hundred rows. Where memory for what is in flight has run out,
+/// nothing comes before the group is committed, and this is lost.
+const LOAD_WAITS: Duration = Duration::from_millis(2);
 
 /// The writer's part of the configuration. `scratch`: nobody else waits for the file.
 pub(super) fn writer_limits(config: &Config, store: &Store, scratch: bool) -> WriterLimits {

@@ -16,7 +16,7 @@ use crate::source::connect::Connection;
 use crate::source::flow::Bounds;
 use crate::store::carry::{Completed, Purpose};
 use crate::store::output_book::missing_counts;
-use crate::store::scratch::{Beside, Scratch, sync};
+use crate::store::scratch::{Beside, OnDisk, Scratch};
 use crate::store::swap::{Replaced, kept_path, swap};
 use crate::store::{FileKind, Lock, StoreError, Use, file_kind, read_only, real_path, refill, standings};
 use crate::wire::kv::StreamName;
@@ -176,9 +176,6 @@ async fn make_anew(
             };
             let scratch = Scratch::open(&scratch_path, beside, memory)?.telling(&progress)?;
             index(scratch, &scratch_path, &mut clock)?;
-            // All of it, so that little is left to do when it takes its place.
-            sync(&scratch_path)?;
-            clock.phase("sync");
             let made = read_only(&scratch_path)?;
             Ok((standings(&made)?, missing_counts(&made)?, clock.seconds))
         })
@@ -223,22 +220,34 @@ async fn make_anew(
 /// Builds the indexes, proves the file and closes it. The rows go to the disk while their indexes are built, and those while they
 /// are checked.
 fn index(scratch: Scratch, path: &Path, clock: &mut Clock) -> Result<(), ServiceError> {
+    // Closed after SQLite's own: closing any descriptor of a file lets go of this process's locks on it.
+    let file = &OnDisk::open(path)?;
     std::thread::scope(|scope| {
-        let rows = scope.spawn(|| sync(path));
+        // Without a thread it is left for the end.
+        let sync = || {
+            std::thread::Builder::new()
+                .spawn_scoped(scope, || file.sync())
+                .ok()
+        };
+        let rows = sync();
         scratch.build_indexes()?;
         clock.phase("indexes");
-        let indexes = scope.spawn(|| sync(path));
+        let indexes = sync();
         scratch.prove()?;
         clock.phase("check");
         scratch.seal()?;
         // The system tells of bytes that it could not write only once: none of these may be missed.
-        for synced in [rows, indexes] {
+        for synced in [rows, indexes].into_iter().flatten() {
             synced.join().map_err(|_| {
                 ServiceError::Broken("putting the new file on disk broke off; try again".to_owned())
             })??;
         }
-        Ok(())
-    })
+        Ok::<_, ServiceError>(())
+    })?;
+    // All of it, so that little is left to do when it takes its place.
+    file.sync()?;
+    clock.phase("sync");
+    Ok(())
 }
 
 /// Puts the copy of the backend's file that an earlier rebuild has left in its place. Returns where the old one is kept.

@@ -11,7 +11,8 @@ const LEAST_BYTES: u64 = 32 << 20;
 /// Follows the file's size up to its limit.
 #[derive(Debug)]
 pub(super) struct PageCache {
-    bytes: u64,
+    /// `None`: not set yet.
+    bytes: Option<u64>,
     bytes_max: u64,
     /// Of the file, so much is met in no order: what secondary indexes, or without them the keys, take of it, rounded up.
     part: u64,
@@ -21,7 +22,7 @@ impl PageCache {
     /// A cache for a file with its secondary indexes, or for one that is loaded without them.
     pub(super) fn new(bytes_max: u64, indexed: bool) -> Self {
         Self {
-            bytes: 0,
+            bytes: None,
             bytes_max,
             part: if indexed { 2 } else { 4 },
         }
@@ -29,7 +30,7 @@ impl PageCache {
 
     /// Makes it as large as the file has use for by now. It grows in steps, and never shrinks.
     pub(super) fn follow(&mut self, conn: &Connection) -> Result<(), StoreError> {
-        if self.bytes == self.bytes_max {
+        if self.bytes == Some(self.bytes_max) {
             return Ok(());
         }
         let number = |pragma| {
@@ -39,14 +40,14 @@ impl PageCache {
         let file = || Ok(number("PRAGMA page_count")? * number("PRAGMA page_size")?);
         let file = file().map_err(StoreError::sqlite("ask for the file's size"))?;
         let wanted = (LEAST_BYTES + file / self.part).min(self.bytes_max);
-        let is_step = wanted == self.bytes_max || wanted >= self.bytes + self.bytes / 8;
+        let is_step = wanted == self.bytes_max || self.bytes.is_none_or(|bytes| wanted >= bytes + bytes / 8);
         if !is_step {
             return Ok(());
         }
         let kib = i64::try_from(wanted / 1024).unwrap_or(i64::MAX);
         conn.pragma_update(None, "cache_size", -kib)
             .map_err(StoreError::sqlite("set the page cache"))?;
-        self.bytes = wanted;
+        self.bytes = Some(wanted);
         Ok(())
     }
 }
@@ -90,7 +91,9 @@ mod tests {
     #[test]
     fn a_limit_below_what_any_file_needs_is_kept() {
         let conn = Connection::open_in_memory().unwrap();
-        PageCache::new(1 << 20, false).follow(&conn).unwrap();
-        assert_eq!(cache_kib(&conn), 1 << 10);
+        for kib in [1 << 10, 0] {
+            PageCache::new(kib << 10, false).follow(&conn).unwrap();
+            assert_eq!(cache_kib(&conn).unsigned_abs(), kib);
+        }
     }
 }

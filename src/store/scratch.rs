@@ -94,10 +94,38 @@ pub(super) fn strip(conn: &Connection) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// The system's.
-pub fn sync(path: &Path) -> Result<(), StoreError> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(StoreError::io(format!("put {} on disk", path.display())))
+pub(super) fn sync(path: &Path) -> Result<(), StoreError> {
+    OnDisk::open(path)?.sync()
+}
+
+/// A file whose bytes are put on disk.
+#[derive(Debug)]
+pub struct OnDisk<'p> {
+    file: File,
+    path: &'p Path,
+}
+
+impl<'p> OnDisk<'p> {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open(path: &'p Path) -> Result<Self, StoreError> {
+        let file = File::open(path).map_err(StoreError::io(format!(
+            "open {} to put it on disk",
+            path.display()
+        )))?;
+        Ok(Self { file, path })
+    }
+
+    /// Puts what was written by now on disk.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        let synced = self.file.sync_all();
+        synced.map_err(StoreError::io(format!("put {} on disk", self.path.display())))
+    }
 }
 
 /// A loaded scratch, with the database beside it under the name `old` (see [`super::carry`]).
@@ -105,7 +133,7 @@ pub fn sync(path: &Path) -> Result<(), StoreError> {
 pub struct Scratch {
     conn: Connection,
     path: PathBuf,
-    /// Sorting takes no more at once.
+    /// No part that is sorted is larger; there are two at a time, and the cache has as much.
     sort_bytes: u64,
 }
 
@@ -129,7 +157,7 @@ impl Scratch {
     /// # Errors
     /// SQLite's.
     pub fn open(path: &Path, beside: Beside<'_>, memory_bytes: u64) -> Result<Self, StoreError> {
-        // For each of the two files, whose keys are met in no order; and SQLite sorts with as much as a file's cache.
+        // For each of the two files, whose keys are met in no order; and for sorting.
         let cache_kib = i64::try_from(memory_bytes / 3 / 1024).unwrap_or(i64::MAX);
         let flags =
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
@@ -152,7 +180,7 @@ impl Scratch {
         Ok(Self {
             conn,
             path: path.to_owned(),
-            sort_bytes: memory_bytes / 3,
+            sort_bytes: memory_bytes / 4,
         })
     }
 

@@ -149,8 +149,8 @@ impl Writer {
             if !isolated && !self.limits.is_over(started, next) {
                 self.intake.add_waiting(&self.limits, group, bytes);
                 if group.len() == before && may_wait && more_follows(group) {
-                    // In a backlog a commit may wait for as long as the last one took: what is slow to come does not
-                    // come row by row.
+                    // In a backlog a commit may wait for as long as the last one took, or as the limits say: what is slow to
+                    // come does not come row by row.
                     let wait = self.patience.commit_time.min(PATIENCE_MAX);
                     let wait = wait.max(self.limits.group_wait_min);
                     let until = *until.get_or_insert_with(|| Instant::now() + wait);

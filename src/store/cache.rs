@@ -54,6 +54,7 @@ impl PageCache {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Owner, Store, StoreOptions};
     use super::*;
 
     fn cache_kib(conn: &Connection) -> i64 {
@@ -86,6 +87,18 @@ mod tests {
         grow(&conn, 60);
         cache.follow(&conn).unwrap();
         assert_eq!(cache_kib(&conn), 44 << 10, "its limit");
+    }
+
+    #[test]
+    fn a_stores_cache_has_the_limit_that_is_configured() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            page_cache_bytes: 8 << 20,
+            ..StoreOptions::default()
+        };
+        let path = folder.path().join("results.db");
+        let store = Store::open(&path, &options, &Owner::default()).unwrap();
+        assert_eq!(cache_kib(&store.conn), 8 << 10);
     }
 
     #[test]

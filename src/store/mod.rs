@@ -111,8 +111,11 @@ fn context(conn: &Connection, options: &StoreOptions) -> Result<group::Context, 
     })
 }
 
-fn page_cache(options: &StoreOptions) -> PageCache {
-    PageCache::new(options.page_cache_bytes, options.for_use == Use::Live)
+/// A new connection's page cache, for the file as it is.
+fn page_cache(conn: &Connection, options: &StoreOptions) -> Result<PageCache, StoreError> {
+    let mut cache = PageCache::new(options.page_cache_bytes, options.for_use == Use::Live);
+    cache.follow(conn)?;
+    Ok(cache)
 }
 
 /// The writer's database: the one connection that writes, and the lock that makes it the only one.
@@ -153,8 +156,7 @@ impl Store {
         }
         let identity =
             FileIdentity::of(path).map_err(StoreError::io(format!("look at {}", path.display())))?;
-        let mut cache = page_cache(options);
-        cache.follow(&conn)?;
+        let cache = page_cache(&conn, options)?;
         Ok(Self {
             conn,
             context,
@@ -277,8 +279,7 @@ impl Store {
         self.check_identity()?;
         self.conn = open::connection(&self.path, &self.options)?;
         self.log.1 = None;
-        self.cache = page_cache(&self.options);
-        self.cache.follow(&self.conn)?;
+        self.cache = page_cache(&self.conn, &self.options)?;
         let context = context(&self.conn, &self.options)?;
         let foreknown = self.context.foreknown.take();
         self.context = group::Context { foreknown, ..context };

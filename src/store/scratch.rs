@@ -372,11 +372,7 @@ mod tests {
     fn an_index_that_is_sorted_in_several_parts_has_every_row_in_its_place() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("scratch.db");
-        let owner = Owner {
-            pid: std::process::id(),
-            started_at: String::new(),
-            host: String::new(),
-        };
+        let owner = Owner::default();
         let options = StoreOptions {
             for_use: Use::Load,
             ..StoreOptions::default()

@@ -92,11 +92,7 @@ mod tests {
     #[test]
     fn what_a_load_had_counted_goes_with_the_transaction_that_its_groups_share() {
         let folder = tempfile::tempdir().unwrap();
-        let owner = Owner {
-            pid: std::process::id(),
-            started_at: String::new(),
-            host: String::new(),
-        };
+        let owner = Owner::default();
         let options = StoreOptions {
             for_use: Use::Load,
             dead_letter_bytes_max: 10,
@@ -137,11 +133,7 @@ mod tests {
     #[test]
     fn a_group_prepares_no_statement_anew_for_another_value_of_a_parameter() {
         let folder = tempfile::tempdir().unwrap();
-        let owner = Owner {
-            pid: std::process::id(),
-            started_at: String::new(),
-            host: String::new(),
-        };
+        let owner = Owner::default();
         let (path, options) = (folder.path().join("results.db"), StoreOptions::default());
         let mut store = Store::open(&path, &options, &owner).unwrap();
         let (now, manifests) = (Timestamp::from_unix_nanos(0), Arc::new(Manifests::default()));
